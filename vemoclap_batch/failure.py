@@ -1,0 +1,59 @@
+"""What went wrong with one video, as data: it travels in rows, never as an exception across processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_MESSAGE = 2000
+
+
+class ErrorType(StrEnum):
+    """The kinds of failure that the ``errors`` table names."""
+
+    NOT_FOUND = "not_found"
+    IO = "io"
+    EMPTY = "empty"
+    NOT_MEDIA = "not_media"
+    UNDECODABLE = "undecodable"
+    TIMEOUT = "timeout"
+    WORKER_DIED = "worker_died"
+    OUT_OF_MEMORY = "out_of_memory"
+    MODEL = "model"
+    UPSTREAM = "upstream"
+
+
+#: A failure of these kinds may go away by itself, so a later run tries again; the others need another file or model.
+TRANSIENT = frozenset({ErrorType.IO, ErrorType.TIMEOUT, ErrorType.WORKER_DIED, ErrorType.OUT_OF_MEMORY})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed (video, stage) cell.
+
+    Attributes:
+        error_type: what kind of failure, which decides whether a later run tries again.
+        message: for a person; names the cause and, where there is one, the remedy.
+    """
+
+    error_type: ErrorType
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException, error_type: ErrorType | None = None) -> Failure:
+        """The failure that an exception stands for; its kind is read off the exception unless given."""
+        kind = error_type or _kind(error)
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return cls(kind, message[:MAX_MESSAGE])
+
+
+def _kind(error: BaseException) -> ErrorType:
+    if isinstance(error, FileNotFoundError):
+        return ErrorType.NOT_FOUND
+    if isinstance(error, TimeoutError):
+        return ErrorType.TIMEOUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ErrorType.OUT_OF_MEMORY
+    if isinstance(error, OSError):
+        return ErrorType.IO
+    return ErrorType.MODEL

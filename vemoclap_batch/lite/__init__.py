@@ -1,0 +1,1 @@
+"""How the lite checkpoints are made and measured: data sets in, weights and scores out."""

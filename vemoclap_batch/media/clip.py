@@ -1,0 +1,57 @@
+"""What an extractor is given of a video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Samples per second of every waveform in this package.
+SAMPLE_RATE = 16_000
+
+
+@dataclass
+class Clip:
+    """Part ``part`` of ``parts`` of one video, decoded (one part unless the video is very long).
+
+    Attributes:
+        video_id: whose clip it is.
+        frames: uint8 [n, height, width, 3], RGB, upright, short side at most the sampling's limit; n = 0 without video.
+        frame_times: float64 [n], seconds from the start of the video.
+        waveform: float32 [samples], mono, 16 kHz, in [-1, 1), each a multiple of 2**-15; empty without audio.
+        duration_s: length of the whole video in seconds.
+        start_s: where this part's waveform starts in the video, in seconds.
+    """
+
+    video_id: str
+    frames: np.ndarray
+    frame_times: np.ndarray
+    waveform: np.ndarray
+    duration_s: float
+    start_s: float = 0.0
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass
+class MediaInfo:
+    """What was found in a video file: the row of the ``videos`` table, less the names.
+
+    Attributes:
+        duration_s: length in seconds, of the longer of the two streams.
+        width, height: of the upright picture, before scaling; None without video.
+        rotation: clockwise degrees that turned the stored picture upright (0, 90, 180, 270); None without video.
+        decoder: ``decord``, ``pyav`` or both joined by ``+`` (frames + audio), as used.
+        warnings: what a user should know (what was salvaged of a broken file, say); empty when all is well.
+    """
+
+    duration_s: float
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    rotation: int | None = None
+    video_codec: str | None = None
+    has_video: bool = False
+    has_audio: bool = False
+    decoder: str = ""
+    warnings: list[str] = field(default_factory=list)
