@@ -20,7 +20,6 @@ class ErrorType(StrEnum):
     WORKER_DIED = "worker_died"
     OUT_OF_MEMORY = "out_of_memory"
     MODEL = "model"
-    UPSTREAM = "upstream"
 
 
 #: A failure of these kinds may go away by itself, so a later run tries again; the others need another file or model.

@@ -1,0 +1,178 @@
+"""Every setting of a run: a profile (YAML), overridden by ``--set key=value``, validated as a whole.
+
+All mistakes are collected and reported at once, each with the setting, the value found and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
+
+
+class ConfigError(ValueError):
+    """Wrong configuration or usage; the message names every mistake, one a line."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = list(mistakes)
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sampling(_Settings):
+    """Which frames are taken of a video; part of the fingerprint of every visual extractor."""
+
+    frames: int = Field(16, ge=1, le=1024, description="evenly spaced frames over the whole video")
+    short_side: int = Field(360, ge=32, le=4320, description="pixels; larger frames are scaled down, none is enlarged")
+
+
+class Cost(_Settings):
+    """Seconds of one core (or GPU) that a stage takes, for the plan; measured figures of earlier runs go first."""
+
+    per_video_s: float = Field(0.1, ge=0)
+    per_audio_s: float = Field(0.0, ge=0, description="per second of sound")
+
+
+class Decode(_Settings):
+    """Bounds on decoding one video in its worker process."""
+
+    timeout_s: float = Field(120, gt=0, description="a worker silent for this long is killed")
+    memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
+    max_duration_s: float = Field(7200, gt=0, description="sound after this is left out, with a warning")
+    cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
+
+
+class Pool(_Settings):
+    """How the actors of one extractor run; changes the speed, never the output."""
+
+    actors: int | None = Field(None, ge=1, description="how many; without it the plan decides")
+    threads: int = Field(1, ge=1, description="threads of each actor")
+    gpus: float = Field(0, ge=0, description="GPUs of each actor, fractions allowed")
+    memory_gb: float = Field(1.0, gt=0, description="host memory of each actor, in GiB")
+    cost: Cost = Cost()
+
+
+class Pipeline(_Settings):
+    """How work is cut up and how often it is tried."""
+
+    block_videos: int = Field(4, ge=1, description="videos that travel and are batched together, at most")
+    max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
+    max_actor_restarts: int = Field(20, ge=0, description="restarts of one actor before the run gives up")
+
+
+class ExtractorEntry(BaseModel):
+    """One extractor of a profile: its class, its own settings (checked by that class) and its pool."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    class_path: str = Field(alias="class", description="package.module:Class")
+    input: str | None = Field(None, description="whose text it reads, for a text extractor")
+    pool: Pool = Pool()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that belong to the extractor's class."""
+        return dict(self.model_extra or {})
+
+
+class Config(_Settings):
+    """The whole configuration of a run."""
+
+    profile: str
+    sampling: Sampling = Sampling()
+    decode: Decode = Decode()
+    pipeline: Pipeline = Pipeline()
+    extractors: dict[str, ExtractorEntry]
+    checkpoint: str | None = Field(None, description="the profile's own fusion checkpoint, inside the package")
+
+
+def load_config(profile: str = "lite", overrides: Sequence[str] = ()) -> Config:
+    """Read a profile, apply overrides and validate the result.
+
+    Args:
+        profile: the name of a shipped profile, or the path of a YAML file.
+        overrides: ``section.key=value`` items; the value is read as YAML.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    raw = _read_profile(profile)
+    mistakes = [mistake for item in overrides if (mistake := _apply(raw, item))]
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(mistakes + [_describe(item) for item in error.errors()]) from error
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def profiles() -> list[str]:
+    """Names of the profiles that the package ships."""
+    return sorted(
+        item.name[:-5] for item in resources.files("vemoclap_batch.profiles").iterdir() if item.name.endswith(".yaml")
+    )
+
+
+def _read_profile(profile: str) -> dict[str, Any]:
+    if profile in profiles():
+        text, name = (resources.files("vemoclap_batch.profiles") / f"{profile}.yaml").read_text("utf-8"), profile
+    elif profile.endswith((".yaml", ".yml")) and Path(profile).is_file():
+        text, name = Path(profile).read_text("utf-8"), Path(profile).stem
+    else:
+        raise ConfigError([f"--profile {profile!r}: expected one of {', '.join(profiles())}, or a .yaml file"])
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"--profile {profile!r} is not YAML: {error}"]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError([f"--profile {profile!r}: expected a mapping of settings"])
+    return {"profile": name, **raw}
+
+
+def _apply(raw: dict[str, Any], item: str) -> str | None:
+    """Set one override in place; returns what is wrong with it, if anything."""
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        return f"--set {item!r}: expected key=value, such as sampling.frames=8"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"--set {key}: the value {text!r} is not YAML"
+    *path, last = key.split(".")
+    node = raw
+    for depth, part in enumerate(path):
+        if depth == 1 and path[0] == "extractors" and part not in node:
+            close = difflib.get_close_matches(part, list(node)) or sorted(node)
+            return f"--set {key}: no extractor {part!r} in this profile; expected one of {', '.join(close)}"
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            return f"--set {key}: {part!r} is a value, not a section"
+        node = child
+    node[last] = value
+    return None
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    setting = ".".join(str(part) for part in error["loc"]) or "profile"
+    if error["type"] == "missing":
+        return f"{setting}: missing"
+    if error["type"] == "extra_forbidden":
+        return f"{setting} = {error['input']!r}: no such setting"
+    expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{setting} = {error['input']!r}: {expected}"
+
+
+def describe_errors(prefix: str, error: ValidationError) -> list[str]:
+    """The mistakes of a pydantic error, each naming the setting under ``prefix``, its value and what was expected."""
+    return [f"{prefix}.{_describe(item)}" for item in error.errors()]

@@ -1,0 +1,370 @@
+"""Which videos: a file, a folder, a glob or a manifest becomes a table of rows, checked before anything starts.
+
+A manifest is a ``.csv``, ``.jsonl`` or ``.parquet`` file with a column ``uri`` and, where wanted, ``video_id``,
+``label``, ``split`` and ``content_key``. A relative ``uri`` is relative to the manifest's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import posixpath
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
+
+#: What a folder or a prefix is searched for.
+MEDIA_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .ts .mts .m2ts .3gp .ogv .gif "
+    ".wav .mp3 .m4a .aac .flac .ogg .opus".split()
+)
+MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("video_id", "content_key", "uri", "label", "split")],
+)
+#: Content key of an address whose store tells nothing about its content without a request per object.
+UNKNOWN_CONTENT = "unknown"
+#: Content key of a local file that is not there.
+ABSENT = "absent"
+_SHOWN = 10
+
+
+@dataclass
+class Manifest:
+    """The videos of a run.
+
+    Attributes:
+        rows: one per video, columns of :data:`SCHEMA`; ``label`` and ``split`` are null where not given.
+        ignored: how many files of the searched folders were left out, by suffix.
+    """
+
+    rows: pa.Table
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def read_sources(sources: Sequence[str]) -> Manifest:
+    """The videos that the sources name together; one found by two sources counts once.
+
+    Raises:
+        ConfigError: a source that is not there, holds no video or is a manifest with mistakes; all are named.
+    """
+    mistakes: list[str] = []
+    tables: list[pa.Table] = []
+    ignored: Counter[str] = Counter()
+    for source in sources:
+        try:
+            tables.append(_read(source, ignored))
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    rows = _merge(pa.concat_tables(tables))
+    return Manifest(rows, ignored)
+
+
+def video_id(address: str) -> str:
+    """The id of a video that has none: ``<stem>-<10 hex of sha256 of the absolute, normalised address>``."""
+    stem = posixpath.splitext(posixpath.basename(address))[0]
+    digest = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"{_utf8(stem)}-{digest}"
+
+
+def normalise(address: str, base: str = "") -> str:
+    """The absolute, normalised form of an address; a relative path is relative to ``base``."""
+    if not is_remote(address):
+        path = os.path.expanduser(address.removeprefix("file://"))
+        if is_remote(base) and not os.path.isabs(path):
+            return normalise(f"{base.rstrip('/')}/{path}")
+        return os.path.abspath(os.path.join(base, path))
+    scheme, _, rest = address.partition("://")
+    return f"{scheme.lower()}://{posixpath.normpath(rest)}"
+
+
+def write_manifest(manifest: Manifest, address: str) -> None:
+    """Write the rows as the file's suffix says (``.csv``, ``.jsonl`` or ``.parquet``).
+
+    Raises:
+        ConfigError: another suffix.
+    """
+    rows = manifest.rows
+    empty = [name for name in ("label", "split") if rows[name].null_count == len(rows)]
+    rows = rows.drop_columns(empty)
+    sink = io.BytesIO()
+    if address.endswith(".csv"):
+        pacsv.write_csv(rows, sink)
+    elif address.endswith(".jsonl"):
+        sink.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows.to_pylist())
+    elif address.endswith(".parquet"):
+        pq.write_table(rows, sink)
+    else:
+        raise ConfigError([f"{address!r}: expected a name ending in {', '.join(MANIFEST_SUFFIXES)}"])
+    write_bytes_atomically(*resolve(address), sink.getvalue())
+
+
+def _utf8(text: str) -> str:
+    """A name that is not UTF-8 (Linux allows any bytes) made printable."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _read(source: str, ignored: Counter[str]) -> pa.Table:
+    find = _remote_source if is_remote(source) else _local_source
+    found = find(source, ignored)
+    if isinstance(found, pa.Table):
+        return found
+    rows = [(video_id(address), key, address) for address, key in sorted(found)]
+    if not rows:
+        left_out = f" ({sum(ignored.values())} files of other kinds)" if ignored else ""
+        raise ConfigError([f"{source!r}: no video found{left_out}"])
+    return _table(rows)
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> pa.Table:
+    ids, content_keys, uris = (list(column) for column in zip(*rows, strict=True))
+    nulls = pa.nulls(len(ids), pa.string())
+    return pa.table([pa.array(ids), pa.array(content_keys), pa.array(uris), nulls, nulls], schema=SCHEMA)
+
+
+# ---- local folders, files and globs
+
+
+def _local_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] | pa.Table:
+    path = local_path(source)
+    if os.path.isdir(path):
+        return list(_walk(path, ignored))
+    if os.path.isfile(path):
+        return _read_manifest_file(path) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
+    if any(char in source for char in "*?["):
+        matches = fsspec.filesystem("file").glob(path)
+        return [(match, local_content_key(match)) for match in matches if _is_media(match, ignored)]
+    raise ConfigError([f"{source!r}: no such file or folder"])
+
+
+def local_content_key(path: str) -> str:
+    """Size and modification time of a local file, or :data:`ABSENT`."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
+    except OSError as error:
+        return f"unreadable-{error.errno}"
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _walk(top: str, ignored: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Media files below a folder, links followed, each real directory visited once (so link loops end)."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(top, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            if _is_media(path, ignored) and _is_regular(path):
+                yield path, local_content_key(path)
+
+
+def _is_regular(path: str) -> bool:
+    """Whether a path leads to a plain file: a pipe or a device would hang, a broken link is nothing to decode."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _is_media(path: str, ignored: Counter[str]) -> bool:
+    suffix = posixpath.splitext(path)[1].lower()
+    hidden = posixpath.basename(path).startswith(".")
+    if not path.isprintable():
+        # Not UTF-8 (which Linux allows) or with control characters: such an address cannot travel as text.
+        ignored["(unprintable name)"] += 1
+        return False
+    if suffix in MEDIA_SUFFIXES and not hidden:
+        return True
+    ignored[suffix or posixpath.basename(path)] += 1
+    return False
+
+
+# ---- object stores and other remote filesystems
+
+
+def _remote_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] | pa.Table:
+    source = normalise(source)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(source)
+        if any(char in path for char in "*?["):
+            found = filesystem.glob(path, detail=True)
+        elif source.endswith(MANIFEST_SUFFIXES):
+            return _read_manifest_file(source)
+        elif filesystem.isdir(path):
+            found = filesystem.find(path, detail=True)
+        elif filesystem.exists(path):
+            return [(source, remote_content_key(filesystem.info(path)))]
+        else:
+            raise ConfigError([f"{source!r}: no such file or folder"])
+    except (ImportError, ValueError, OSError) as error:
+        raise ConfigError([f"{source!r}: {error}"]) from error
+    return [
+        (str(filesystem.unstrip_protocol(name)), remote_content_key(info))
+        for name, info in found.items()
+        if info.get("type") == "file" and _is_media(name, ignored)
+    ]
+
+
+def remote_content_key(info: dict[str, Any]) -> str:
+    """The content key in one entry of a listing: its ETag or hash, else size and time."""
+    for name in ("ETag", "etag", "md5Hash", "content_md5"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    when = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or info.get("created")
+    return f"{info.get('size')}-{when}" if when else UNKNOWN_CONTENT
+
+
+def _content_keys(uris: Sequence[str]) -> list[str]:
+    """Content keys of addresses from anywhere, with one listing per remote folder and none per object."""
+    listed: dict[str, dict[str, str]] = {}
+    folders: defaultdict[str, list[str]] = defaultdict(list)
+    for uri in uris:
+        if is_remote(uri) and not uri.startswith(("http://", "https://")):
+            folders[posixpath.dirname(uri)].append(uri)
+    for folder in folders:
+        listed[folder] = _list_remote(folder)
+    return [
+        listed.get(posixpath.dirname(uri), {}).get(posixpath.basename(uri), UNKNOWN_CONTENT)
+        if is_remote(uri)
+        else local_content_key(uri)
+        for uri in uris
+    ]
+
+
+def _list_remote(folder: str) -> dict[str, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(folder)
+        entries = filesystem.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    except (ImportError, ValueError, OSError) as error:
+        raise ConfigError([f"{folder!r}: {error}"]) from error
+    return {posixpath.basename(entry["name"]): remote_content_key(entry) for entry in entries}
+
+
+# ---- manifest files
+
+
+def _read_manifest_file(address: str) -> pa.Table:
+    try:
+        raw = _parse(address)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise ConfigError([f"{address!r}: cannot be read as a manifest ({error})"]) from error
+    if "uri" not in raw.column_names:
+        raise ConfigError([f"{address!r}: no column 'uri'; found {', '.join(raw.column_names) or 'no column'}"])
+    if not raw.num_rows:
+        raise ConfigError([f"{address!r}: no rows"])
+    return _complete(address, {name: _strings(raw, name) for name in SCHEMA.names})
+
+
+def _parse(address: str) -> pa.Table:
+    filesystem, path = resolve(address)
+    with filesystem.open_input_file(path) as stream:
+        if address.endswith(".parquet"):
+            return pq.read_table(stream)
+        content = io.BytesIO(stream.read())
+    if address.endswith(".jsonl"):
+        return pajson.read_json(content)
+    text = {name: pa.string() for name in SCHEMA.names}
+    return pacsv.read_csv(
+        content, convert_options=pacsv.ConvertOptions(column_types=text, strings_can_be_null=True, null_values=[""])
+    )
+
+
+def _strings(raw: pa.Table, name: str) -> list[str | None]:
+    if name not in raw.column_names:
+        return [None] * raw.num_rows
+    return [text.strip() or None if text else None for text in raw[name].cast(pa.string()).to_pylist()]
+
+
+def _complete(address: str, columns: dict[str, list[str | None]]) -> pa.Table:
+    """Fill in what the manifest leaves out, and check every row."""
+    mistakes = _Mistakes(address)
+    base = posixpath.dirname(address)
+    uris = [normalise(uri, base) if uri else "" for uri in columns["uri"]]
+    mistakes.rows("no uri", (not uri for uri in uris))
+    ids = [given or video_id(uri) for given, uri in zip(columns["video_id"], uris, strict=True)]
+    mistakes.rows("a control character in video_id", (not name.isprintable() for name in ids))
+    labels = [label.lower() if label else None for label in columns["label"]]
+    unknown = [label is not None and label not in LABELS for label in labels]
+    mistakes.rows(f"label is not one of {', '.join(LABELS)}", unknown, lambda row: repr(labels[row]))
+    _check_unique(mistakes, ids, uris)
+    mistakes.raise_any()
+    missing = [row for row, key in enumerate(columns["content_key"]) if not key]
+    content_keys = list(columns["content_key"])
+    for row, key in zip(missing, _content_keys([uris[row] for row in missing]), strict=True):
+        content_keys[row] = key
+    return pa.table(
+        [pa.array(column) for column in (ids, content_keys, uris)]
+        + [pa.array(labels, pa.string()), pa.array(columns["split"], pa.string())],
+        schema=SCHEMA,
+    )
+
+
+def _check_unique(mistakes: _Mistakes, ids: list[str], uris: list[str]) -> None:
+    first: dict[str, int] = {}
+    again = [first.setdefault(name, row) != row for row, name in enumerate(ids)]
+    mistakes.rows(
+        "a video id that an earlier row has",
+        again,
+        lambda row: f"{ids[row]!r}, as in row {first[ids[row]] + 1}: {uris[first[ids[row]]]} and {uris[row]}",
+    )
+
+
+class _Mistakes:
+    """Mistakes in the rows of one manifest, the first few of each kind named."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.found: list[str] = []
+
+    def rows(self, what: str, bad: Iterable[bool], detail: Callable[[int], str] | None = None) -> None:
+        at = [row for row, is_bad in enumerate(bad) if is_bad]
+        for row in at[:_SHOWN]:
+            self.found.append(f"{self.address!r} row {row + 1}: {what}" + (f" ({detail(row)})" if detail else ""))
+        if len(at) > _SHOWN:
+            self.found.append(f"{self.address!r}: {len(at) - _SHOWN} more rows with {what}")
+
+    def raise_any(self) -> None:
+        if self.found:
+            raise ConfigError(self.found)
+
+
+def _merge(rows: pa.Table) -> pa.Table:
+    """Drop what a second source named again; two different videos under one id are a mistake."""
+    ids = rows["video_id"].to_pylist()
+    if len(set(ids)) == len(ids):
+        return rows
+    uris = rows["uri"].to_pylist()
+    first: dict[str, int] = {}
+    keep, clashes = [], []
+    for row, name in enumerate(ids):
+        earlier = first.setdefault(name, row)
+        keep.append(earlier == row)
+        if uris[earlier] != uris[row]:
+            clashes.append(f"video id {name!r} names two videos: {uris[earlier]} and {uris[row]}")
+    if clashes:
+        raise ConfigError(clashes[:_SHOWN])
+    return rows.filter(pc.equal(pa.array(keep), True))

@@ -1,0 +1,1 @@
+"""The profiles: which extractors, which models, how they run."""

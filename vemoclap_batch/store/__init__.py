@@ -1,0 +1,1 @@
+"""Parquet tables on any filesystem: schemas, atomic commits, what is missing."""

@@ -1,0 +1,95 @@
+"""OUT: the tables of one output folder, on any filesystem."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from vemoclap_batch.store import schemas
+from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
+from vemoclap_batch.store.table import KEY, Table
+
+
+class Store:
+    """The layout of an output folder: which table lies where, and what made it."""
+
+    def __init__(self, address: str) -> None:
+        """Open an output folder, which need not exist yet.
+
+        Args:
+            address: a local path or a URI that pyarrow or fsspec knows.
+        """
+        self.address = address
+        self.filesystem, self.root = resolve(address)
+        self.root = self.root.rstrip("/")
+
+    def exists(self) -> bool:
+        """Whether the folder is there."""
+        return self.filesystem.get_file_info(self.root).type == pafs.FileType.Directory
+
+    def videos(self) -> Table:
+        """What decoding found, one row a video."""
+        return Table(self.filesystem, f"{self.root}/videos", schemas.VIDEOS)
+
+    def errors(self) -> Table:
+        """The log of failures."""
+        return Table(self.filesystem, f"{self.root}/errors", schemas.ERRORS, unique=False)
+
+    def features(self, extractor: str, fingerprint: str, schema: pa.Schema) -> Table:
+        """One extractor's table for one fingerprint."""
+        return Table(self.filesystem, f"{self.root}/features/{extractor}/{fingerprint}", schema)
+
+    def predictions(self, fingerprint: str, labels: Sequence[str]) -> Table:
+        """The predictions of one model on one choice of features and windows."""
+        return Table(self.filesystem, f"{self.root}/predictions/{fingerprint}", schemas.predictions(labels))
+
+    def describe_features(self, extractor: str, fingerprint: str, description: Mapping[str, Any]) -> None:
+        """Say beside a features table what made it: its space, width and identity."""
+        self.write_json(f"features/{extractor}/{fingerprint}/extractor.json", description)
+
+    def fingerprints(self, extractor: str) -> dict[str, dict[str, Any]]:
+        """The feature tables there are of an extractor: fingerprint → what made it."""
+        folder = f"{self.root}/features/{extractor}"
+        infos = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        found = {}
+        for name in sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory):
+            description = self.read_json(f"features/{extractor}/{name}/extractor.json")
+            if description is not None:
+                found[name] = description
+        return found
+
+    def write_json(self, path: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file below the root, whole or not at all."""
+        text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+        write_bytes_atomically(self.filesystem, f"{self.root}/{path}", text.encode())
+
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """Read a JSON file below the root; None when there is none."""
+        full = f"{self.root}/{path}"
+        if self.filesystem.get_file_info(full).type != pafs.FileType.File:
+            return None
+        with self.filesystem.open_input_stream(full) as stream:
+            return json.loads(stream.read())
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The summaries of all runs, oldest first."""
+        infos = self.filesystem.get_file_info(pafs.FileSelector(f"{self.root}/runs", allow_not_found=True))
+        names = sorted(info.base_name for info in infos if re.fullmatch(r"[\w-]+\.json", info.base_name))
+        return [run for name in names if (run := self.read_json(f"runs/{name}")) is not None]
+
+    def current_videos(self, columns: Sequence[str] = ("uri", "duration_s")) -> pa.Table:
+        """One row per video id: the content seen by the latest run (run ids sort by time)."""
+        table = self.videos().read(columns=[*dict.fromkeys([*KEY, *columns, "run_id"])])
+        order = pc.sort_indices(table, sort_keys=[("video_id", "ascending"), ("run_id", "descending")])
+        table = table.take(order)
+        ids = table["video_id"].combine_chunks()
+        if len(ids) < 2:
+            return table
+        first = pc.fill_null(pc.not_equal(ids[1:], ids[:-1]), True)
+        return table.filter(pa.concat_arrays([pa.array([True]), first]))
