@@ -1,0 +1,1 @@
+"""The fusion classifier: model, data, training, evaluation and checkpoints, in plain torch."""

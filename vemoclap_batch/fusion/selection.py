@@ -1,0 +1,113 @@
+"""From the store to examples: which features table serves each feature, and its rows for some videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vemoclap_batch.config import ConfigError
+from vemoclap_batch.fusion.data import Examples
+from vemoclap_batch.store import schemas
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import Table, keys
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The features table chosen for one feature."""
+
+    name: str
+    fingerprint: str
+    space: str | None
+    width: int
+    sequence: bool
+
+    def table(self, store: Store) -> Table:
+        """The table, with the columns a classifier needs."""
+        return store.features(self.name, self.fingerprint, schemas.features(self.sequence, {}, self.width))
+
+
+def select(
+    store: Store,
+    spaces: Mapping[str, str | None],
+    chosen: Mapping[str, str] | None = None,
+    preferred: Mapping[str, str] | None = None,
+) -> dict[str, Selected]:
+    """Choose one fingerprint for each feature.
+
+    Args:
+        store: the output folder.
+        spaces: per wanted feature the space that the classifier accepts; None accepts any.
+        chosen: the user's choice, feature → fingerprint; it goes first.
+        preferred: the current profile's fingerprints, taken when there are several of one space.
+
+    Raises:
+        ConfigError: a feature has no table, none of its space, or several and no way to choose; all are named.
+    """
+    chosen, preferred = chosen or {}, preferred or {}
+    unknown = sorted(set(chosen) - set(spaces))
+    mistakes = [
+        f"--features {name}: not a feature of the model; it has {', '.join(sorted(spaces))}" for name in unknown
+    ]
+    selected = {}
+    for name, space in sorted(spaces.items()):
+        try:
+            selected[name] = _select_one(store, name, space, chosen.get(name), preferred.get(name))
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return selected
+
+
+def _select_one(store: Store, name: str, space: str | None, chosen: str | None, preferred: str | None) -> Selected:
+    there = store.fingerprints(name)
+    if chosen is not None and chosen not in there:
+        raise ConfigError([f"--features {name}={chosen}: no such table; there is {', '.join(there) or 'none'}"])
+    candidates = {chosen: there[chosen]} if chosen else there
+    fitting = {fp: made for fp, made in candidates.items() if space is None or made["space"] == space}
+    if not fitting:
+        found = ", ".join(sorted({str(made["space"]) for made in candidates.values()})) or "none at all"
+        raise ConfigError([f"feature {name!r}: the model takes space {space}; {store.address} has {found}"])
+    if len(fitting) > 1 and preferred not in fitting:
+        raise ConfigError([f"feature {name!r}: choose with --features {name}=FINGERPRINT among {', '.join(fitting)}"])
+    fingerprint = preferred if preferred in fitting else next(iter(fitting))
+    assert fingerprint is not None
+    made = fitting[fingerprint]
+    return Selected(name, fingerprint, made["space"], made["width"], made["sequence"])
+
+
+def complete_mask(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> np.ndarray:
+    """Which of the videos have a row in every selected table: bool [n]."""
+    mask = np.ones(videos.num_rows, bool)
+    for feature in selected.values():
+        mask &= feature.table(store).committed(keys(videos))
+    return mask
+
+
+def load(
+    store: Store, selected: Mapping[str, Selected], videos: pa.Table, labels: Sequence[int] | None = None
+) -> Examples:
+    """The features of videos that have them all, in the order of ``videos`` (float32 in memory)."""
+    wanted = keys(videos)
+    at = {key: row for row, key in enumerate(wanted.to_pylist())}
+    features: dict[str, list[np.ndarray]] = {}
+    for name, feature in selected.items():
+        rows = feature.table(store).read(["feature"], of=wanted)
+        arrays = [np.zeros((0, feature.width), np.float32)] * len(at)
+        for key, value in zip(keys(rows).to_pylist(), rows["feature"], strict=True):
+            arrays[at[key]] = _array(value, feature.width)
+        features[name] = arrays
+    known = np.full(len(at), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
+    return Examples(videos["video_id"].to_pylist(), features, known)
+
+
+def _array(value: Any, width: int) -> np.ndarray:
+    items = value.values
+    if items is None or not len(items):
+        return np.zeros((0, width), np.float32)
+    return items.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float32, copy=False)
