@@ -49,6 +49,7 @@ class Decode(_Settings):
     timeout_s: float = Field(120, gt=0, description="a worker silent for this long is killed")
     memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
     max_duration_s: float = Field(7200, gt=0, description="sound after this is left out, with a warning")
+    actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
     cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
 
 
@@ -67,7 +68,7 @@ class Pipeline(_Settings):
 
     block_videos: int = Field(4, ge=1, description="videos that travel and are batched together, at most")
     max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
-    max_actor_restarts: int = Field(20, ge=0, description="restarts of one actor before the run gives up")
+    max_actor_restarts: int = Field(100, ge=0, description="restarts of one actor before the run gives up")
 
 
 class ExtractorEntry(BaseModel):

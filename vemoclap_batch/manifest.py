@@ -279,6 +279,37 @@ def _read_manifest_file(address: str) -> pa.Table:
     return _complete(address, {name: _strings(raw, name) for name in SCHEMA.names})
 
 
+def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[str | None]]:
+    """A labels file, for training and evaluation: a manifest that may name its videos by ``video_id`` alone.
+
+    Returns:
+        ``video_id``, ``uri`` (normalised), ``label`` and ``split``, each with a value or None per row; rows without a
+        label are left out.
+
+    Raises:
+        ConfigError: neither ``video_id`` nor ``uri``, no ``label``, an unknown label, a video named twice.
+    """
+    address = normalise(address)
+    try:
+        raw = _parse(address)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise ConfigError([f"--labels {address!r}: cannot be read ({error})"]) from error
+    names = set(raw.column_names)
+    if "label" not in names or not names & {"video_id", "uri"}:
+        raise ConfigError([f"--labels {address!r}: needs 'label' and 'video_id' or 'uri'; found {', '.join(names)}"])
+    columns = {name: _strings(raw, name) for name in ("video_id", "uri", "label", "split")}
+    rows = [row for row, label in enumerate(columns["label"]) if label]
+    columns = {name: [column[row] for row in rows] for name, column in columns.items()}
+    columns["label"] = [label.lower() if label else None for label in columns["label"]]
+    columns["uri"] = [normalise(uri, posixpath.dirname(address)) if uri else None for uri in columns["uri"]]
+    mistakes = _Mistakes(address)
+    unknown = [label not in labels for label in columns["label"]]
+    mistakes.rows(f"label is not one of {', '.join(labels)}", unknown, lambda row: repr(columns["label"][row]))
+    _check_unique(mistakes, [a or b or "" for a, b in zip(columns["video_id"], columns["uri"], strict=True)])
+    mistakes.raise_any()
+    return columns
+
+
 def _parse(address: str) -> pa.Table:
     filesystem, path = resolve(address)
     with filesystem.open_input_file(path) as stream:
@@ -323,14 +354,15 @@ def _complete(address: str, columns: dict[str, list[str | None]]) -> pa.Table:
     )
 
 
-def _check_unique(mistakes: _Mistakes, ids: list[str], uris: list[str]) -> None:
+def _check_unique(mistakes: _Mistakes, ids: list[str], uris: list[str] | None = None) -> None:
     first: dict[str, int] = {}
     again = [first.setdefault(name, row) != row for row, name in enumerate(ids)]
-    mistakes.rows(
-        "a video id that an earlier row has",
-        again,
-        lambda row: f"{ids[row]!r}, as in row {first[ids[row]] + 1}: {uris[first[ids[row]]]} and {uris[row]}",
-    )
+
+    def detail(row: int) -> str:
+        clash = f": {uris[first[ids[row]]]} and {uris[row]}" if uris else ""
+        return f"{ids[row]!r}, as in row {first[ids[row]] + 1}{clash}"
+
+    mistakes.rows("a video that an earlier row names", again, detail)
 
 
 class _Mistakes:

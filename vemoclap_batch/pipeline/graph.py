@@ -1,0 +1,89 @@
+"""The pipeline itself, as one Ray Data graph that reads like the picture in the README."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from vemoclap_batch.config import Config
+from vemoclap_batch.extractors.base import Resources
+from vemoclap_batch.extractors.catalog import Spec
+from vemoclap_batch.pipeline.ledger import Ledger
+from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
+from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
+from vemoclap_batch.pipeline.stages import DecodeStage, ExtractStage
+
+
+def block_size(videos: int, config: Config, cpus: float) -> int:
+    """Videos per block: as many as are batched together, but enough blocks to keep every core busy."""
+    return max(1, min(config.pipeline.block_videos, int(videos / (4 * max(cpus, 1)))))
+
+
+def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: Plan, size: int) -> Iterator[pa.Table]:
+    """Run the missing cells through the stages; yields finished blocks as they come, in any order.
+
+    Args:
+        rows: the work, see :mod:`vemoclap_batch.pipeline.rows`.
+        config: the run's configuration.
+        specs: its extractors.
+        plan: the pools; a stage without one has no work and is left out.
+        size: videos per block.
+    """
+    _set_context()
+    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    dataset: ray.data.Dataset = ray.data.from_arrow([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
+    last = {FRAMES: _last(plan, specs, "reads_frames"), WAVEFORM: _last(plan, specs, "reads_waveform")}
+    for stage in plan.stages:
+        if stage.name == DECODE:
+            arguments: dict[str, Any] = {"config": config, "specs": dict(specs), "ledger": ledger}
+            dataset = dataset.map_batches(DecodeStage, fn_constructor_kwargs=arguments, **_pool(stage, config, size))
+        else:
+            # Frames leave with the last extractor that reads them, sound likewise.
+            drop = [column for column, name in last.items() if name == stage.name]
+            arguments = {
+                "specs": [specs[name] for name in stage.extractors],
+                "resources": Resources(stage.threads, "cuda" if stage.gpus else "cpu"),
+                "ledger": ledger,
+                "drop": drop,
+            }
+            dataset = dataset.map_batches(ExtractStage, fn_constructor_kwargs=arguments, **_pool(stage, config, size))
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _pool(stage: StagePlan, config: Config, size: int) -> dict[str, Any]:
+    return {
+        "batch_size": None,  # a block is a batch
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+        "compute": ray.data.ActorPoolStrategy(size=stage.actors, max_tasks_in_flight_per_actor=2),
+        "num_cpus": stage.cpus,
+        "num_gpus": stage.gpus,
+        # Both are endless by default: a video that kills its actor would be replayed for ever. A block is replayed
+        # once for its first death and once for every video in it that then dies alone.
+        "max_restarts": config.pipeline.max_actor_restarts,
+        "max_task_retries": size + 2,
+    }
+
+
+def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
+    """Name of the last stage with an extractor that reads a medium."""
+    readers = [
+        stage.name
+        for stage in plan.stages
+        for name in stage.extractors
+        if name != DECODE and getattr(specs[name], reads)
+    ]
+    return readers[-1] if readers else None
+
+
+def _set_context() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A block is what was put together, however large: splitting it would undo the batching across videos.
+    context.target_max_block_size = None
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,144 @@
+"""Which (video, extractor) cells are missing: the manifest less what is committed, less what is given up.
+
+Resuming after a crash, tonight's new videos and reprocessing after one model changed are all this one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vemoclap_batch.extractors.catalog import Spec
+from vemoclap_batch.failure import TRANSIENT
+from vemoclap_batch.pipeline.rows import text_column
+from vemoclap_batch.store import schemas
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import Table, keys
+
+
+@dataclass
+class Work:
+    """What a run has to do.
+
+    Attributes:
+        videos: all videos of the manifest, ``video_id``, ``content_key``, ``uri``.
+        incomplete: those that lack a cell, whether it is to be done or given up.
+        rows: those with something to do, with ``wanted`` and the texts that are in the store already.
+        done: per extractor, cells that are committed.
+        given_up: per extractor, cells whose failure is final or was tried often enough.
+        attempts: failed attempts so far of (key, fingerprint); fingerprint None stands for decoding.
+    """
+
+    videos: pa.Table
+    incomplete: pa.Table
+    rows: pa.Table
+    done: dict[str, int] = field(default_factory=dict)
+    given_up: dict[str, int] = field(default_factory=dict)
+    attempts: dict[tuple[str, str | None], int] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """Per extractor, how many videos it has to do; those with none are left out."""
+        counts = pc.value_counts(pc.list_flatten(self.rows["wanted"])).to_pylist()
+        return {item["values"]: item["counts"] for item in counts}
+
+
+def features_table(store: Store, spec: Spec) -> Table:
+    """The table an extractor's results are committed to."""
+    schema = schemas.features(spec.cls.sequence, spec.cls.columns, spec.width)
+    return store.features(spec.name, spec.fingerprint, schema)
+
+
+def find_work(store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_attempts: int) -> Work:
+    """Compare a manifest with the store; opens no video and loads no model.
+
+    Args:
+        store: the output folder.
+        videos: columns ``video_id``, ``content_key`` and ``uri``.
+        specs: the extractors wanted, each after the one it reads from.
+        max_attempts: how many runs may try a cell whose failure may be passing.
+    """
+    videos = videos.select(["video_id", "content_key", "uri"])
+    video_keys = keys(videos)
+    failed = _Failures(store, video_keys, max_attempts)
+    work = Work(videos, incomplete=videos, rows=videos, attempts=failed.attempts)
+    complete = np.ones(videos.num_rows, bool)
+    todo: dict[str, np.ndarray] = {}
+    texts: dict[str, pa.Array] = {}
+    for name, spec in specs.items():
+        done = features_table(store, spec).committed(video_keys)
+        complete &= done
+        given_up = ~done & failed.final(spec)
+        todo[name] = ~done & ~given_up
+        if spec.source is not None:
+            from_store = todo[name] & ~todo[spec.source]
+            column = _texts(store, specs[spec.source], video_keys, from_store)
+            texts[text_column(spec.source)] = _either(texts.get(text_column(spec.source)), column)
+            # Without a text, now or in the store, its source is given up and so is it.
+            orphan = from_store & pc.is_null(column).to_numpy(zero_copy_only=False)
+            todo[name] &= ~orphan
+            given_up |= orphan
+        work.done[name], work.given_up[name] = int(done.sum()), int(given_up.sum())
+    work.incomplete = videos.filter(pa.array(~complete))
+    work.rows = _rows(work.videos, todo, texts)
+    return work
+
+
+def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], texts: Mapping[str, pa.Array]) -> pa.Table:
+    names = np.array(list(todo), object)
+    matrix = np.stack(list(todo.values()), axis=1) if todo else np.zeros((videos.num_rows, 0), bool)
+    wanted = pa.array([names[row].tolist() for row in matrix], pa.list_(pa.string()))
+    rows = videos.append_column("wanted", wanted)
+    for name, column in texts.items():
+        rows = rows.append_column(name, column)
+    return rows.filter(pa.array(matrix.any(axis=1)))
+
+
+def _texts(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+    """The text of these rows from the source's table: string [n], null where there is none or none is wanted."""
+    if not rows.any():
+        return pa.nulls(len(rows), pa.string())
+    found = features_table(store, source).read(["text"], of=pc.filter(video_keys, pa.array(rows)))
+    at = pc.index_in(video_keys, value_set=keys(found).combine_chunks())
+    return pc.if_else(pa.array(rows), found["text"].combine_chunks().take(at.combine_chunks()), None)
+
+
+def _either(first: pa.Array | None, second: pa.Array) -> pa.Array:
+    return second if first is None else pc.coalesce(first, second)
+
+
+class _Failures:
+    """The errors log, reduced to what decides whether a cell is tried again."""
+
+    def __init__(self, store: Store, video_keys: pa.ChunkedArray, max_attempts: int) -> None:
+        self._keys = video_keys
+        self._max_attempts = max_attempts
+        log = store.errors().read(["fingerprint", "stage", "error_type", "attempts", "run_id"])
+        # A failure to decode is open only while the video has no row of its own.
+        known = store.videos().committed(keys(log)) if log.num_rows else np.zeros(0, bool)
+        self.attempts: dict[tuple[str, str | None], int] = {}
+        self._final: dict[str | None, set[str]] = {}
+        for key, is_known, failure in zip(keys(log).to_pylist(), known, log.to_pylist(), strict=True):
+            if not (failure["stage"] == "decode" and is_known):
+                self._note(key, failure)
+
+    def _note(self, key: str, failure: Mapping[str, Any]) -> None:
+        fingerprint = failure["fingerprint"]
+        attempts = max(failure["attempts"], self.attempts.get((key, fingerprint), 0))
+        self.attempts[key, fingerprint] = attempts
+        if failure["error_type"] not in TRANSIENT or attempts >= self._max_attempts:
+            self._final.setdefault(fingerprint, set()).add(key)
+
+    def final(self, spec: Spec) -> np.ndarray:
+        """Which videos the extractor is not to try again: bool [n]."""
+        given_up = set(self._final.get(spec.fingerprint, ()))
+        if spec.source is None:
+            given_up |= self._final.get(None, set())
+        if not given_up:
+            return np.zeros(len(self._keys), bool)
+        return pc.is_in(self._keys, value_set=pa.array(sorted(given_up))).to_numpy(zero_copy_only=False)

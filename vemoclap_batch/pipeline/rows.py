@@ -1,0 +1,170 @@
+"""How a video travels between stages: one Arrow row, its frames and sound as plain bytes, results as structs.
+
+Columns of the work that enters: ``video_id``, ``content_key``, ``uri``, ``wanted`` (extractors to run) and
+``text_<extractor>`` (text already in the store). Decoding adds :data:`MEDIA`; each extractor adds a struct column of
+its own name. Bytes are read without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vemoclap_batch.extractors.base import Result
+from vemoclap_batch.extractors.catalog import Spec
+from vemoclap_batch.failure import Failure
+from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.store import schemas
+
+#: Name of the struct column that decoding adds.
+DECODED = "decoded"
+FRAMES, WAVEFORM = "frames", "waveform"
+_STATUS: list[tuple[str, pa.DataType]] = [
+    ("error_type", pa.string()),
+    ("message", pa.string()),
+    ("seconds", pa.float64()),  # of the stage's own time, an equal share of its batch's
+    ("ready_at", pa.float64()),  # when the stage's actor had its model, seconds since the epoch
+]
+_DECODED = pa.struct(
+    [
+        *_STATUS,
+        ("frame_shape", pa.list_(pa.int32())),
+        ("start_s", pa.float64()),
+        ("part", pa.int32()),
+        ("parts", pa.int32()),
+        *[
+            (field.name, field.type)
+            for field in schemas.VIDEOS
+            if field.name not in {"video_id", "content_key", "uri", "run_id"}
+        ],
+    ]
+)
+
+
+def text_column(extractor: str) -> str:
+    """Name of the column that brings an extractor's text from the store."""
+    return f"text_{extractor}"
+
+
+def result_type(spec: Spec) -> pa.StructType:
+    """The type of one extractor's column."""
+    schema = schemas.features(spec.cls.sequence, spec.cls.columns)
+    return pa.struct(
+        [*_STATUS, *[field for field in schema if field.name not in {"video_id", "content_key", "run_id"}]]
+    )
+
+
+def with_media(
+    rows: pa.Table, decoded: Sequence[tuple[Clip, MediaInfo] | Failure | None], seconds: Sequence[float], ready: float
+) -> pa.Table:
+    """Add what decoding gave; None for a row that needed none."""
+    structs = [
+        None if item is None else _decoded(item, took, ready) for item, took in zip(decoded, seconds, strict=True)
+    ]
+    clips = [item[0] if isinstance(item, tuple) else None for item in decoded]
+    frames = [None if clip is None else pa.py_buffer(np.ascontiguousarray(clip.frames)) for clip in clips]
+    sounds = [None if clip is None else pa.py_buffer(to_int16(clip.waveform)) for clip in clips]
+    rows = rows.append_column(DECODED, pa.array(structs, _DECODED))
+    rows = rows.append_column(FRAMES, pa.array(frames, pa.large_binary()))
+    return rows.append_column(WAVEFORM, pa.array(sounds, pa.large_binary()))
+
+
+def _decoded(item: tuple[Clip, MediaInfo] | Failure, seconds: float, ready: float) -> dict[str, Any]:
+    status = {"seconds": seconds, "ready_at": ready}
+    if isinstance(item, Failure):
+        return {**status, "error_type": str(item.error_type), "message": item.message}
+    clip, info = item
+    return {
+        **status,
+        **asdict(info),
+        "duration_s": clip.duration_s,
+        "frame_times": clip.frame_times,
+        "frame_shape": list(clip.frames.shape),
+        "start_s": clip.start_s,
+        "part": clip.part,
+        "parts": clip.parts,
+    }
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """A waveform as it travels: int16, without loss, since decoding gives multiples of 2**-15."""
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def clip_of(rows: pa.Table, row: int) -> Clip | None:
+    """The clip of a row, its frames a view of the row's bytes; None when nothing was decoded."""
+    decoded = rows[DECODED][row].as_py()
+    if decoded is None or decoded["error_type"] is not None:
+        return None
+    frames = np.zeros((0, 0, 0, 3), np.uint8)
+    if FRAMES in rows.column_names:
+        frames = np.frombuffer(rows[FRAMES][row].as_buffer(), np.uint8).reshape(decoded["frame_shape"])
+    sound = np.zeros(0, np.int16)
+    if WAVEFORM in rows.column_names:
+        sound = np.frombuffer(rows[WAVEFORM][row].as_buffer(), np.int16)
+    return Clip(
+        video_id=rows["video_id"][row].as_py(),
+        frames=frames,
+        frame_times=np.asarray(decoded["frame_times"], float)[: len(frames)],
+        waveform=sound.astype(np.float32) / 32768.0,
+        duration_s=decoded["duration_s"],
+        start_s=decoded["start_s"],
+        part=decoded["part"],
+        parts=decoded["parts"],
+    )
+
+
+def text_of(rows: pa.Table, row: int, source: str) -> str | None:
+    """The text an extractor found, from this run or the store; None when there is none to be had."""
+    if source in rows.column_names:
+        found = rows[source][row].as_py()
+        if found is not None:
+            return None if found["error_type"] is not None else found["text"]
+    column = text_column(source)
+    return rows[column][row].as_py() if column in rows.column_names else None
+
+
+def with_results(
+    rows: pa.Table, spec: Spec, results: Sequence[Result | Failure | None], seconds: float, ready: float
+) -> pa.Table:
+    """Add an extractor's column; None for a row it did not run on."""
+    kind = result_type(spec)
+    no_times = np.zeros(0) if spec.cls.sequence else None
+    nothing = Result(np.zeros((0, spec.width), np.float32), no_times, no_times)
+    good = [item if isinstance(item, Result) else nothing for item in results]
+    bad = [item if isinstance(item, Failure) else None for item in results]
+    ran = sum(item is not None for item in results)
+    columns: dict[str, pa.Array] = {
+        "error_type": pa.array([None if item is None else str(item.error_type) for item in bad], pa.string()),
+        "message": pa.array([None if item is None else item.message for item in bad], pa.string()),
+        "seconds": pa.array([seconds / ran if ran else 0.0] * len(results), pa.float64()),
+        "ready_at": pa.array([ready] * len(results), pa.float64()),
+        "feature": feature_array([item.feature for item in good]),
+    }
+    if spec.cls.sequence:
+        columns["start_s"] = pa.array([item.start_s for item in good], schemas.SECONDS)
+        columns["end_s"] = pa.array([item.end_s for item in good], schemas.SECONDS)
+    for name, column_type in spec.cls.columns.items():
+        columns[name] = pa.array([item.extras.get(name) for item in good], column_type)
+    absent = pa.array([item is None for item in results], pa.bool_())
+    return rows.append_column(
+        spec.name, pa.StructArray.from_arrays([columns[field.name] for field in kind], fields=list(kind), mask=absent)
+    )
+
+
+def feature_array(features: Sequence[np.ndarray]) -> pa.ListArray:
+    """Arrays [length, width] as one list<list<float32>> column, without a Python object per number."""
+    lengths = np.array([len(feature) for feature in features], np.int64)
+    widths = np.repeat([feature.shape[-1] for feature in features], lengths)
+    flat = [np.ascontiguousarray(feature, np.float32).reshape(-1) for feature in features]
+    numbers = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32))
+    inner = pa.ListArray.from_arrays(_offsets(widths), numbers)
+    return pa.ListArray.from_arrays(_offsets(lengths), inner)
+
+
+def _offsets(lengths: np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

@@ -1,0 +1,219 @@
+"""The main jobs: extract what is missing, label, and the summary of a run."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vemoclap_batch import __version__
+from vemoclap_batch.config import Config
+from vemoclap_batch.extractors.catalog import Spec, resolve
+from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
+from vemoclap_batch.fusion.selection import Selected
+from vemoclap_batch.pipeline import plan as planning
+from vemoclap_batch.pipeline.cluster import connected
+from vemoclap_batch.pipeline.commit import Committer, Totals
+from vemoclap_batch.pipeline.graph import block_size, run_graph
+from vemoclap_batch.pipeline.missing import Work, features_table, find_work
+from vemoclap_batch.pipeline.predict import Predicted, predict
+from vemoclap_batch.pipeline.progress import tracking
+from vemoclap_batch.store.lock import writer
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import keys
+
+_VERSIONS = ("ray", "torch", "numpy", "pyarrow", "av", "decord", "faster-whisper", "paddleocr", "onnxruntime")
+
+
+@dataclass
+class Run:
+    """One run on one output folder, and what is known of it so far.
+
+    Attributes:
+        videos: how many the manifest has.
+        skipped: how many of them had everything already.
+        failed: how many lack something at the end.
+    """
+
+    store: Store
+    config: Config
+    specs: dict[str, Spec]
+    run_id: str
+    command: str
+    began: float = field(default_factory=time.time)
+    videos: int = 0
+    skipped: int = 0
+    failed: int = 0
+    totals: Totals = field(default_factory=Totals)
+    plan: planning.Plan | None = None
+    predicted: Predicted | None = None
+    notes: list[str] = field(default_factory=list)
+    work: Work | None = None
+
+    @property
+    def done(self) -> int:
+        """Videos that were completed by this run."""
+        return self.videos - self.skipped - self.failed
+
+    def summary(self) -> dict[str, Any]:
+        """What is written to ``runs/<run id>.json``."""
+        wall = time.time() - self.began
+        startup = max(0.0, self.totals.ready_at - self.began) if self.totals.ready_at else 0.0
+        return {
+            "run_id": self.run_id,
+            "command": self.command,
+            "counts": {"videos": self.videos, "done": self.done, "skipped": self.skipped, "failed": self.failed},
+            "cells": {
+                "done_before": self.work.done if self.work else {},
+                "given_up": self.work.given_up if self.work else {},
+            },
+            "predictions": {"new": self.predicted.new, "table": self.predicted.fingerprint} if self.predicted else None,
+            "stages": {name: asdict(stage) for name, stage in self.totals.stages.items()},
+            "wall_s": round(wall, 3),
+            "startup_s": round(startup, 3),
+            "video_seconds": round(self.totals.video_seconds, 3),
+            "video_seconds_per_second": round(self.totals.video_seconds / wall, 3) if wall else None,
+            "notes": self.notes,
+            "plan": self.plan.as_dict() if self.plan else None,
+            "fingerprints": {name: spec.fingerprint for name, spec in self.specs.items()},
+            "versions": versions(),
+            "config": self.config.model_dump(mode="json", by_alias=True),
+        }
+
+
+def new_run_id() -> str:
+    """An id that sorts by time: the UTC time to the microsecond and a few random letters."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that shape its output; packages not installed are left out."""
+    found = {"python": platform.python_version(), "vemoclap-batch": __version__}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A checkpoint with its digest."""
+
+    checkpoint: Checkpoint
+    digest: str
+
+    @classmethod
+    def load(cls, folder: str) -> Classifier:
+        """Read it from a folder."""
+        return cls(Checkpoint.load(folder), digest(folder))
+
+
+def run(
+    videos: pa.Table, out: str, config: Config, classifier: Classifier | None = None, *,
+    wait: bool = True, address: str | None = None, verbose: bool = False,
+) -> Run:  # fmt: skip
+    """Extract what is missing of some videos and, with a classifier, label them.
+
+    Everything that can be checked is checked before the first video is opened. What is there already is not computed
+    again. A failing video becomes a row of ``errors`` and never stops the others.
+
+    Args:
+        videos: the manifest's rows.
+        out: the output folder.
+        config: the run's configuration.
+        classifier: predicts from the features; without one, features are all that is made.
+        wait: whether to wait for another run that holds the folder.
+        address: of a Ray cluster; see :func:`vemoclap_batch.pipeline.cluster.connected`.
+        verbose: show the cluster's own log.
+
+    Raises:
+        ConfigError: settings that are wrong, do not fit the classifier or do not fit the cluster.
+        Busy: another run holds the folder, and ``wait`` is False.
+    """
+    specs = resolve(config)
+    if classifier:
+        check_spaces(classifier.checkpoint, _spaces(specs), sorted(classifier.checkpoint.spec.features))
+    command = "label" if classifier else "extract"
+    this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
+    with writer(out, this.run_id, wait):
+        this.work = find_work(this.store, videos, specs, config.pipeline.max_attempts)
+        this.skipped = videos.num_rows - this.work.incomplete.num_rows
+        try:
+            if this.work.rows.num_rows:
+                _extract(this, this.work, address, verbose)
+            if classifier:
+                _predict(this, videos, classifier)
+        finally:
+            this.failed = _still_incomplete(this.store, specs, this.work.incomplete)
+            if this.totals.videos or (this.predicted and this.predicted.new):
+                this.store.write_json(f"runs/{this.run_id}.json", this.summary())
+    return this
+
+
+def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
+    with tracking("videos", work.rows.num_rows) as tracker, connected(address, verbose) as cluster:
+        size = block_size(work.rows.num_rows, this.config, cluster.cpus)
+        blocks = -(-work.rows.num_rows // size)
+        this.plan = planning.make_plan(this.config, this.specs, work.wanted, blocks, cluster)
+        tracker.say(describe_plan(this.plan, work))
+        committer = Committer(this.store, this.specs, work, this.run_id)
+        this.totals = committer.totals
+        for block in run_graph(work.rows, this.config, this.specs, this.plan, size):
+            committer.commit(block)
+            tracker.at(committer.totals.videos, committer.totals.failed_videos)
+
+
+def describe_plan(plan: planning.Plan, work: Work) -> str:
+    """One line: how much there is to do, by how many actors, and how long it may take."""
+    stages = ", ".join(f"{stage.name} {stage.actors}" for stage in plan.stages)
+    return (
+        f"{work.rows.num_rows} videos to do on {plan.cluster.cpus:g} CPUs and {plan.cluster.gpus:g} GPUs; "
+        f"actors: {stages}; about {plan.seconds:.0f} s and the start-up"
+    )
+
+
+def _spaces(specs: Mapping[str, Spec]) -> dict[str, str | None]:
+    return {name: spec.space for name, spec in specs.items()}
+
+
+def selected_from(specs: Mapping[str, Spec], names: list[str]) -> dict[str, Selected]:
+    """The current profile's own tables, for the features a classifier takes."""
+    return {
+        name: Selected(name, specs[name].fingerprint, specs[name].space, specs[name].width, specs[name].cls.sequence)
+        for name in names
+    }
+
+
+def _predict(this: Run, videos: pa.Table, classifier: Classifier) -> None:
+    selected = selected_from(this.specs, sorted(classifier.checkpoint.spec.features))
+    this.notes += fingerprint_notes(classifier.checkpoint, selected)
+    this.predicted = predict(this.store, videos, classifier.checkpoint, classifier.digest, selected, this.run_id)
+
+
+def fingerprint_notes(checkpoint: Checkpoint, selected: Mapping[str, Selected]) -> list[str]:
+    """A line for every feature whose fingerprint is another than those the classifier was trained on."""
+    return [
+        f"{name}: predicted from fingerprint {feature.fingerprint}, trained on {', '.join(trained)} (same space)"
+        for name, feature in selected.items()
+        if (trained := checkpoint.fingerprints.get(name)) and feature.fingerprint not in trained
+    ]
+
+
+def _still_incomplete(store: Store, specs: Mapping[str, Spec], videos: pa.Table) -> int:
+    """How many of the videos lack a row in some extractor's table."""
+    if not videos.num_rows:
+        return 0
+    complete = np.ones(videos.num_rows, bool)
+    for spec in specs.values():
+        complete &= features_table(store, spec).committed(keys(videos))
+    return int((~complete).sum())

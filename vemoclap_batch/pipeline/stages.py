@@ -1,0 +1,105 @@
+"""What Ray's actors run: each wraps one plain class of media/ or extractors/ and adds a column to the rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from vemoclap_batch.config import Config
+from vemoclap_batch.extractors.base import Extractor, Resources, Result
+from vemoclap_batch.extractors.catalog import Spec
+from vemoclap_batch.failure import Failure
+from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.media.worker import DecodeWorker
+from vemoclap_batch.pipeline import rows as R
+from vemoclap_batch.pipeline.ledger import guarded
+
+
+class DecodeStage:
+    """Opens each video once, for all extractors that want it, in a process that can be killed."""
+
+    def __init__(self, config: Config, specs: dict[str, Spec], ledger: Any) -> None:
+        self._frames = {name for name, spec in specs.items() if spec.reads_frames}
+        self._sound = {name for name, spec in specs.items() if spec.reads_waveform}
+        self._ledger = ledger
+        self._worker = DecodeWorker(config.sampling, config.decode)
+        self._ready = time.time()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Add the decoded media to the rows that want any."""
+        wanted = [set(names) for names in rows["wanted"].to_pylist()]
+        at = [row for row, names in enumerate(wanted) if names & (self._frames | self._sound)]
+        ids, uris = rows["video_id"].to_pylist(), rows["uri"].to_pylist()
+        seconds = [0.0] * rows.num_rows
+
+        def decode(row: int) -> tuple[Clip, MediaInfo] | Failure:
+            began = time.perf_counter()
+            result = self._worker.decode(
+                ids[row],
+                uris[row],
+                want_frames=bool(wanted[row] & self._frames),
+                want_audio=bool(wanted[row] & self._sound),
+            )
+            seconds[row] = time.perf_counter() - began
+            return result
+
+        found = guarded(self._ledger, "decode", _keys(rows, at), lambda part: [decode(at[i]) for i in part])
+        decoded: list[tuple[Clip, MediaInfo] | Failure | None] = [None] * rows.num_rows
+        for row, item in zip(at, found, strict=True):
+            decoded[row] = item
+        return R.with_media(rows, decoded, seconds, self._ready)
+
+
+class ExtractStage:
+    """One model, loaded once, run for every extractor of the profile that shares it."""
+
+    def __init__(self, specs: Sequence[Spec], resources: Resources, ledger: Any, drop: Sequence[str] = ()) -> None:
+        """Load the model; ``drop`` names the columns that no later stage needs."""
+        self._specs, self._ledger, self._drop = specs, ledger, list(drop)
+        self._extractor = specs[0].cls(specs[0].settings, resources)
+        self._ready = time.time()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Add the column of each extractor, then drop what has served."""
+        for spec in self._specs:
+            rows = self._extract(rows, spec)
+        return rows.drop_columns([name for name in self._drop if name in rows.column_names])
+
+    def _extract(self, rows: pa.Table, spec: Spec) -> pa.Table:
+        items = [
+            _item(rows, row, spec) if spec.name in names else None
+            for row, names in enumerate(rows["wanted"].to_pylist())
+        ]
+        at = [row for row, item in enumerate(items) if item is not None]
+        began = time.perf_counter()
+        found = guarded(
+            self._ledger,
+            spec.name,
+            _keys(rows, at),
+            lambda part: run_batch(self._extractor, [items[at[i]] for i in part]),
+        )
+        results: list[Result | Failure | None] = [None] * rows.num_rows
+        for row, result in zip(at, found, strict=True):
+            results[row] = result
+        return R.with_results(rows, spec, results, time.perf_counter() - began, self._ready)
+
+
+def run_batch(extractor: Extractor, items: Sequence[Any]) -> list[Result | Failure]:
+    """Run a batch; when it fails as a whole, run its items one by one, so that only the guilty one fails."""
+    try:
+        return extractor.extract(items)
+    except Exception as error:  # a model may raise anything; it becomes the row's failure
+        if len(items) == 1:
+            return [Failure.of(error)]
+        return [result for item in items for result in run_batch(extractor, [item])]
+
+
+def _item(rows: pa.Table, row: int, spec: Spec) -> Clip | str | None:
+    return R.clip_of(rows, row) if spec.source is None else R.text_of(rows, row, spec.source)
+
+
+def _keys(rows: pa.Table, at: Sequence[int]) -> list[str]:
+    return [f"{rows['video_id'][row]}\0{rows['content_key'][row]}" for row in at]

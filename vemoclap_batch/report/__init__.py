@@ -1,0 +1,1 @@
+"""What a person reads: the table in the terminal."""
