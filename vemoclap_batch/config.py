@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,6 +49,9 @@ class Decode(_Settings):
     timeout_s: float = Field(120, gt=0, description="a worker silent for this long is killed")
     memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
     max_duration_s: float = Field(7200, gt=0, description="sound after this is left out, with a warning")
+    decoder: Literal["decord", "pyav"] = Field(
+        "decord", description="reads the frames; PyAV steps in where decord cannot"
+    )
     actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
     cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import psutil
 import ray
@@ -24,19 +25,36 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
     """
     ours = not ray.is_initialized()
     if ours:
-        # Ray's warnings about what it will change one day are no use to who runs this.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(
-            address=address or os.environ.get("RAY_ADDRESS") or "local",
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            log_to_driver=verbose,
-            include_dashboard=None,
-        )
+        with nullcontext() if verbose else _quiet():
+            ray.init(
+                address=address or os.environ.get("RAY_ADDRESS") or "local",
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                log_to_driver=verbose,
+            )
     try:
         yield cluster_resources()
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the terminal what Ray's native core says of itself: it is all in Ray's own log files.
+
+    It prints errors of no consequence, such as one for every actor that may be restarted, and a line that it will not.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def cluster_resources() -> Cluster:

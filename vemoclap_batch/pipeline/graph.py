@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.base import Resources
@@ -56,7 +59,7 @@ def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: P
 
 def _pool(stage: StagePlan, config: Config, size: int) -> dict[str, Any]:
     return {
-        "batch_size": None,  # a block is a batch
+        "batch_size": size,  # a block is a batch
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
         "compute": ray.data.ActorPoolStrategy(size=stage.actors, max_tasks_in_flight_per_actor=2),
@@ -64,8 +67,7 @@ def _pool(stage: StagePlan, config: Config, size: int) -> dict[str, Any]:
         "num_gpus": stage.gpus,
         # Both are endless by default: a video that kills its actor would be replayed for ever. A block is replayed
         # once for its first death and once for every video in it that then dies alone.
-        "max_restarts": config.pipeline.max_actor_restarts,
-        "max_task_retries": size + 2,
+        "ray_remote_args_fn": partial(dict, max_restarts=config.pipeline.max_actor_restarts, max_task_retries=size + 2),
     }
 
 
@@ -86,4 +88,6 @@ def _set_context() -> None:
     # A block is what was put together, however large: splitting it would undo the batching across videos.
     context.target_max_block_size = None
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Bounds on restarts and retries have no other way in as yet; the pinned version keeps this one.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args_fn")

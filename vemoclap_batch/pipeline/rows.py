@@ -66,11 +66,11 @@ def with_media(
         None if item is None else _decoded(item, took, ready) for item, took in zip(decoded, seconds, strict=True)
     ]
     clips = [item[0] if isinstance(item, tuple) else None for item in decoded]
-    frames = [None if clip is None else pa.py_buffer(np.ascontiguousarray(clip.frames)) for clip in clips]
-    sounds = [None if clip is None else pa.py_buffer(to_int16(clip.waveform)) for clip in clips]
+    frames = [None if clip is None else clip.frames for clip in clips]
+    sounds = [None if clip is None else to_int16(clip.waveform) for clip in clips]
     rows = rows.append_column(DECODED, pa.array(structs, _DECODED))
-    rows = rows.append_column(FRAMES, pa.array(frames, pa.large_binary()))
-    return rows.append_column(WAVEFORM, pa.array(sounds, pa.large_binary()))
+    rows = rows.append_column(FRAMES, _binary(frames))
+    return rows.append_column(WAVEFORM, _binary(sounds))
 
 
 def _decoded(item: tuple[Clip, MediaInfo] | Failure, seconds: float, ready: float) -> dict[str, Any]:
@@ -88,6 +88,17 @@ def _decoded(item: tuple[Clip, MediaInfo] | Failure, seconds: float, ready: floa
         "part": clip.part,
         "parts": clip.parts,
     }
+
+
+def _binary(arrays: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
+    """The bytes of each array, put together with one copy; null for None."""
+    parts = [np.zeros(0, np.uint8) if a is None else np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays]
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    data = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    valid = pa.array([a is not None for a in arrays], pa.bool_()).buffers()[1]
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(parts), [valid, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

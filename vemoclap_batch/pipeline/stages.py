@@ -13,6 +13,7 @@ from vemoclap_batch.extractors.base import Extractor, Resources, Result
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline import rows as R
 from vemoclap_batch.pipeline.ledger import guarded
@@ -25,7 +26,7 @@ class DecodeStage:
         self._frames = {name for name, spec in specs.items() if spec.reads_frames}
         self._sound = {name for name, spec in specs.items() if spec.reads_waveform}
         self._ledger = ledger
-        self._worker = DecodeWorker(config.sampling, config.decode)
+        self._worker = DecodeWorker(Sampling(**config.sampling.model_dump()), _limits(config))
         self._ready = time.time()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -84,7 +85,22 @@ class ExtractStage:
         results: list[Result | Failure | None] = [None] * rows.num_rows
         for row, result in zip(at, found, strict=True):
             results[row] = result
-        return R.with_results(rows, spec, results, time.perf_counter() - began, self._ready)
+        return _with_results(rows, spec, results, time.perf_counter() - began, self._ready)
+
+
+def _with_results(
+    rows: pa.Table, spec: Spec, results: list[Result | Failure | None], seconds: float, ready: float
+) -> pa.Table:
+    """Add the column; a result that does not fit the extractor's own columns becomes that row's failure."""
+    try:
+        return R.with_results(rows, spec, results, seconds, ready)
+    except (pa.ArrowException, ValueError, TypeError):
+        for at, result in enumerate(results):
+            try:
+                R.with_results(rows.slice(at, 1), spec, [result], 0.0, ready)
+            except (pa.ArrowException, ValueError, TypeError) as error:
+                results[at] = Failure.of(error)
+        return R.with_results(rows, spec, results, seconds, ready)
 
 
 def run_batch(extractor: Extractor, items: Sequence[Any]) -> list[Result | Failure]:
@@ -95,6 +111,11 @@ def run_batch(extractor: Extractor, items: Sequence[Any]) -> list[Result | Failu
         if len(items) == 1:
             return [Failure.of(error)]
         return [result for item in items for result in run_batch(extractor, [item])]
+
+
+def _limits(config: Config) -> Limits:
+    names = ("timeout_s", "memory_gb", "max_duration_s", "decoder")
+    return Limits(**{name: getattr(config.decode, name) for name in names})
 
 
 def _item(rows: pa.Table, row: int, spec: Spec) -> Clip | str | None:

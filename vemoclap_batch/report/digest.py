@@ -56,18 +56,23 @@ def digest(
 def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the digest as a table; text from videos is shown as it is, never as markup."""
     grid = Grid(show_lines=False, pad_edge=False)
-    for heading in ("video", "emotion", "runner-up"):
-        grid.add_column(heading, overflow="fold" if heading == "video" else "ellipsis")
-    for heading in ("heard", "read", "seen"):
-        grid.add_column(heading, ratio=1, overflow="fold")
+    grid.add_column("video", overflow="fold")
+    columns = [
+        name for name in ("emotion", "runner-up", "heard", "read", "seen") if any(_cell(row, name) for row in rows)
+    ]
+    for name in columns:
+        grid.add_column(name, overflow="fold", ratio=1 if name in {"heard", "read", "seen"} else None)
     for row in rows:
-        grid.add_row(
-            Text(row["name"]),
-            Text(f"{row['label']} {row['confidence']:.0%}" if "label" in row else "–"),
-            Text(f"{row['runner_up']} {row['runner_up_confidence']:.0%}" if "runner_up" in row else "–"),
-            *[Text(shorten(row.get(column) or "–")) for column in ("heard", "read", "seen")],
-        )
+        grid.add_row(Text(row["name"]), *[Text(_cell(row, name) or "–") for name in columns])
     console.print(grid)
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    if column == "emotion":
+        return f"{row['label']} {row['confidence']:.0%}" if "label" in row else ""
+    if column == "runner-up":
+        return f"{row['runner_up']} {row['runner_up_confidence']:.0%}" if "runner_up" in row else ""
+    return shorten(row.get(column) or "")
 
 
 def shorten(text: str, limit: int = _WORDS) -> str:

@@ -45,14 +45,15 @@ class Table:
         return ds.dataset(paths, schema=self.schema, format="parquet", filesystem=self.filesystem)
 
     def read(self, columns: Sequence[str] | None = None, of: pa.Array | pa.ChunkedArray | None = None) -> pa.Table:
-        """Rows in memory, optionally some columns only, and only of the videos whose :func:`keys` are ``of``.
+        """Rows in memory, optionally some columns only (the key's always) and only some videos.
 
+        Those are named ``of`` their :func:`keys`.
         Peak memory is that of the rows returned and a few record batches: others are dropped as they are read.
         """
         dataset = self.dataset()
-        if of is None:
-            return dataset.to_table(columns=list(columns) if columns else None)
         wanted = [*dict.fromkeys([*KEY, *(columns or self.schema.names)])]
+        if of is None:
+            return dataset.to_table(columns=wanted)
         filter_ids = ds.field("video_id").isin(_ids(of))
         batches = []
         for batch in dataset.to_batches(columns=wanted, filter=filter_ids):

@@ -1,0 +1,31 @@
+"""One Ray session for all tests that need one; tiny models so that the pipeline itself is what is tested."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Ray's workers import tests.tiny, as the tests do.
+# Several threads per small matrix only get into each other's way on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """The session's Ray, which runs() inside this process joins by themselves."""
+    from vemoclap_batch.pipeline.cluster import connected
+
+    with connected() as found:
+        yield found
+
+
+@pytest.fixture
+def tiny_profile(tmp_path):
+    """A profile with the tiny extractors."""
+    from tests.tiny import PROFILE
+
+    path = tmp_path / "tiny.yaml"
+    path.write_text(PROFILE)
+    return str(path)

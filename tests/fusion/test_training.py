@@ -1,0 +1,103 @@
+"""Training finds structure that is there, the same seed gives the same weights, and the scores are right."""
+
+import numpy as np
+import pytest
+import torch
+
+from vemoclap_batch.fusion.data import Examples, drop_modalities, to_tensors
+from vemoclap_batch.fusion.evaluation import calibration_error, draw_confusion, evaluate
+from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.training import PRESETS, TrainSettings, fit_statistics, split_validation, train
+
+LABELS = ("anger", "disgust", "fear")
+SHAPE = FusionSpec(
+    features={
+        "face": FeatureSpec(width=4, length=6, sequence=True),
+        "sound": FeatureSpec(width=3, length=6, sequence=True),
+        "text": FeatureSpec(width=2, length=1, sequence=False),
+    },
+    labels=LABELS, d_model=16, heads=2, dropout=0.1,
+)  # fmt: skip
+
+
+def made(n, seed):
+    """Each label moves one dimension of one feature."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    features = {"face": [], "sound": [], "text": []}
+    for label in labels:
+        face, sound = rng.normal(size=(rng.integers(2, 12), 4)), rng.normal(size=(5, 3))
+        text = rng.normal(size=(1, 2))
+        face[:, 0] += 2.5 * (label == 0)
+        sound[:, 1] += 2.5 * (label == 1)
+        text[:, 0] += 2.5 * (label == 2)
+        for name, array in zip(features, (face, sound, text), strict=True):
+            features[name].append(array.astype(np.float32))
+    return Examples([f"v{seed}-{row}" for row in range(n)], features, labels.astype(np.int64))
+
+
+QUICK = TrainSettings(lr=3e-3, max_steps=300, evaluate_every=50, patience=300)
+
+
+def test_it_learns_what_is_there():
+    training, validation = split_validation(made(300, 1), 0.2, seed=1)
+    assert not set(training.ids) & set(validation.ids)
+    checkpoint, history = train(fit_statistics(SHAPE, training), training, validation, QUICK)
+    test = made(200, 2)
+    result = evaluate(checkpoint.probabilities(test), test.labels, LABELS)
+    assert result["accuracy"] > 0.75
+    assert history.best_accuracy == max(history.accuracies)
+    assert result["accuracy_interval"][0] < result["accuracy"] < result["accuracy_interval"][1]
+
+
+def test_the_same_seed_gives_the_same_weights():
+    examples = made(60, 1)
+    shape = fit_statistics(SHAPE, examples)
+    runs = [
+        train(shape, examples, examples.subset([]), QUICK.model_copy(update={"max_steps": 20, "seed": seed}))[0]
+        for seed in (1, 1, 2)
+    ]
+    first, again, other = ([x.clone() for x in run.model.state_dict().values()] for run in runs)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_it_stops_when_validation_gets_no_better():
+    examples = made(60, 1)
+    settings = QUICK.model_copy(update={"lr": 1e-9, "max_steps": 10_000, "evaluate_every": 5, "patience": 20})
+    _, history = train(fit_statistics(SHAPE, examples), examples, examples, settings)
+    assert history.steps[-1] < 100
+
+
+def test_the_published_settings_are_the_defaults():
+    assert PRESETS["published"] == TrainSettings(
+        lr=1e-5, batch=32, max_steps=200_000, evaluate_every=5_000, patience=100_000, clip_gradients=1.0, seed=1
+    )
+
+
+def test_modality_dropout_leaves_something():
+    examples = made(200, 3)
+    batch = to_tensors(examples, SHAPE)
+    dropped = drop_modalities(batch, examples, 0.7, epoch=0, seed=1)
+    present = torch.stack([dropped[name].abs().sum((1, 2)) > 0 for name in SHAPE.features])
+    assert present.any(0).all()
+    assert 0.2 < present.float().mean() < 0.6
+
+
+def test_scores_are_right_on_a_case_done_by_hand():
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.3, 0.7, 0.0]])
+    result = evaluate(probabilities, np.array([0, 1, 1, 1]), LABELS)
+    assert result["accuracy"] == 0.75
+    assert result["uar"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
+    assert result["confusion_matrix"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    assert result["calibration_error"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.3) / 4)
+
+
+def test_calibration_error_of_perfect_confidence_is_zero():
+    assert calibration_error(np.eye(3), np.arange(3)) == 0
+
+
+def test_the_confusion_matrix_is_drawn(tmp_path):
+    draw_confusion(evaluate(np.eye(3), np.arange(3), LABELS), LABELS, tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,112 @@
+"""What is missing: done cells, failed cells, texts from the store."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.tiny import PROFILE
+from vemoclap_batch.config import load_config
+from vemoclap_batch.extractors.base import Result
+from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.pipeline.commit import Committer
+from vemoclap_batch.pipeline.missing import find_work
+from vemoclap_batch.pipeline.rows import with_results
+from vemoclap_batch.store import schemas
+from vemoclap_batch.store.store import Store
+
+VIDEOS = pa.table({"video_id": ["a", "b", "c"], "content_key": ["1"] * 3, "uri": ["/a", "/b", "/c"]})
+
+
+@pytest.fixture
+def specs(tmp_path):
+    (tmp_path / "p.yaml").write_text(PROFILE)
+    return resolve(load_config(str(tmp_path / "p.yaml")))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "out"))
+
+
+def commit(store, specs, name, ids, text="hello"):
+    """Commit a result of one extractor for some videos, as the driver does."""
+    work = find_work(store, VIDEOS, specs, 3)
+    rows = VIDEOS.filter(pa.array([video in ids for video in VIDEOS["video_id"].to_pylist()]))
+    spec = specs[name]
+    times = np.zeros(1) if spec.cls.sequence else None
+    extras = {"text": text} if "text" in spec.cls.columns else {}
+    result = Result(np.ones((1 if spec.width else 0, spec.width), np.float32), times, times, extras)
+    block = with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0)
+    Committer(store, specs, work, "r1").commit(block)
+
+
+def fail(store, video, error_type, attempts=1, fingerprint=None, stage="decode"):
+    row = dict.fromkeys(schemas.ERRORS.names) | {
+        "video_id": video, "content_key": "1", "stage": stage, "error_type": error_type, "attempts": attempts,
+        "fingerprint": fingerprint, "run_id": "r0", "time": datetime.datetime.now(datetime.UTC),
+    }  # fmt: skip
+    store.errors().append(pa.Table.from_pylist([row], schema=schemas.ERRORS))
+
+
+def wanted(work):
+    return dict(zip(work.rows["video_id"].to_pylist(), work.rows["wanted"].to_pylist(), strict=True))
+
+
+def test_everything_is_missing_at_first(store, specs):
+    assert wanted(find_work(store, VIDEOS, specs, 3)) == {key: ["clip", "asr", "asr_sentiment"] for key in "abc"}
+
+
+def test_what_is_committed_is_not_wanted_again(store, specs):
+    for name in specs:
+        commit(store, specs, name, {"a", "b"})
+    work = find_work(store, VIDEOS, specs, 3)
+    assert wanted(work) == {"c": ["clip", "asr", "asr_sentiment"]}
+    assert work.incomplete["video_id"].to_pylist() == ["c"]
+    assert work.done == dict.fromkeys(specs, 2)
+
+
+def test_replaced_content_is_wanted_again(store, specs):
+    for name in specs:
+        commit(store, specs, name, {"a", "b", "c"})
+    changed = VIDEOS.set_column(1, "content_key", pa.array(["1", "2", "1"]))
+    assert list(wanted(find_work(store, changed, specs, 3))) == ["b"]
+
+
+def test_a_text_in_the_store_opens_no_video(store, specs):
+    commit(store, specs, "clip", {"a", "b", "c"})
+    commit(store, specs, "asr", {"a", "b"})
+    work = find_work(store, VIDEOS, specs, 3)
+    assert wanted(work) == {"a": ["asr_sentiment"], "b": ["asr_sentiment"], "c": ["asr", "asr_sentiment"]}
+    assert work.rows["text_asr"].to_pylist() == ["hello", "hello", None]
+
+
+@pytest.mark.parametrize(
+    ("error_type", "attempts", "again"),
+    [("timeout", 1, True), ("timeout", 3, False), ("worker_died", 2, True), ("undecodable", 1, False), ("io", 1, True)],
+)
+def test_a_failure_to_decode_is_tried_again_if_it_may_pass(store, specs, error_type, attempts, again):
+    fail(store, "a", error_type, attempts)
+    work = find_work(store, VIDEOS, specs, 3)
+    assert ("a" in wanted(work)) == again
+    assert work.given_up == dict.fromkeys(specs, 0 if again else 1)
+    assert "a" in work.incomplete["video_id"].to_pylist()
+    assert work.attempts["a\0001", None] == attempts
+
+
+def test_a_failed_source_takes_its_reader_along_and_nothing_else(store, specs):
+    fail(store, "a", "model", fingerprint=specs["asr"].fingerprint, stage="extract")
+    assert wanted(find_work(store, VIDEOS, specs, 3))["a"] == ["clip"]
+
+
+def test_a_failure_of_another_fingerprint_does_not_count(store, specs):
+    fail(store, "a", "model", fingerprint="another", stage="extract")
+    assert len(wanted(find_work(store, VIDEOS, specs, 3))["a"]) == 3
+
+
+def test_a_failure_to_decode_is_over_once_the_video_has_a_row(store, specs):
+    fail(store, "a", "timeout", attempts=3)
+    row = dict.fromkeys(schemas.VIDEOS.names) | {"video_id": "a", "content_key": "1"}
+    store.videos().append(pa.Table.from_pylist([row], schema=schemas.VIDEOS))
+    assert "a" in wanted(find_work(store, VIDEOS, specs, 3))

@@ -1,0 +1,51 @@
+"""One writer at a time; a holder that dies frees the folder at once."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vemoclap_batch.store.lock import Busy, writer
+
+HOLD = """
+import sys, time
+from vemoclap_batch.store.lock import writer
+with writer(sys.argv[1], "the-other-run"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_run_is_told_who_holds_the_folder(tmp_path, holder):
+    with (
+        pytest.raises(Busy, match=rf"held by run the-other-run \(process {holder.pid} on"),
+        writer(str(tmp_path), "r", wait=False),
+    ):
+        raise AssertionError("two writers")
+
+
+def test_a_holder_that_is_killed_frees_it(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with writer(str(tmp_path), "r", wait=False):
+        pass
+
+
+def test_a_waiting_run_goes_on_when_the_holder_ends(tmp_path, holder):
+    waiting = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    assert waiting.poll() is None
+    holder.kill()
+    assert waiting.stdout.readline() == "held\n"
+    waiting.kill()
+    waiting.wait()

@@ -1,0 +1,116 @@
+"""Shards appear whole or not at all, no key twice, readable by anyone."""
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vemoclap_batch.pipeline.rows import feature_array
+from vemoclap_batch.store import schemas
+from vemoclap_batch.store.keyset import KeySet
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import keys
+
+SCHEMA = schemas.features(True, {"text": pa.string()}, 3)
+
+
+def rows(ids, content="c", value=1.0):
+    features = [np.full((at % 3, 3), value, np.float32) for at in range(len(ids))]
+    return pa.table(
+        {
+            "video_id": ids, "content_key": [content] * len(ids), "run_id": ["r"] * len(ids),
+            "feature": feature_array(features), "start_s": [[0.0] * len(f) for f in features],
+            "end_s": [[1.0] * len(f) for f in features], "text": ids,
+        },
+    ).cast(SCHEMA)  # fmt: skip
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+def test_rows_come_back_and_none_is_written_twice(store):
+    table = store.features("asr", "f", SCHEMA)
+    assert table.append(rows(["a", "b", "b"])) == 2
+    assert table.append(rows(["b", "c"])) == 1
+    assert store.features("asr", "f", SCHEMA).append(rows(["a", "b", "c"])) == 0
+    found = table.read().sort_by("video_id")
+    assert found["video_id"].to_pylist() == ["a", "b", "c"]
+    assert found["feature"].to_pylist() == [[], [[1, 1, 1]], [[1, 1, 1]]]
+
+
+def test_another_content_is_another_row(store):
+    table = store.features("asr", "f", SCHEMA)
+    table.append(rows(["a"], "old"))
+    table.append(rows(["a"], "new"))
+    wanted = keys(rows(["a", "z"], "new"))
+    assert table.committed(wanted).tolist() == [True, False]
+    assert table.read(["text"], of=wanted)["content_key"].to_pylist() == ["new"]
+
+
+def test_half_written_and_foreign_files_are_not_read(tmp_path):
+    table = Store(str(tmp_path)).features("asr", "f", SCHEMA)
+    table.append(rows(["a"]))
+    folder = tmp_path / "features" / "asr" / "f"
+    (folder / ".part-1.parquet.abc.tmp").write_bytes(b"PAR1")
+    (folder / "extractor.json").write_text("{}")
+    assert table.read().num_rows == 1
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    table = Store(str(tmp_path)).features("asr", "f", SCHEMA)
+    folder = tmp_path / "features" / "asr" / "f"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    with pytest.raises(OSError, match="f"):
+        table.append(rows(["a"]))
+    folder.unlink()
+    assert table.append(rows(["b"])) == 1
+    assert [p.name[:5] for p in folder.iterdir()] == ["part-"]
+
+
+def test_duckdb_pandas_and_pyarrow_read_it(tmp_path):
+    Store(str(tmp_path)).features("asr", "f", SCHEMA).append(rows(["a", "b", "c"]))
+    glob = f"{tmp_path}/features/asr/f/part-*.parquet"
+    assert duckdb.sql(f"select video_id, len(feature) from '{glob}' order by 1").fetchall() == [
+        ("a", 0),
+        ("b", 1),
+        ("c", 2),
+    ]
+    frame = pd.read_parquet(tmp_path / "features" / "asr" / "f")
+    assert frame.sort_values("video_id")["feature"].map(len).tolist() == [0, 1, 2]
+    [shard] = (tmp_path / "features" / "asr" / "f").glob("part-*.parquet")
+    assert pq.read_schema(shard).metadata[b"width"] == b"3"
+
+
+def test_the_current_content_of_a_video_is_the_latest_runs(tmp_path):
+    store = Store(str(tmp_path))
+    for run, content in (("20260102", "new"), ("20260101", "old")):
+        row = dict.fromkeys(schemas.VIDEOS.names) | {"video_id": "a", "content_key": content, "run_id": run}
+        store.videos().append(pa.Table.from_pylist([row, row | {"video_id": "b" + content}], schema=schemas.VIDEOS))
+    found = store.current_videos()
+    assert dict(zip(found["video_id"].to_pylist(), found["content_key"].to_pylist(), strict=True)) == {
+        "a": "new", "bnew": "new", "bold": "old",
+    }  # fmt: skip
+
+
+@given(st.lists(st.text(max_size=3), max_size=40), st.lists(st.text(max_size=3), max_size=40))
+def test_a_key_set_is_a_set(first, second):
+    found, model = KeySet(first), set(first)
+    for key in second:
+        assert found.add(key) == (key not in model)
+        model.add(key)
+
+
+@given(st.lists(st.integers(0, 4), max_size=6), st.integers(1, 5))
+def test_features_survive_arrow(lengths, width):
+    features = [np.random.default_rng(n).random((n, width), np.float32) for n in lengths]
+    column = feature_array(features)
+    assert [np.array(item, np.float32).reshape(-1, width).tolist() for item in column.to_pylist()] == [
+        f.tolist() for f in features
+    ]

@@ -1,0 +1,73 @@
+"""Configuration: profiles, overrides, and every mistake named at once."""
+
+import pytest
+
+from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.extractors.catalog import resolve
+
+
+def test_lite_is_valid_and_resolves():
+    specs = resolve(load_config("lite"))
+    assert list(specs)[-2:] == ["asr_sentiment", "ocr_sentiment"]
+    assert set(specs) == {"clip", "face_emotion", "ocr", "beats", "asr", "asr_sentiment", "ocr_sentiment"}
+
+
+def test_an_override_reaches_the_extractor():
+    config = load_config("lite", ["extractors.asr.beam_size=2", "sampling.frames=8"])
+    assert resolve(config)["asr"].settings.beam_size == 2
+    assert config.sampling.frames == 8
+
+
+def test_every_mistake_is_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_config("lite", ["sampling.frames=none", "decode.timeout_s=-1", "nonsense", "pipeline.blocks=3"])
+    text = str(caught.value)
+    assert len(caught.value.mistakes) == 4
+    assert "sampling.frames = 'none': expected a valid integer" in text
+    assert "decode.timeout_s = -1" in text
+    assert "greater than 0" in text
+    assert "'nonsense': expected key=value" in text
+    assert "pipeline.blocks = 3: no such setting" in text
+
+
+def test_mistakes_of_several_extractors_are_reported_together():
+    config = load_config("lite", ["extractors.asr.beam_size=zero", "extractors.ocr.colour=red"])
+    with pytest.raises(ConfigError) as caught:
+        resolve(config)
+    assert any(m.startswith("extractors.asr.beam_size = 'zero'") for m in caught.value.mistakes)
+    assert any(m.startswith("extractors.ocr.colour = 'red': no such setting") for m in caught.value.mistakes)
+
+
+def test_unknown_names_suggest_the_right_one():
+    with pytest.raises(ConfigError, match="no extractor 'aasr' in this profile; expected one of asr"):
+        load_config("lite", ["extractors.aasr.model=x"])
+    with pytest.raises(ConfigError, match="expected one of lite"):
+        load_config("heavy")
+
+
+def test_a_class_that_is_none_is_refused():
+    config = load_config("lite", ["extractors.asr.class=os:path"])
+    with pytest.raises(ConfigError, match=r"extractors.asr.class: 'os:path' is not an Extractor"):
+        resolve(config)
+
+
+def test_fingerprints_follow_what_changes_the_output():
+    base = resolve(load_config("lite"))
+    frames = resolve(load_config("lite", ["sampling.frames=8"]))
+    beam = resolve(load_config("lite", ["extractors.asr.beam_size=2"]))
+    pool = resolve(load_config("lite", ["extractors.asr.pool.threads=2", "pipeline.block_videos=9"]))
+
+    def changed(other):
+        return {name for name in base if base[name].fingerprint != other[name].fingerprint}
+
+    assert changed(frames) == {"clip", "face_emotion", "ocr", "ocr_sentiment"}
+    assert changed(beam) == {"asr", "asr_sentiment"}
+    assert changed(pool) == set()
+
+
+def test_a_profile_of_ones_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extractors: {t: {class: 'vemoclap_batch.extractors.minilm:MiniLM'}}\n")
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert config.profile == "mine"
+    with pytest.raises(ConfigError, match=r"extractors.t.input: missing"):
+        resolve(config)

@@ -1,0 +1,165 @@
+"""Sources: files, folders, globs and manifests; mistakes before anything starts."""
+
+import hashlib
+import os
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vemoclap_batch import manifest as M
+from vemoclap_batch.config import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    for name in ("a/one.mp4", "a/deep/two.MKV", "a/notes.txt", "a/.hidden.mp4", "three ' \" é 名.webm"):
+        (tmp_path / name).write_bytes(b"x" * len(name))
+    return tmp_path
+
+
+def names(found):
+    return sorted(os.path.basename(uri) for uri in found.rows["uri"].to_pylist())
+
+
+def test_a_folder_is_searched_for_media(folder):
+    found = M.read_sources([str(folder)])
+    assert names(found) == ["one.mp4", "three ' \" é 名.webm", "two.MKV"]
+    assert dict(found.ignored) == {".txt": 1, ".mp4": 1}
+
+
+def test_the_id_and_the_content_key_are_as_designed(folder):
+    [row] = M.read_sources([str(folder / "a" / "one.mp4")]).rows.to_pylist()
+    path = str(folder / "a" / "one.mp4")
+    assert row["video_id"] == "one-" + hashlib.sha256(path.encode()).hexdigest()[:10]
+    found = os.stat(path)
+    assert row["content_key"] == f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def test_a_replaced_file_has_another_content_key(folder):
+    before = M.read_sources([str(folder / "a" / "one.mp4")]).rows["content_key"][0]
+    (folder / "a" / "one.mp4").write_bytes(b"another")
+    assert M.read_sources([str(folder / "a" / "one.mp4")]).rows["content_key"][0] != before
+
+
+def test_a_link_loop_ends_and_a_linked_folder_counts_once(folder):
+    (folder / "a" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "again").symlink_to(folder / "a", target_is_directory=True)
+    assert len(names(M.read_sources([str(folder)]))) == 3
+
+
+def test_pipes_and_broken_links_are_passed_over(folder):
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "broken.mp4").symlink_to(folder / "nowhere.mp4")
+    assert len(names(M.read_sources([str(folder)]))) == 3
+
+
+def test_a_name_that_is_not_utf8_is_counted_as_ignored(folder):
+    with open(os.fsencode(folder) + b"/bad\xff.mp4", "wb") as file:
+        file.write(b"x")
+    found = M.read_sources([str(folder)])
+    assert len(names(found)) == 3
+    assert found.ignored["(unprintable name)"] == 1
+
+
+def test_a_glob(folder):
+    assert names(M.read_sources([f"{folder}/a/**/*.*"])) == ["one.mp4", "two.MKV"]
+
+
+def test_two_sources_that_overlap_count_a_video_once(folder):
+    assert len(names(M.read_sources([str(folder), f"{folder}/a/*.mp4"]))) == 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_manifest_written_is_read_back(folder, tmp_path_factory, suffix):
+    found = M.read_sources([str(folder)])
+    path = str(tmp_path_factory.mktemp("m") / f"videos{suffix}")
+    M.write_manifest(found, path)
+    assert M.read_sources([path]).rows.sort_by("uri").equals(found.rows.sort_by("uri"))
+
+
+def test_a_relative_address_is_relative_to_the_manifest(folder):
+    (folder / "list.csv").write_text("uri,label\na/one.mp4,Joy\n")
+    [row] = M.read_sources([str(folder / "list.csv")]).rows.to_pylist()
+    assert row["uri"] == str(folder / "a" / "one.mp4")
+    assert row["label"] == "joy"
+
+
+def test_a_video_that_is_not_there_is_left_to_the_run(folder):
+    (folder / "list.jsonl").write_text('{"uri": "gone.mp4"}\n')
+    [row] = M.read_sources([str(folder / "list.jsonl")]).rows.to_pylist()
+    assert row["content_key"] == M.ABSENT
+
+
+def test_given_ids_and_content_keys_are_kept(folder):
+    pq.write_table(pa.table({"uri": ["a/one.mp4"], "video_id": ["v1"], "content_key": ["k"]}), folder / "m.parquet")
+    [row] = M.read_sources([str(folder / "m.parquet")]).rows.to_pylist()
+    assert (row["video_id"], row["content_key"]) == ("v1", "k")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path\na.mp4\n", "no column 'uri'; found path"),
+        ("uri,video_id\na.mp4,x\nb.mp4,x\n", "row 2: a video that an earlier row names ('x', as in row 1"),
+        ("uri,label\na.mp4,happy\n", "row 1: label is not one of anger"),
+        ("uri\n", "no rows"),
+        ("uri,label\na,joy,3\n", "cannot be read as a manifest"),
+        ("uri,label\n,joy\n", "row 1: no uri"),
+    ],
+)
+def test_mistakes_in_a_manifest_are_named(tmp_path, text, message):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        M.read_sources([str(tmp_path / "bad.csv")])
+    assert message in str(caught.value)
+    assert "bad.csv" in str(caught.value)
+
+
+def test_all_mistakes_of_all_sources_are_named(tmp_path):
+    (tmp_path / "bad.csv").write_text("uri,label,video_id\na.mp4,happy,x\nb.mp4,joy,x\n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        M.read_sources([str(tmp_path / "bad.csv"), str(tmp_path / "nowhere"), str(tmp_path / "empty")])
+    assert len(caught.value.mistakes) == 4
+
+
+def test_another_filesystem_gives_its_own_content_keys():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/clips/a.mp4", b"1")
+    memory.pipe("/clips/b.txt", b"1")
+    found = M.read_sources(["memory://clips"])
+    assert found.rows["uri"].to_pylist() == ["memory:///clips/a.mp4"]
+    assert found.rows["content_key"][0].as_py().startswith("1-")
+    memory.pipe("/lists/list.csv", b"uri\nmemory://clips/a.mp4\n../clips/./a.mp4\n")
+    with pytest.raises(ConfigError, match="a video that an earlier row names"):
+        M.read_sources(["memory://lists/list.csv"])
+
+
+def test_an_etag_is_the_content_key():
+    assert M.remote_content_key({"ETag": '"abc"', "size": 3}) == "abc"
+    assert M.remote_content_key({"size": 3, "mtime": 1.5}) == "3-1.5"
+    assert M.remote_content_key({"size": 3}) == M.UNKNOWN_CONTENT
+
+
+@given(st.lists(st.sampled_from(["a", "b", ".", "..", "c d"]), min_size=1, max_size=6))
+def test_normalising_is_idempotent_and_ids_depend_on_the_normal_form_only(parts):
+    address = "/".join(parts)
+    once = M.normalise(address, "/base")
+    assert M.normalise(once) == once
+    assert os.path.isabs(once)
+    assert M.video_id(once) == M.video_id(M.normalise("/base/./" + address))
+
+
+def test_labels_may_name_videos_by_id_alone(tmp_path):
+    (tmp_path / "l.csv").write_text("video_id,label,split\na,JOY,train\nb,,test\nc,anger,test\n")
+    found = M.read_labels(str(tmp_path / "l.csv"))
+    assert found["video_id"] == ["a", "c"]
+    assert found["label"] == ["joy", "anger"]
+    (tmp_path / "l.csv").write_text("video_id,label\na,joy\na,fear\n")
+    with pytest.raises(ConfigError, match="a video that an earlier row names"):
+        M.read_labels(str(tmp_path / "l.csv"))

@@ -1,0 +1,125 @@
+"""Two tiny extractors without torch, for tests of the pipeline: real frames and waveforms, trivial models.
+
+A video whose name says so misbehaves: ``crash`` kills the process, ``raise`` raises, ``hang`` never returns.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, Result
+
+
+class TinySettings(ExtractorSettings):
+    scale: float = 1.0
+    calls: str | None = None
+    delay_s: float = 0.0
+
+
+def _note(settings: TinySettings, what: str) -> None:
+    if settings.calls:
+        with Path(settings.calls).open("a") as file:
+            file.write(f"{what}\n")
+
+
+class TinyFrames(Extractor):
+    """Mean colour of every frame."""
+
+    Settings = TinySettings
+    inputs = (FRAMES,)
+    sequence = True
+    columns = {"brightness": pa.float32()}
+
+    def __init__(self, settings, resources):
+        super().__init__(settings, resources)
+        _note(settings, "load frames")
+
+    @classmethod
+    def space(cls, settings):
+        return "tiny/colour"
+
+    @classmethod
+    def width(cls, settings):
+        return 3
+
+    def extract(self, items):
+        return [self._one(clip) for clip in items]
+
+    def _one(self, clip):
+        _misbehave(clip.video_id)
+        time.sleep(self.settings.delay_s)
+        _note(self.settings, f"frames {clip.video_id}")
+        colours = clip.frames.reshape(len(clip.frames), -1, 3).mean(1).astype(np.float32) if len(clip.frames) else None
+        if colours is None:
+            return Result(np.zeros((0, 3), np.float32), np.zeros(0), np.zeros(0), {"brightness": None})
+        times = clip.frame_times
+        return Result(colours * self.settings.scale, times, times, {"brightness": float(colours.mean())})
+
+
+class TinySound(Extractor):
+    """Loudness of the sound, in words."""
+
+    Settings = TinySettings
+    inputs = (WAVEFORM,)
+    columns = {"text": pa.string()}
+
+    def __init__(self, settings, resources):
+        super().__init__(settings, resources)
+        _note(settings, "load sound")
+
+    def extract(self, items):
+        results = []
+        for clip in items:
+            if "wave" in clip.video_id:
+                _misbehave(clip.video_id)
+            _note(self.settings, f"sound {clip.video_id}")
+            level = float(np.sqrt((clip.waveform**2).mean())) if len(clip.waveform) else 0.0
+            text = f"level {level * self.settings.scale:.4f}" if level else ""
+            results.append(Result(np.zeros((0, 0), np.float32), extras={"text": text}))
+        return results
+
+
+class TinyText(Extractor):
+    """Length of a text."""
+
+    Settings = TinySettings
+    inputs = (TEXT,)
+
+    def __init__(self, settings, resources):
+        super().__init__(settings, resources)
+        _note(settings, "load text")
+
+    @classmethod
+    def space(cls, settings):
+        return "tiny/length"
+
+    @classmethod
+    def width(cls, settings):
+        return 2
+
+    def extract(self, items):
+        _note(self.settings, f"text {len(items)}")
+        empty = np.zeros((0, 2), np.float32)
+        return [Result(np.array([[len(text), self.settings.scale]], np.float32) if text else empty) for text in items]
+
+
+def _misbehave(video_id: str) -> None:
+    if "crash" in video_id:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "raise" in video_id:
+        raise ValueError(f"cannot bear {video_id}")
+
+
+PROFILE = """
+pipeline: {block_videos: 3}
+extractors:
+  clip: {class: "tests.tiny:TinyFrames"}
+  asr: {class: "tests.tiny:TinySound"}
+  asr_sentiment: {class: "tests.tiny:TinyText", input: asr}
+"""
