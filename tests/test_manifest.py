@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vemoclap_batch import listing
 from vemoclap_batch import manifest as M
 from vemoclap_batch.config import ConfigError
 
@@ -92,7 +93,7 @@ def test_a_relative_address_is_relative_to_the_manifest(folder):
 def test_a_video_that_is_not_there_is_left_to_the_run(folder):
     (folder / "list.jsonl").write_text('{"uri": "gone.mp4"}\n')
     [row] = M.read_sources([str(folder / "list.jsonl")]).rows.to_pylist()
-    assert row["content_key"] == M.ABSENT
+    assert row["content_key"] == listing.ABSENT
 
 
 def test_given_ids_and_content_keys_are_kept(folder):
@@ -141,18 +142,18 @@ def test_another_filesystem_gives_its_own_content_keys():
 
 
 def test_an_etag_is_the_content_key():
-    assert M.remote_content_key({"ETag": '"abc"', "size": 3}) == "abc"
-    assert M.remote_content_key({"size": 3, "mtime": 1.5}) == "3-1.5"
-    assert M.remote_content_key({"size": 3}) == M.UNKNOWN_CONTENT
+    assert listing.remote_content_key({"ETag": '"abc"', "size": 3}) == "abc"
+    assert listing.remote_content_key({"size": 3, "mtime": 1.5}) == "3-1.5"
+    assert listing.remote_content_key({"size": 3}) == listing.UNKNOWN_CONTENT
 
 
 @given(st.lists(st.sampled_from(["a", "b", ".", "..", "c d"]), min_size=1, max_size=6))
 def test_normalising_is_idempotent_and_ids_depend_on_the_normal_form_only(parts):
     address = "/".join(parts)
-    once = M.normalise(address, "/base")
-    assert M.normalise(once) == once
+    once = listing.normalise(address, "/base")
+    assert listing.normalise(once) == once
     assert os.path.isabs(once)
-    assert M.video_id(once) == M.video_id(M.normalise("/base/./" + address))
+    assert M.video_id(once) == M.video_id(listing.normalise("/base/./" + address))
 
 
 def test_labels_may_name_videos_by_id_alone(tmp_path):

@@ -11,11 +11,9 @@ import io
 import json
 import os
 import posixpath
-import stat
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -25,21 +23,13 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.listing import is_media, local_content_key, normalise, remote_content_key, walk
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
 
-#: What a folder or a prefix is searched for.
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .ts .mts .m2ts .3gp .ogv .gif "
-    ".wav .mp3 .m4a .aac .flac .ogg .opus".split()
-)
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("video_id", "content_key", "uri", "label", "split")],
 )
-#: Content key of an address whose store tells nothing about its content without a request per object.
-UNKNOWN_CONTENT = "unknown"
-#: Content key of a local file that is not there.
-ABSENT = "absent"
 _SHOWN = 10
 
 
@@ -81,17 +71,6 @@ def video_id(address: str) -> str:
     stem = posixpath.splitext(posixpath.basename(address))[0]
     digest = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()[:10]
     return f"{_utf8(stem)}-{digest}"
-
-
-def normalise(address: str, base: str = "") -> str:
-    """The absolute, normalised form of an address; a relative path is relative to ``base``."""
-    if not is_remote(address):
-        path = os.path.expanduser(address.removeprefix("file://"))
-        if is_remote(base) and not os.path.isabs(path):
-            return normalise(f"{base.rstrip('/')}/{path}")
-        return os.path.abspath(os.path.join(base, path))
-    scheme, _, rest = address.partition("://")
-    return f"{scheme.lower()}://{posixpath.normpath(rest)}"
 
 
 def write_manifest(manifest: Manifest, address: str) -> None:
@@ -144,61 +123,13 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> pa.Table:
 def _local_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] | pa.Table:
     path = local_path(source)
     if os.path.isdir(path):
-        return list(_walk(path, ignored))
+        return list(walk(path, ignored))
     if os.path.isfile(path):
         return _read_manifest_file(path) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
     if any(char in source for char in "*?["):
         matches = fsspec.filesystem("file").glob(path)
-        return [(match, local_content_key(match)) for match in matches if _is_media(match, ignored)]
+        return [(match, local_content_key(match)) for match in matches if is_media(match, ignored)]
     raise ConfigError([f"{source!r}: no such file or folder"])
-
-
-def local_content_key(path: str) -> str:
-    """Size and modification time of a local file, or :data:`ABSENT`."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return ABSENT
-    except OSError as error:
-        return f"unreadable-{error.errno}"
-    return f"{found.st_size}-{found.st_mtime_ns}"
-
-
-def _walk(top: str, ignored: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Media files below a folder, links followed, each real directory visited once (so link loops end)."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(top, followlinks=True):
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        folders.sort()
-        for name in sorted(files):
-            path = os.path.join(folder, name)
-            if _is_media(path, ignored) and _is_regular(path):
-                yield path, local_content_key(path)
-
-
-def _is_regular(path: str) -> bool:
-    """Whether a path leads to a plain file: a pipe or a device would hang, a broken link is nothing to decode."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _is_media(path: str, ignored: Counter[str]) -> bool:
-    suffix = posixpath.splitext(path)[1].lower()
-    hidden = posixpath.basename(path).startswith(".")
-    if not path.isprintable():
-        # Not UTF-8 (which Linux allows) or with control characters: such an address cannot travel as text.
-        ignored["(unprintable name)"] += 1
-        return False
-    if suffix in MEDIA_SUFFIXES and not hidden:
-        return True
-    ignored[suffix or posixpath.basename(path)] += 1
-    return False
 
 
 # ---- object stores and other remote filesystems
@@ -223,45 +154,8 @@ def _remote_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] 
     return [
         (str(filesystem.unstrip_protocol(name)), remote_content_key(info))
         for name, info in found.items()
-        if info.get("type") == "file" and _is_media(name, ignored)
+        if info.get("type") == "file" and is_media(name, ignored)
     ]
-
-
-def remote_content_key(info: dict[str, Any]) -> str:
-    """The content key in one entry of a listing: its ETag or hash, else size and time."""
-    for name in ("ETag", "etag", "md5Hash", "content_md5"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    when = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or info.get("created")
-    return f"{info.get('size')}-{when}" if when else UNKNOWN_CONTENT
-
-
-def _content_keys(uris: Sequence[str]) -> list[str]:
-    """Content keys of addresses from anywhere, with one listing per remote folder and none per object."""
-    listed: dict[str, dict[str, str]] = {}
-    folders: defaultdict[str, list[str]] = defaultdict(list)
-    for uri in uris:
-        if is_remote(uri) and not uri.startswith(("http://", "https://")):
-            folders[posixpath.dirname(uri)].append(uri)
-    for folder in folders:
-        listed[folder] = _list_remote(folder)
-    return [
-        listed.get(posixpath.dirname(uri), {}).get(posixpath.basename(uri), UNKNOWN_CONTENT)
-        if is_remote(uri)
-        else local_content_key(uri)
-        for uri in uris
-    ]
-
-
-def _list_remote(folder: str) -> dict[str, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(folder)
-        entries = filesystem.ls(path, detail=True)
-    except FileNotFoundError:
-        return {}
-    except (ImportError, ValueError, OSError) as error:
-        raise ConfigError([f"{folder!r}: {error}"]) from error
-    return {posixpath.basename(entry["name"]): remote_content_key(entry) for entry in entries}
 
 
 # ---- manifest files
@@ -344,11 +238,11 @@ def _complete(address: str, columns: dict[str, list[str | None]]) -> pa.Table:
     _check_unique(mistakes, ids, uris)
     mistakes.raise_any()
     missing = [row for row, key in enumerate(columns["content_key"]) if not key]
-    content_keys = list(columns["content_key"])
-    for row, key in zip(missing, _content_keys([uris[row] for row in missing]), strict=True):
-        content_keys[row] = key
+    filled = list(columns["content_key"])
+    for row, key in zip(missing, content_keys([uris[row] for row in missing]), strict=True):
+        filled[row] = key
     return pa.table(
-        [pa.array(column) for column in (ids, content_keys, uris)]
+        [pa.array(column) for column in (ids, filled, uris)]
         + [pa.array(labels, pa.string()), pa.array(columns["split"], pa.string())],
         schema=SCHEMA,
     )

@@ -75,7 +75,11 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
     _check_input(prefix, cls, entry.input, config)
     if entry.input is not None and entry.input not in earlier:
         raise ConfigError([f"{prefix}.input = {entry.input!r}: its own entry is wrong, or reads text itself"])
-    identity = _identity(entry, cls, settings, config, earlier)
+    try:
+        identity = _identity(entry, cls, settings, config, earlier)
+        space, width = cls.space(settings), cls.width(settings)
+    except (ImportError, OSError) as error:
+        raise ConfigError([f"{prefix}: its weights are not there ({error})"]) from error
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return Spec(
         name=name,
@@ -85,8 +89,8 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
         pool=entry.pool,
         identity=identity,
         fingerprint=hashlib.sha256(canonical.encode()).hexdigest()[:12],
-        space=cls.space(settings),
-        width=cls.width(settings),
+        space=space,
+        width=width,
     )
 
 

@@ -74,13 +74,17 @@ def split_validation(examples: Examples, fraction: float, seed: int) -> tuple[Ex
 
 
 def train(
-    spec: FusionSpec, training: Examples, validation: Examples, settings: TrainSettings, report: Report | None = None
+    spec: FusionSpec,
+    training: Examples | Callable[[int], Examples],
+    validation: Examples,
+    settings: TrainSettings,
+    report: Report | None = None,
 ) -> tuple[Checkpoint, History]:
     """Train a classifier; the weights returned are those of the best validation accuracy.
 
     Args:
         spec: its shape; the normalisation statistics in it are used as they are (see :func:`fit_statistics`).
-        training: labelled examples.
+        training: labelled examples, or a function that makes those of an epoch.
         validation: labelled examples that choose the best step; when empty, the last weights are kept.
         settings: hyper-parameters; the same seed on the same machine gives the same weights.
         report: called with step, mean loss and validation accuracy after each evaluation.
@@ -88,13 +92,14 @@ def train(
     torch.manual_seed(settings.seed)
     model = AttentionClassifier(spec)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    loss_of = nn.CrossEntropyLoss(_class_weights(training, spec, settings), label_smoothing=settings.label_smoothing)
+    examples = training(0) if callable(training) else training
+    loss_of = nn.CrossEntropyLoss(_class_weights(examples, spec, settings), label_smoothing=settings.label_smoothing)
     history, best = History(), copy.deepcopy(model.state_dict())
     step, epoch, losses = 0, 0, []
     while step < settings.max_steps and step - history.best_step < settings.patience:
-        for rows in batches(len(training), settings.batch, settings.seed, epoch):
+        for rows in batches(len(examples), settings.batch, settings.seed, epoch):
             step += 1
-            losses.append(_step(model, training.subset(rows), settings, optimiser, loss_of, epoch))
+            losses.append(_step(model, examples.subset(rows), settings, optimiser, loss_of, epoch))
             if step % settings.evaluate_every and step < settings.max_steps:
                 continue
             accuracy = _accuracy(model, validation)
@@ -107,6 +112,7 @@ def train(
             if step >= settings.max_steps or step - history.best_step >= settings.patience:
                 break
         epoch += 1
+        examples = training(epoch) if callable(training) else examples
     model.load_state_dict(best)
     return Checkpoint(model.eval()), history
 

@@ -65,9 +65,13 @@ def _pool(stage: StagePlan, config: Config, size: int) -> dict[str, Any]:
         "compute": ray.data.ActorPoolStrategy(size=stage.actors, max_tasks_in_flight_per_actor=2),
         "num_cpus": stage.cpus,
         "num_gpus": stage.gpus,
-        # Both are endless by default: a video that kills its actor would be replayed for ever. A block is replayed
-        # once for its first death and once for every video in it that then dies alone.
-        "ray_remote_args_fn": partial(dict, max_restarts=config.pipeline.max_actor_restarts, max_task_retries=size + 2),
+        # Both are endless by default: a video that kills its actor would be replayed for ever. The ledger ends that
+        # after two deaths a video; a block that waits behind it loses a retry with each, so the two bounds are one.
+        "ray_remote_args_fn": partial(
+            dict,
+            max_restarts=config.pipeline.max_actor_restarts,
+            max_task_retries=config.pipeline.max_actor_restarts,
+        ),
     }
 
 
