@@ -23,7 +23,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
-from vemoclap_batch.listing import is_media, local_content_key, normalise, remote_content_key, walk
+from vemoclap_batch.listing import content_keys, is_media, local_content_key, normalise, remote_content_key, walk
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -112,9 +112,9 @@ def _read(source: str, ignored: Counter[str]) -> pa.Table:
 
 
 def _table(rows: Iterable[tuple[str, str, str]]) -> pa.Table:
-    ids, content_keys, uris = (list(column) for column in zip(*rows, strict=True))
+    ids, found_keys, uris = (list(column) for column in zip(*rows, strict=True))
     nulls = pa.nulls(len(ids), pa.string())
-    return pa.table([pa.array(ids), pa.array(content_keys), pa.array(uris), nulls, nulls], schema=SCHEMA)
+    return pa.table([pa.array(ids), pa.array(found_keys), pa.array(uris), nulls, nulls], schema=SCHEMA)
 
 
 # ---- local folders, files and globs
