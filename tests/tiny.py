@@ -48,7 +48,7 @@ class TinyFrames(Extractor):
     def width(cls, settings):
         return 3
 
-    def extract(self, items):
+    def _extract(self, items):
         return [self._one(clip) for clip in items]
 
     def _one(self, clip):
@@ -73,7 +73,7 @@ class TinySound(Extractor):
         super().__init__(settings, resources)
         _note(settings, "load sound")
 
-    def extract(self, items):
+    def _extract(self, items):
         results = []
         for clip in items:
             if "wave" in clip.video_id:
@@ -103,7 +103,7 @@ class TinyText(Extractor):
     def width(cls, settings):
         return 2
 
-    def extract(self, items):
+    def _extract(self, items):
         _note(self.settings, f"text {len(items)}")
         empty = np.zeros((0, 2), np.float32)
         return [Result(np.array([[len(text), self.settings.scale]], np.float32) if text else empty) for text in items]

@@ -91,9 +91,11 @@ class Extractor(ABC):
         """Which weights the settings mean, exactly (a package's version, a file's hash); part of the fingerprint."""
         return ""
 
-    @abstractmethod
     def extract(self, items: Sequence[Any]) -> list[Result | Failure]:
-        """Run the model on a batch.
+        """Run the model on a batch; never raises for what is wrong with an item.
+
+        A batch that fails as a whole is halved until the guilty items are alone, which is also the answer to too
+        little memory.
 
         Args:
             items: :class:`~vemoclap_batch.media.clip.Clip` objects, or texts (str) for a text extractor.
@@ -101,6 +103,19 @@ class Extractor(ABC):
         Returns:
             One result per item in the same order, or the failure of that item alone.
         """
+        if not items:
+            return []
+        try:
+            return self._extract(items)
+        except Exception as error:
+            if len(items) == 1:
+                return [Failure.of(error)]
+            half = len(items) // 2
+            return self.extract(items[:half]) + self.extract(items[half:])
+
+    @abstractmethod
+    def _extract(self, items: Sequence[Any]) -> list[Result | Failure]:
+        """What a subclass does with at least one item; whatever it raises fails the whole batch."""
 
 
 def load_class(path: str) -> type[Extractor]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from vemoclap_batch.config import Config
-from vemoclap_batch.extractors.base import Extractor, Resources, Result
+from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip, MediaInfo
@@ -80,7 +80,7 @@ class ExtractStage:
             self._ledger,
             spec.name,
             _keys(rows, at),
-            lambda part: run_batch(self._extractor, [items[at[i]] for i in part]),
+            lambda part: self._extractor.extract([items[at[i]] for i in part]),
         )
         results: list[Result | Failure | None] = [None] * rows.num_rows
         for row, result in zip(at, found, strict=True):
@@ -101,16 +101,6 @@ def _with_results(
             except (pa.ArrowException, ValueError, TypeError) as error:
                 results[at] = Failure.of(error)
         return R.with_results(rows, spec, results, seconds, ready)
-
-
-def run_batch(extractor: Extractor, items: Sequence[Any]) -> list[Result | Failure]:
-    """Run a batch; when it fails as a whole, run its items one by one, so that only the guilty one fails."""
-    try:
-        return extractor.extract(items)
-    except Exception as error:  # a model may raise anything; it becomes the row's failure
-        if len(items) == 1:
-            return [Failure.of(error)]
-        return [result for item in items for result in run_batch(extractor, [item])]
 
 
 def _limits(config: Config) -> Limits:

