@@ -1,0 +1,59 @@
+"""Train the checkpoints that the package carries for the lite profile: python jobs/train_lite.py --data DIR."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import vemoclap_batch
+from vemoclap_batch.lite import sets
+from vemoclap_batch.lite.fusion_training import Sets, train_lite_fusion
+
+FER = "fer2013_train_val.parquet"
+WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights"
+DATA = {
+    "faces": "FER-2013 (research data set), train split",
+    "sound": "RAVDESS speakers 01-16, CC BY-NC-SA 4.0",
+    "text": "GoEmotions, comments with one Ekman label, train split; repository Apache-2.0, data CC BY 4.0",
+}
+NOT_FOR = (
+    "decisions about people: hiring, policing, credit, medicine, education or any use that judges someone by their "
+    "face or voice; it sees expressions that actors and search engines called an emotion, not what a person feels"
+)
+
+
+def main() -> None:
+    """Read the sets through the lite extractors, train the fusion, write the checkpoint and print its scores."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with fer2013, ravdess and goemotions")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the checkpoints go [default: the package]")
+    parser.add_argument("--expression", action="store_true", help="train the expression network first (an hour)")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the sets' features for the next time")
+    arguments = parser.parse_args()
+    data = arguments.data
+    if arguments.expression:
+        from vemoclap_batch.lite.expression_training import train_expression_net
+
+        train_expression_net(data / FER, arguments.out / "expression.safetensors")
+    training, validation = read_split(data, "train", arguments.cache), read_split(data, "val", arguments.cache)
+    checkpoint = train_lite_fusion(training, validation)
+    checkpoint.card |= {"data": DATA, "must_not_be_used_for": NOT_FOR}
+    checkpoint.save(arguments.out / "lite-fusion", half=True)
+    print(json.dumps(checkpoint.card["scores"]))
+
+
+def read_split(data: Path, split: str, cache: Path | None) -> Sets:
+    """The three sets of one split, as features."""
+    fer, ravdess, labels = data / FER, data / "ravdess" / "manifest.csv", data / "goemotions_ekman_labels.txt"
+    names = {"train": ("train", "train", "train"), "val": ("validation", "val", "dev")}[split]
+    text = data / f"goemotions_ekman_{names[2]}.tsv"
+    return Sets(
+        faces=sets.cached(cache, f"faces-{split}", sets.FACES, lambda: sets.read_faces(fer, names[0])),
+        sound=sets.cached(cache, f"sound-{split}", sets.SOUND, lambda: sets.read_sound(ravdess, names[1])),
+        text=sets.cached(cache, f"text-{split}", sets.TEXT, lambda: sets.read_text(text, labels)),
+    )
+
+
+if __name__ == "__main__":
+    main()

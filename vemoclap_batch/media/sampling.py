@@ -1,0 +1,53 @@
+"""What is taken of a video, and the bounds that keep one bad file from costing more than itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: A larger picture is taken for a broken header or a bomb; no camera writes one.
+MAX_PIXELS = 8192 * 8192
+#: Bounds the pictures that are very long and thin, which scaling by the short side leaves large.
+MAX_SIDE = 16_384
+#: More packets than 23 hours at 60 frames a second: only a broken index declares so many.
+MAX_PACKETS = 5_000_000
+#: A longer silence between or before samples is taken for broken time stamps and not filled with zeros.
+MAX_GAP_S = 300.0
+#: Later time stamps are taken for broken ones.
+MAX_DURATION_S = 7 * 24 * 3600.0
+#: Sampling rates in Hz that a recording can have; the resampler's tables grow with the ratio of the rates.
+MIN_RATE, MAX_RATE = 1_000, 768_000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames are taken.
+
+    Attributes:
+        frames: how many, evenly spaced over the whole video; a shorter video gives all it has.
+        short_side: pixels; larger frames are scaled down to it, none is enlarged.
+    """
+
+    frames: int = 16
+    short_side: int = 360
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What decoding one video may use. Changes no output of a video that stays within them.
+
+    Attributes:
+        timeout_s: a worker process that is silent for this long is killed; it reports while it gets on, so a long
+            video takes as long as it needs.
+        memory_gb: address space of the worker process above its start, in GiB.
+        max_duration_s: sound after this is left out, with a warning.
+        threads: of the video decoder. One, because the pipeline runs a worker per core.
+        decoder: what reads the frames. Both give the same pixels; PyAV skips the pictures that no wanted one depends
+            on and takes about half of decord's time. PyAV steps in where decord is absent or fails.
+    """
+
+    timeout_s: float = 120.0
+    memory_gb: float = 4.0
+    max_duration_s: float = 7200.0
+    threads: int = 1
+    decoder: Literal["pyav", "decord"] = "pyav"

@@ -1,0 +1,174 @@
+"""A process of its own that decodes: it can hang, crash or run out of memory, and costs one video each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from typing import IO, Any
+
+from vemoclap_batch.failure import MAX_MESSAGE, ErrorType, Failure
+from vemoclap_batch.media import channel
+from vemoclap_batch.media.audio import to_float
+from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.media.sampling import Limits, Sampling
+
+#: The owner's module path is handed over, as multiprocessing's spawn does; its main module is not imported again.
+_START = """
+import json, sys
+path, lifeline, sampling, limits = json.loads(sys.argv[1])
+sys.path[:] = path
+from vemoclap_batch.media import worker_main
+worker_main.main(lifeline, worker_main.Sampling(**sampling), worker_main.Limits(**limits))
+"""
+#: Decoding is done in the calling thread; the pools of these libraries would only take address space.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_STDERR_SHOWN = 300
+
+
+class DecodeWorker:
+    """Owns one worker process, started by the first call and reused; for one calling thread at a time.
+
+    The process ends with :meth:`close`, and when the owner ends in whatever way, SIGKILL included.
+    """
+
+    def __init__(self, sampling: Sampling | None = None, limits: Limits | None = None) -> None:
+        self._sampling = sampling or Sampling()
+        self._limits = limits or Limits()
+        self._process: _Process | None = None
+
+    def __enter__(self) -> DecodeWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, None before the first call and after one that ended it."""
+        return self._process.pid if self._process is not None else None
+
+    def decode(
+        self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
+    ) -> tuple[Clip, MediaInfo] | Failure:
+        """Decode one video as :func:`~vemoclap_batch.media.decode.decode` does.
+
+        Never raises for what is wrong with the video. After a time-out, a crash or a lack of memory the next call
+        starts a new process.
+        """
+        if self._process is None or not self._process.is_alive():
+            self.close()
+            self._process = _Process(self._sampling, self._limits)
+        request = {"address": uri, "want_frames": want_frames, "want_audio": want_audio}
+        try:
+            answer = self._process.ask(request, self._limits.timeout_s)
+        except TimeoutError:
+            self.close()
+            message = f"decoding gave no sign of life for {self._limits.timeout_s:g} s and was killed"
+            return Failure(ErrorType.TIMEOUT, message)
+        except (EOFError, OSError):
+            message = self._process.epitaph()
+            self.close()
+            return Failure(ErrorType.WORKER_DIED, message)
+        return self._result(video_id, *answer)
+
+    def close(self) -> None:
+        """End the process, if one runs; the object can be used again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def _result(self, video_id: str, message: dict[str, Any], arrays: list) -> tuple[Clip, MediaInfo] | Failure:  # type: ignore[type-arg]
+        if message["kind"] == "failure":
+            failure = Failure(ErrorType(message["error_type"]), message["message"])
+            if failure.error_type is ErrorType.OUT_OF_MEMORY:
+                self.close()  # What is left of its memory is in pieces.
+            return failure
+        info = MediaInfo(**message["info"])
+        frames, frame_times, pcm = arrays
+        return Clip(video_id, frames, frame_times, to_float(pcm), info.duration_s), info
+
+
+class _Process:
+    """The running worker and the three pipes to it."""
+
+    def __init__(self, sampling: Sampling, limits: Limits) -> None:
+        lifeline, self._lifeline = os.pipe()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        start = json.dumps([sys.path, lifeline, asdict(sampling), asdict(limits)])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, start],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                pass_fds=[lifeline],
+                env={**os.environ, **_ENVIRONMENT},
+            )
+        finally:
+            os.close(lifeline)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.pid = self._process.pid
+        self._requests = self._process.stdin.fileno()
+        self._answers = self._process.stdout.fileno()
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], list]:  # type: ignore[type-arg]
+        """Send a request and wait for its answer; each sign of life starts the time anew.
+
+        Raises:
+            TimeoutError: no sign of life.
+            EOFError, OSError: the process is gone.
+        """
+        channel.send(self._requests, request)
+        while True:
+            answer = channel.receive(_read_until(self._answers, time.monotonic() + timeout_s))
+            if answer[0]["kind"] != "beat":
+                return answer
+
+    def epitaph(self) -> str:
+        """What a process that is gone died of."""
+        status = self._process.wait()
+        self._stderr.seek(max(self._stderr.seek(0, os.SEEK_END) - _STDERR_SHOWN, 0))
+        said = self._stderr.read().decode("utf-8", "replace").strip()
+        if status < 0:
+            cause = f"was ended by signal {signal.Signals(-status).name}"
+        else:
+            cause = f"ended by itself with exit status {status}"
+        if status == -signal.SIGKILL:
+            cause += " (the machine may have run out of memory)"
+        message = f"the process that decoded the video {cause}"
+        return f"{message}: {said}"[:MAX_MESSAGE] if said else message
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            if stream is not None:
+                stream.close()
+        os.close(self._lifeline)
+
+
+def _read_until(descriptor: int, deadline: float) -> channel.ReadInto:
+    """A reader that gives up with TimeoutError."""
+
+    def fill(buffer: memoryview) -> None:
+        while len(buffer):
+            ready = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))[0]
+            if not ready:
+                raise TimeoutError
+            count = os.readv(descriptor, [buffer])
+            if not count:
+                raise EOFError
+            buffer = buffer[count:]
+
+    return fill

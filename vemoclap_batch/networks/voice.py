@@ -1,0 +1,257 @@
+"""How a voice sounds: the lower layers of a Whisper encoder, averaged over a window.
+
+Whisper (Radford et al., 2022) learnt from 680,000 hours of noisy speech in 97 languages. Its upper layers keep the
+words and forget the voice; the lower half still knows the tone, and costs half as much.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.networks.prosody import loudness
+
+#: Encoder layers that are run. On speakers not trained on, the third of the six tells emotions best.
+LAYERS = 3
+#: Samples per output of the encoder (20 ms).
+STEP = 320
+#: Whisper's front end: 25 ms of sound every 10 ms, 80 mel bands.
+FFT, HOP, BANDS = 400, 160, 80
+
+# Sound that is quieter than the loudest by more than PAUSE_DB is a pause; nothing under the floor is a voice.
+PAUSE_DB, FLOOR_DBFS = 30.0, -70.0
+# Silence before and after is cut off, for how much of it there is says nothing about the voice; so much stays.
+MARGIN = 1600
+# Every window is heard at the same level, for a level says more about the recording than about the speaker. More
+# than MOST_GAIN_DB would make a voice of the noise of a silent track.
+LEVEL_DBFS, MOST_GAIN_DB = -20.0, 30.0
+# Shorter sounds are padded with silence to this, so that the spectrum has something to be taken of.
+SHORTEST = 2 * FFT
+# Descriptors are at most this many standard deviations from their mean: the classifier scales all by the extremes.
+MOST_SPREAD = 4.0
+
+# What the numbers of a CTranslate2 file mean.
+_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+def read_ctranslate2(path: str | Path, prefixes: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays of a CTranslate2 ``model.bin`` whose names start with one of ``prefixes``.
+
+    The format (version 6): little-endian; a version, the name and revision of the specification, a count, then per
+    array its name, shape, type, size in bytes and data. A string is its length, its bytes and a NUL.
+
+    Raises:
+        ValueError: the file has another version of the format.
+    """
+    with Path(path).open("rb") as file:
+
+        def number(kind: str) -> int:
+            return int(struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))[0])
+
+        def text() -> str:
+            return file.read(number("H"))[:-1].decode()
+
+        if (version := number("I")) != 6:
+            raise ValueError(f"{path} is a CTranslate2 file of version {version}; expected 6")
+        text(), number("I")
+        found = {}
+        for _ in range(number("I")):
+            name = text()
+            shape = [number("I") for _ in range(number("B"))]
+            kind, size = _TYPES[number("B")], number("I")
+            if name.startswith(tuple(prefixes)):
+                found[name] = np.frombuffer(file.read(size), kind).reshape(shape)
+            else:
+                file.seek(size, 1)
+    return found
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer with Whisper's names of old for its parts."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.attention_in = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, width] to the same."""
+        heads = self.attention_in(self.attention_norm(x)).unflatten(2, (3, self.heads, -1))  # [B, T, 3, heads, w]
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, T, w]
+        x = x + self.attention_out(attended.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class Encoder(nn.Module):
+    """The first layers of a Whisper encoder, without the norm that follows the last."""
+
+    def __init__(self, width: int, heads: int, layers: int, positions: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(BANDS, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.positions = nn.Parameter(torch.zeros(positions, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Log-mel spectra [B, 80, T] to [B, T / 2, width]."""
+        x = F.gelu(self.conv2(F.gelu(self.conv1(spectrum)))).transpose(1, 2)
+        x = x + self.positions[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+# A layer's parts in a CTranslate2 file.
+_BLOCK = {
+    "attention_norm": "self_attention/layer_norm",
+    "attention_in": "self_attention/linear_0",
+    "attention_out": "self_attention/linear_1",
+    "norm": "ffn/layer_norm",
+    "up": "ffn/linear_0",
+    "down": "ffn/linear_1",
+}
+
+
+def load_encoder(model_bin: str | Path, layers: int = LAYERS) -> Encoder:
+    """The first ``layers`` layers of the Whisper encoder in a CTranslate2 file, in float32 and eval mode.
+
+    Raises:
+        ValueError: the file is of another format, quantised, or has fewer layers.
+    """
+    wanted = ["encoder/conv", "encoder/num_heads", "encoder/position", *(f"encoder/layer_{i}/" for i in range(layers))]
+    arrays = read_ctranslate2(model_bin, wanted)
+    try:
+        state = dict(_state(arrays, layers))
+        positions, width = state["positions"].shape
+        encoder = Encoder(width, int(arrays["encoder/num_heads"]), layers, positions)
+        encoder.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{model_bin} does not hold {layers} layers of a Whisper encoder in floats: {error}"
+        ) from error
+    return encoder.eval()
+
+
+def _state(arrays: dict[str, np.ndarray], layers: int) -> Iterator[tuple[str, Tensor]]:
+    """Pairs of the names of :class:`Encoder` and the tensors of a CTranslate2 file."""
+    yield "positions", _float(arrays["encoder/position_encodings/encodings"])
+    for conv in ("conv1", "conv2"):
+        for part in ("weight", "bias"):
+            yield f"{conv}.{part}", _float(arrays[f"encoder/{conv}/{part}"])
+    for layer in range(layers):
+        for ours, theirs in _BLOCK.items():
+            weight, bias = ("gamma", "beta") if "norm" in ours else ("weight", "bias")
+            prefix = f"encoder/layer_{layer}/{theirs}"
+            yield f"blocks.{layer}.{ours}.weight", _float(arrays[f"{prefix}/{weight}"])
+            yield f"blocks.{layer}.{ours}.bias", _float(arrays[f"{prefix}/{bias}"])
+
+
+def _float(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def mel_filters() -> np.ndarray:
+    """Slaney's mel filter bank [80, 201], which Whisper was trained with: linear up to 1 kHz, then logarithmic."""
+    top = 15 + 27 * np.log(SAMPLE_RATE / 2 / 1000) / np.log(6.4)
+    mel = np.linspace(0, top, BANDS + 2)
+    corners = np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))[:, None]
+    frequency = np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT
+    rise = (frequency - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    fall = (corners[2:] - frequency) / (corners[2:] - corners[1:-1])
+    return np.maximum(0, np.minimum(rise, fall)) * 2 / (corners[2:] - corners[:-2])
+
+
+def heard(window: np.ndarray) -> np.ndarray:
+    """The window from its first to its last sound, at the level :data:`LEVEL_DBFS`; float32, never empty."""
+    levels = loudness(window)
+    loudest = float(np.percentile(levels, 95))
+    sound = np.flatnonzero(levels > max(loudest - PAUSE_DB, FLOOR_DBFS))
+    if len(sound):
+        window = window[max(0, sound[0] * STEP - MARGIN) : (sound[-1] + 1) * STEP + MARGIN]
+    gain = 10 ** (np.clip(LEVEL_DBFS - loudest, -MOST_GAIN_DB, MOST_GAIN_DB) / 20)
+    return (window * gain).astype(np.float32)
+
+
+class VoiceNet(nn.Module):
+    """Describes windows of sound: the mean of the encoder's outputs, standardised over its training set.
+
+    Args:
+        encoder: frozen.
+        mean: [encoder's width].
+        projection: [encoder's width, descriptors].
+    """
+
+    def __init__(self, encoder: Encoder, mean: Tensor, projection: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        for name, value in (("mean", mean), ("projection", projection)):
+            self.register_buffer(name, value)
+        self.register_buffer("filters", torch.from_numpy(mel_filters().astype(np.float32)))
+        self.register_buffer("hann", torch.hann_window(FFT))
+        self.mean: Tensor
+        self.projection: Tensor
+        self.filters: Tensor
+        self.hann: Tensor
+
+    @torch.inference_mode()
+    def describe(self, window: np.ndarray) -> np.ndarray:
+        """Describe one window, by itself: what else is in a batch never changes the last digit.
+
+        Args:
+            window: float32 [samples], 16 kHz, at least one sample, at most 30 s.
+
+        Returns:
+            float32 [descriptors], within +-4, finite whatever the sound.
+        """
+        raw = self.embed(window)
+        standard = (raw - self.mean) @ self.projection
+        return standard.clamp(-MOST_SPREAD, MOST_SPREAD).cpu().numpy()
+
+    @torch.inference_mode()
+    def embed(self, window: np.ndarray) -> Tensor:
+        """The mean of the encoder's outputs over what is heard in a window, [encoder's width]."""
+        sound = heard(window)
+        padded = np.pad(sound, (0, max(0, SHORTEST - len(sound))))
+        waveform = torch.from_numpy(padded).to(self.mean.device)
+        encoded = self.encoder(self.log_mel(waveform)[None])[0]  # [T, width]
+        return encoded[: max(1, len(sound) // STEP)].mean(0)
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Whisper's log-mel spectrum [80, samples / 160] of [samples], as its authors compute it."""
+        spectrum = torch.stft(waveform, FFT, HOP, window=self.hann, return_complex=True)[:, :-1].abs() ** 2
+        logarithm = (self.filters @ spectrum).clamp_min(1e-10).log10()
+        return (torch.maximum(logarithm, logarithm.max() - 8) + 4) / 4
+
+
+def save_projection(mean: Tensor, projection: Tensor, path: str | Path) -> None:
+    """Write what :class:`VoiceNet` learnt, with the layer it belongs to."""
+    tensors = {"mean": mean.float().contiguous(), "projection": projection.half().contiguous()}
+    save_file(tensors, str(path), metadata={"layers": str(LAYERS)})
+
+
+def load_voice_net(model_bin: str | Path, path: str | Path) -> VoiceNet:
+    """The network of a CTranslate2 Whisper encoder and the projection at ``path``, in float32 and eval mode.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: they do not fit each other.
+    """
+    with safe_open(str(path), "pt") as file:
+        layers = int((file.metadata() or {}).get("layers", 0))
+        mean, projection = file.get_tensor("mean"), file.get_tensor("projection").float()
+    encoder = load_encoder(model_bin, layers)
+    if len(mean) != encoder.positions.shape[1]:
+        raise ValueError(f"{path} was made for an encoder of width {len(mean)}, not that in {model_bin}")
+    return VoiceNet(encoder, mean, projection).eval()
