@@ -83,15 +83,11 @@ def _decode(encoded: bytes) -> np.ndarray:
     return np.asarray(picture.resize((SIDE, SIDE)) if picture.size != (SIDE, SIDE) else picture)
 
 
-def augment(faces: torch.Tensor, side: int, generator: torch.Generator, *, hide: bool = True) -> torch.Tensor:
-    """Vary faces [B, 1, 48, 48] in 0..255 the way detection and cameras do, at ``side`` pixels, standardised.
-
-    Unless ``hide`` is False, half of them also have a part covered.
-    """
+def augment(faces: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """Vary faces [B, 1, 48, 48] in 0..255 the way detection and cameras do, at ``side`` pixels, standardised."""
     warped = _warp(faces, side, generator)
     lit = _light(warped, generator)
-    varied = standardise(_blur(lit, generator))
-    return _erase(varied, generator) if hide else varied
+    return _erase(standardise(_blur(lit, generator)), generator)
 
 
 def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -150,16 +146,11 @@ def train_expression_net(
     out_path: str | Path,
     *,
     epochs: int = 24,
-    peak_rate: float = PEAK_RATE,
-    start: str | Path | None = None,
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train on the split ``train`` and keep the epoch that is most accurate on ``validation``.
-
-    With ``start``, weights that an earlier call wrote, training goes on from them with a new schedule, at full size
-    and with nothing hidden, as faces will be used; a ``peak_rate`` below the first call's is then wise.
 
     After every epoch the state is written beside ``out_path`` (suffix ``.state``); an interrupted call, repeated with
     the same arguments, goes on from there. The state is removed at the end.
@@ -171,7 +162,7 @@ def train_expression_net(
     out_path = Path(out_path)
     state_path = out_path.with_suffix(".state")
     train, validation = read_faces(parquet_path, "train"), read_faces(parquet_path, "validation")
-    run = _Run(train, epochs, peak_rate, start, seed)
+    run = _Run(train, epochs, seed)
     if state_path.exists():
         run.load(torch.load(state_path, weights_only=True))
     while run.epoch < epochs:
@@ -191,19 +182,16 @@ def train_expression_net(
 class _Run:
     """One training run: the network, its moving average, the optimiser and how far they have come."""
 
-    def __init__(self, faces: Faces, epochs: int, peak_rate: float, start: str | Path | None, seed: int) -> None:
+    def __init__(self, faces: Faces, epochs: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.seed = seed
-        self.peak_rate = peak_rate
-        self.fine_tuning = start is not None
-        self.small_epochs = 0 if self.fine_tuning else SMALL_PART * epochs
+        self.small_epochs = SMALL_PART * epochs
         self.labels = faces.labels
         self.pixels = torch.from_numpy(faces.pixels)[:, None]  # uint8 [n, 1, 48, 48]
         counts = torch.bincount(faces.labels, minlength=len(CLASSES)).clamp_min(1)
         weights = counts**-BALANCE
         self.weights = weights * counts.sum() / (weights * counts).sum()
-        net = load_expression_net(start) if start else ExpressionNet()
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net = ExpressionNet().to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.net).eval()
         self.batch = min(BATCH, len(faces))
         self.steps = epochs * (len(faces) // self.batch)
@@ -211,7 +199,7 @@ class _Run:
         large = [p for p in self.net.parameters() if p.ndim > 1]
         small = [p for p in self.net.parameters() if p.ndim <= 1]
         groups = [{"params": large, "weight_decay": WEIGHT_DECAY}, {"params": small, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.SGD(groups, lr=peak_rate, momentum=0.9, nesterov=True)
+        self.optimizer = torch.optim.SGD(groups, lr=PEAK_RATE, momentum=0.9, nesterov=True)
         self.epoch, self.step, self.best, self.best_epoch = 0, 0, -1.0, 0
 
     def state(self) -> dict[str, Any]:
@@ -241,14 +229,14 @@ class _Run:
         self.net.train()
         batches = order[: len(order) // self.batch * self.batch].view(-1, self.batch)
         for batch in batches:
-            faces = augment(self.pixels[batch].float(), side, generator, hide=not self.fine_tuning)
+            faces = augment(self.pixels[batch].float(), side, generator)
             total += self._train_step(faces, self.labels[batch])
         self.epoch += 1
         return total / len(batches)
 
     def _train_step(self, faces: torch.Tensor, labels: torch.Tensor) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.peak_rate * learning_rate(self.step / self.steps)
+            group["lr"] = PEAK_RATE * learning_rate(self.step / self.steps)
         # bfloat16 halves the time of a step on processors that have it.
         with torch.autocast("cpu", torch.bfloat16):
             _, logits = self.net(faces)

@@ -139,7 +139,7 @@ def load_expression_net(path: str | Path) -> ExpressionNet:
             raise ValueError(f"{path} does not hold an expression network of the classes {', '.join(CLASSES)}")
         net = ExpressionNet(**shape)
         net.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no __iter__)
-    return net.eval()
+    return net.eval().to(memory_format=torch.channels_last)  # a tenth to a fifth faster on a CPU
 
 
 def crop_square(box: Sequence[float]) -> tuple[float, float, float]:
