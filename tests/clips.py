@@ -143,7 +143,8 @@ def _audio_stream(container, path, audio, rate, codec):
         return None
     codec = codec or _AUDIO_CODECS.get(path.suffix, "aac")
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(np.atleast_2d(audio))]
-    return container.add_stream(codec, rate=rate, layout=layout)
+    # Opus knows a few rates only.
+    return container.add_stream(codec, rate=48_000 if codec == "libopus" else rate, layout=layout)
 
 
 def _video_packets(stream, pictures, fps, times):

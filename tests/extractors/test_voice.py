@@ -73,10 +73,10 @@ def test_without_sound_there_is_nothing(voice):
     assert set(result.extras.values()) == {None}
 
 
-def test_silence_is_a_finite_window_without_measurements(voice):
+def test_silence_is_a_window_that_says_nothing(voice):
     [result] = voice.extract([sound_clip(np.zeros(48_000, np.float32))])
     assert result.feature.shape[0] == 1
-    assert np.isfinite(result.feature).all()
+    assert not result.feature.any()
     assert set(result.extras.values()) == {None}
 
 
@@ -103,16 +103,18 @@ def test_speech_and_a_tone_are_told_apart(voice, beckett):
     assert np.linalg.norm(speech.feature.mean(0) - music.feature.mean(0)) > within
 
 
-def test_no_descriptor_dwarfs_the_others(voice, beckett):
-    [result] = voice.extract([sound_clip(beckett)])
-    assert np.abs(result.feature).max() <= 4
-    assert result.feature.std(1).min() > 0.2
+def test_no_window_outweighs_the_others(voice, beckett):
+    noise = (0.1 * np.random.default_rng(0).normal(size=len(beckett))).astype(np.float32)
+    speech, strange = voice.extract([sound_clip(beckett), sound_clip(noise)])
+    most = Voice.width(VoiceSettings()) ** 0.5 + 1e-4
+    assert np.linalg.norm(speech.feature, axis=1).min() > 0.5 * most
+    assert np.linalg.norm(strange.feature, axis=1).max() <= most
 
 
 def test_columns_of_a_tone():
     found = sound_columns(tone(220, amplitude=0.1))
     assert found["loudness_db"] == pytest.approx(-23.0, abs=0.1)
-    assert found["loudness_range_db"] == pytest.approx(0, abs=0.1)
+    assert found["loudness_range_db"] == pytest.approx(0, abs=0.3)
     assert found["pitch_hz"] == pytest.approx(220, rel=0.005)
     assert found["pitch_range_st"] == pytest.approx(0, abs=0.1)
     assert found["voiced_fraction"] > 0.97

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 from vemoclap_batch.failure import ErrorType, Failure
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
@@ -78,22 +77,12 @@ def _download(address: str, copy: IO[bytes], beat: Beat) -> None:
     try:
         filesystem, path = resolve(address)
         with filesystem.open_input_stream(path) as source:
-            shutil.copyfileobj(_Beating(source, beat), copy, _BLOCK)
+            while block := source.read(_BLOCK):
+                beat()
+                copy.write(block)
     except FileNotFoundError as error:
         raise MediaError(ErrorType.NOT_FOUND, f"{address} does not exist") from error
     # Each store has exceptions of its own that share no base class; all of them mean that it could not be read.
     except Exception as error:
         message = f"{address} cannot be read: {Failure.of(error).message}"
         raise MediaError(ErrorType.IO, message) from error
-
-
-class _Beating:
-    """A stream that reports each block read from it."""
-
-    def __init__(self, source: Any, beat: Beat) -> None:
-        self._source = source
-        self._beat = beat
-
-    def read(self, size: int) -> bytes:
-        self._beat()
-        return self._source.read(size)

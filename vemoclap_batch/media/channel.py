@@ -23,7 +23,7 @@ def send(descriptor: int, message: dict[str, Any], arrays: tuple[np.ndarray, ...
     _write(descriptor, memoryview(_LENGTH.pack(len(text)) + text))
     for array in arrays:
         if array.size:
-            _write(descriptor, memoryview(np.ascontiguousarray(array)).cast("B"))
+            _write(descriptor, np.ascontiguousarray(array).data.cast("B"))
 
 
 def receive(read_into: ReadInto) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -41,7 +41,7 @@ def receive(read_into: ReadInto) -> tuple[dict[str, Any], list[np.ndarray]]:
     for dtype, shape in message.pop("arrays"):
         array = np.empty(shape, dtype)
         if array.size:
-            read_into(memoryview(array).cast("B"))
+            read_into(array.data.cast("B"))
         arrays.append(array)
     return message, arrays
 

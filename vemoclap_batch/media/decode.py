@@ -52,7 +52,11 @@ def decode(
 
     Args:
         address: a local path, or any address that pyarrow or fsspec knows.
-        want_frames, want_audio: what is not wanted is left empty; the info is the same.
+        video_id: goes into the clip.
+        sampling: which frames are taken.
+        limits: what decoding may use; the time and memory limits are a worker's, not this function's.
+        want_frames: False leaves the frames empty; the info is the same.
+        want_audio: False leaves the waveform empty.
 
     Returns:
         The clip and what was found in the file. A missing stream is no error: its part of the clip is empty.

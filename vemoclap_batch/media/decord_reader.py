@@ -10,10 +10,14 @@ from vemoclap_batch.media.scan import VideoIndex
 def read(
     path: str, index: VideoIndex, numbers: list[int], short_side: int, threads: int, beat: Beat
 ) -> Pictures | None:
-    """Decode the frames of these numbers; None when decord is absent, fails or counts other frames than the index.
+    """Decode the frames of these numbers; None when decord is absent, fails or would give wrong pictures.
 
-    decord also counts the frames that an edit list hides, and then hands out others than it was asked for.
+    Four cases were seen where decord hands out another picture than it was asked for: frames that an edit list hides
+    (it counts them), transport streams, frames that precede a key frame they follow in the file, and pictures less
+    than about 60 pixels wide (four channels).
     """
+    if not index.plain:
+        return None
     try:
         import decord
     except (ImportError, OSError):
@@ -27,7 +31,10 @@ def read(
         for number in numbers:  # One at a time, so that only one picture of full size exists.
             beat()
             # decord turns pictures upright itself.
-            pictures.add(number, reader[number].asnumpy(), 0, short_side)
+            picture = reader[number].asnumpy()
+            if picture.shape[2] != 3:
+                return None
+            pictures.add(number, picture, 0, short_side)
     except (decord.DECORDError, RuntimeError, IndexError):
         return None
     return pictures

@@ -16,6 +16,8 @@ from vemoclap_batch.media.scan import Key, VideoIndex, open_media
 from vemoclap_batch.media.windows import evenly_spaced
 
 _BEAT_EVERY = 32
+#: For a file that gives neither times nor a rate.
+_FPS = 25.0
 
 
 def read(path: str, index: VideoIndex, numbers: list[int], short_side: int, threads: int, beat: Beat) -> Pictures:
@@ -47,18 +49,12 @@ def read_in_turn(path: str, index: VideoIndex, count: int, short_side: int, thre
             for frame in decoder.all_frames():
                 if found in numbers:
                     decoder.keep(found, frame)
-                    pictures.times[found] = _seconds(frame, found, index)
+                    pictures.times[found] = index.start_s + found / (index.fps or _FPS)
                 found += 1
         if found in (0, total):
             break
         total = found
     return pictures
-
-
-def _seconds(frame: av.VideoFrame, number: int, index: VideoIndex) -> float:
-    if index.ordered and frame.time is not None:
-        return frame.time
-    return float(index.pts[0]) * index.seconds + number / (index.fps or 25.0)
 
 
 class _Decoder:
@@ -74,7 +70,7 @@ class _Decoder:
         beat: Beat,
     ) -> None:
         self._container = container
-        self._stream: av.VideoStream = container.streams[index.stream]  # type: ignore[assignment]
+        self._stream: av.VideoStream = container.streams[index.stream]
         self._codec = self._stream.codec_context
         self._codec.thread_count = threads
         # A stream whose pictures grow midway is stopped by the decoder itself.
@@ -162,7 +158,7 @@ class _Decoder:
 
 
 def _is_after(packet: av.Packet, pts: int) -> bool:
-    """Whether neither this packet nor a later one can be shown at this time (a packet is decoded before it is shown)."""
+    """Whether neither this packet nor a later one is shown at this time: each is decoded before it is shown."""
     return packet.dts is not None and packet.dts > pts
 
 

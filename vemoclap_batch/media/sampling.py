@@ -42,7 +42,8 @@ class Limits:
         memory_gb: address space of the worker process above its start, in GiB.
         max_duration_s: sound after this is left out, with a warning.
         threads: of the video decoder. One, because the pipeline runs a worker per core.
-        decoder: what reads the frames. Both give the same pixels; PyAV skips the pictures that no wanted one depends
+        decoder: what reads the frames. Both give the same pixels (of more than 8 bits, the same but for how chroma is
+            interpolated); PyAV skips the pictures that no wanted one depends
             on and takes about half of decord's time. PyAV steps in where decord is absent or fails.
     """
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -16,8 +16,8 @@ from vemoclap_batch.media.audio import Track
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE
 
-#: Only these write a length into their header that is measured, not estimated from the bit rate.
-_EXACT_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+#: These have an index, and a length in their header that is measured, not estimated from the bit rate.
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 #: They would make the decoder open other files than the one it was given.
 _PLAYLISTS = frozenset({"hls", "dash", "concat", "imf"})
 #: First bytes of media files, to tell a broken video from something that never was one.
@@ -33,6 +33,8 @@ _SIGNATURES = {
 #: What a file that ends too early lacks at least, in seconds; less is rounding in the header.
 _MISSING_S = 0.5
 _BEAT_EVERY = 256
+
+_Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
 
 
 class Key(NamedTuple):
@@ -52,17 +54,21 @@ class VideoIndex:
         keys: sorted by time stamp.
         ordered: False where the container does not say when each frame is shown, so that only decoding all of them
             in turn tells.
+        plain: whether the container has an index of its own and no frame that precedes a key frame follows it in the
+            file; less careful decoders than PyAV's seek to the wrong picture in others.
     """
 
     stream: int
     codec: str
     fps: float | None
     seconds: float  # per unit of pts
+    start_s: float  # time stamp of the first frame, in seconds
     width: int
     height: int
     pts: np.ndarray
     keys: list[Key]
     ordered: bool
+    plain: bool
 
 
 @dataclass
@@ -147,6 +153,7 @@ class _Reader:
         self.pts: list[int] = []
         self.keys: list[Key] = []
         self.ordered = True
+        self.open_groups = False
         self.end_s = self.origin_s
         self.audio_packets = 0
         self.bad_audio = 0
@@ -193,6 +200,8 @@ class _Reader:
             pts = 0
         if packet.is_keyframe:
             self.keys.append(Key(pts, packet.dts))
+        elif self.keys and pts < self.keys[-1].pts:
+            self.open_groups = True
         if not packet.is_discard and not _is_hidden(packet, self.video.codec_context.name):
             self.pts.append(pts)
 
@@ -224,7 +233,7 @@ class _Reader:
 
     def _compare_length(self, container: av.container.InputContainer, found: Scan) -> None:
         declared = (container.duration or 0) / av.time_base
-        if container.format.name not in _EXACT_LENGTH or declared > MAX_DURATION_S:
+        if container.format.name not in _INDEXED or declared > MAX_DURATION_S:
             return
         if declared - found.duration_s > max(_MISSING_S, 0.01 * declared):
             found.warnings.append(f"the file seems truncated after {found.duration_s:.1f} of {declared:.1f} s")
@@ -240,6 +249,8 @@ class _Reader:
             return None
         # AVI has no time stamps of showing; what the demuxer makes up for reordered frames is wrong.
         ordered = self.ordered and not (container.format.name == "avi" and codec.has_b_frames)
+        pts = np.sort(np.array(self.pts, np.int64))
+        start_s = float(pts[0] * self.video.time_base) if ordered else self.origin_s
         return VideoIndex(
             stream=self.video.index,
             codec=codec.codec.canonical_name,
@@ -247,9 +258,11 @@ class _Reader:
             seconds=float(self.video.time_base),
             width=codec.width,
             height=codec.height,
-            pts=np.sort(np.array(self.pts, np.int64)),
+            start_s=start_s,
+            pts=pts,
             keys=sorted(self.keys, key=lambda key: key.pts),
             ordered=ordered,
+            plain=container.format.name in _INDEXED and not self.open_groups,
         )
 
 
@@ -263,7 +276,7 @@ def _streams(container: av.container.InputContainer) -> tuple[av.VideoStream | N
     return _default(videos), _default(audios)
 
 
-def _default(streams: list) -> av.VideoStream | av.AudioStream | None:  # type: ignore[type-arg]
+def _default(streams: Sequence[_Stream]) -> _Stream | None:
     marked = [stream for stream in streams if stream.disposition & Disposition.default]
     return next(iter(marked or streams), None)
 

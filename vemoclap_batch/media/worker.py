@@ -84,7 +84,7 @@ class DecodeWorker:
             self._process.kill()
             self._process = None
 
-    def _result(self, video_id: str, message: dict[str, Any], arrays: list) -> tuple[Clip, MediaInfo] | Failure:  # type: ignore[type-arg]
+    def _result(self, video_id: str, message: dict[str, Any], arrays: list[Any]) -> tuple[Clip, MediaInfo] | Failure:
         if message["kind"] == "failure":
             failure = Failure(ErrorType(message["error_type"]), message["message"])
             if failure.error_type is ErrorType.OUT_OF_MEMORY:
@@ -100,7 +100,7 @@ class _Process:
 
     def __init__(self, sampling: Sampling, limits: Limits) -> None:
         lifeline, self._lifeline = os.pipe()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process.
         start = json.dumps([sys.path, lifeline, asdict(sampling), asdict(limits)])
         try:
             self._process = subprocess.Popen(
@@ -122,7 +122,7 @@ class _Process:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], list]:  # type: ignore[type-arg]
+    def ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], list[Any]]:
         """Send a request and wait for its answer; each sign of life starts the time anew.
 
         Raises:

@@ -29,15 +29,14 @@ FFT, HOP, BANDS = 400, 160, 80
 
 # Sound that is quieter than the loudest by more than PAUSE_DB is a pause; nothing under the floor is a voice.
 PAUSE_DB, FLOOR_DBFS = 30.0, -70.0
-# Silence before and after is cut off, for how much of it there is says nothing about the voice; so much stays.
+# Silence before and after is cut off, for how much of it there is says nothing about the voice; a tenth of a second
+# stays.
 MARGIN = 1600
 # Every window is heard at the same level, for a level says more about the recording than about the speaker. More
 # than MOST_GAIN_DB would make a voice of the noise of a silent track.
 LEVEL_DBFS, MOST_GAIN_DB = -20.0, 30.0
 # Shorter sounds are padded with silence to this, so that the spectrum has something to be taken of.
 SHORTEST = 2 * FFT
-# Descriptors are at most this many standard deviations from their mean: the classifier scales all by the extremes.
-MOST_SPREAD = 4.0
 
 # What the numbers of a CTranslate2 file mean.
 _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
@@ -174,14 +173,15 @@ def mel_filters() -> np.ndarray:
 
 
 def heard(window: np.ndarray) -> np.ndarray:
-    """The window from its first to its last sound, at the level :data:`LEVEL_DBFS`; float32, never empty."""
+    """The window from its first to its last sound, at the level :data:`LEVEL_DBFS`; float32, empty for silence."""
     levels = loudness(window)
-    loudest = float(np.percentile(levels, 95))
-    sound = np.flatnonzero(levels > max(loudest - PAUSE_DB, FLOOR_DBFS))
-    if len(sound):
-        window = window[max(0, sound[0] * STEP - MARGIN) : (sound[-1] + 1) * STEP + MARGIN]
-    gain = 10 ** (np.clip(LEVEL_DBFS - loudest, -MOST_GAIN_DB, MOST_GAIN_DB) / 20)
-    return (window * gain).astype(np.float32)
+    sound = np.flatnonzero(levels > max(np.percentile(levels, 95) - PAUSE_DB, FLOOR_DBFS))
+    if not len(sound):
+        return np.zeros(0, np.float32)
+    part = window[max(0, sound[0] * STEP - MARGIN) : (sound[-1] + 1) * STEP + MARGIN]
+    loud = np.percentile(levels[sound[0] : sound[-1] + 1], 95)
+    gain_db = np.clip(LEVEL_DBFS - loud, -MOST_GAIN_DB, MOST_GAIN_DB)
+    return (part * 10 ** (gain_db / 20)).astype(np.float32)
 
 
 class VoiceNet(nn.Module):
@@ -190,7 +190,7 @@ class VoiceNet(nn.Module):
     Args:
         encoder: frozen.
         mean: [encoder's width].
-        projection: [encoder's width, descriptors].
+        projection: [encoder's width, descriptors]; their variances are 1 on average over the training set.
     """
 
     def __init__(self, encoder: Encoder, mean: Tensor, projection: Tensor) -> None:
@@ -209,20 +209,25 @@ class VoiceNet(nn.Module):
     def describe(self, window: np.ndarray) -> np.ndarray:
         """Describe one window, by itself: what else is in a batch never changes the last digit.
 
+        A vector is at most as long as one of the training set is on average. Music and noise lie far away from any
+        voice, and would else drown what other windows and features say.
+
         Args:
             window: float32 [samples], 16 kHz, at least one sample, at most 30 s.
 
         Returns:
-            float32 [descriptors], within +-4, finite whatever the sound.
+            float32 [descriptors], finite whatever the sound; all zero, which is the average voice, for silence.
         """
-        raw = self.embed(window)
-        standard = (raw - self.mean) @ self.projection
-        return standard.clamp(-MOST_SPREAD, MOST_SPREAD).cpu().numpy()
+        sound = heard(window)
+        if not len(sound):
+            return np.zeros(self.projection.shape[1], np.float32)
+        standard = (self.embed(sound) - self.mean) @ self.projection
+        usual = standard.shape[0] ** 0.5
+        return (standard * (usual / standard.norm()).clamp_max(1)).cpu().numpy()
 
     @torch.inference_mode()
-    def embed(self, window: np.ndarray) -> Tensor:
-        """The mean of the encoder's outputs over what is heard in a window, [encoder's width]."""
-        sound = heard(window)
+    def embed(self, sound: np.ndarray) -> Tensor:
+        """The mean of the encoder's outputs over a sound that :func:`heard` gave, [encoder's width]."""
         padded = np.pad(sound, (0, max(0, SHORTEST - len(sound))))
         waveform = torch.from_numpy(padded).to(self.mean.device)
         encoded = self.encoder(self.log_mel(waveform)[None])[0]  # [T, width]

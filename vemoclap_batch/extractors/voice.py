@@ -1,0 +1,127 @@
+"""The voice of a video's sound, window by window, and how loud, high and bright the sound is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+import vemoclap_batch
+from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
+from vemoclap_batch.extractors.whisper_weights import BUNDLED, BUNDLED_SHA256, model_folder
+from vemoclap_batch.failure import Failure
+from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
+from vemoclap_batch.media.windows import evenly_spaced, window_starts
+
+WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights" / "voice.safetensors"
+#: Samples in a window, as the published system cuts sound for BEATs.
+WINDOW = 3 * SAMPLE_RATE
+# Quieter parts than this below the loudest are pauses, which the loudness range leaves out.
+PAUSE_DB = 40.0
+
+
+class VoiceSettings(ExtractorSettings):
+    """Settings of :class:`Voice`."""
+
+    max_windows: int = Field(16, ge=1, description="a longer sound keeps this many windows, evenly spaced")
+
+
+class Voice(Extractor):
+    """Per window of 3 s a description of the voice, from the lower layers of the bundled Whisper's encoder.
+
+    The columns describe the whole sound; each is null where there is nothing to measure.
+
+    ``loudness_db``: root mean square, dBFS. ``loudness_range_db``: between the 10th and the 95th percentile of what is
+    no pause. ``pitch_hz``: median where there is a pitch. ``pitch_range_st``: semitones from its 10th to its 90th
+    percentile. ``voiced_fraction``: share of the time with a pitch. ``syllable_rate``: peaks of loudness per second.
+    ``spectral_centroid_hz``: mean frequency weighted by power. Pitch and syllables are those of speech; music gives
+    numbers too, which mean less.
+    """
+
+    Settings = VoiceSettings
+    inputs = (WAVEFORM,)
+    sequence = True
+    columns = {
+        name: pa.float32()
+        for name in (
+            "loudness_db",
+            "loudness_range_db",
+            "pitch_hz",
+            "pitch_range_st",
+            "voiced_fraction",
+            "syllable_rate",
+            "spectral_centroid_hz",
+        )
+    }
+    settings: VoiceSettings
+
+    def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
+        super().__init__(settings, resources)
+        import torch
+
+        from vemoclap_batch.networks.voice import load_voice_net
+
+        torch.set_num_threads(resources.threads)
+        self._network = load_voice_net(model_folder(BUNDLED) / "model.bin", WEIGHTS).to(resources.device)
+
+    @classmethod
+    def space(cls, settings: ExtractorSettings) -> str:
+        """The same whatever the settings."""
+        return "lite/voice-1"
+
+    @classmethod
+    def width(cls, settings: ExtractorSettings) -> int:
+        """How many descriptors the weights file makes."""
+        # The numpy reader spares the driver an import of torch.
+        from safetensors import safe_open
+
+        with safe_open(str(WEIGHTS), "np") as file:
+            return int(file.get_slice("projection").get_shape()[1])
+
+    @classmethod
+    def weights(cls, settings: ExtractorSettings) -> str:
+        """Short hashes of the encoder's file and of the projection's."""
+        return f"{BUNDLED_SHA256[:12]} {hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}"
+
+    def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
+        """Describe each clip by itself, so that its feature never depends on the others of the batch."""
+        return [self._describe(clip) for clip in clips]
+
+    def _describe(self, clip: Clip) -> Result:
+        waveform = np.asarray(clip.waveform, np.float32)
+        every = np.array(window_starts(len(waveform), WINDOW, WINDOW // 2), dtype=np.int64)
+        starts = every[evenly_spaced(len(every), self.settings.max_windows)]
+        ends = np.minimum(starts + WINDOW, len(waveform))
+        feature = np.zeros((len(starts), self.width(self.settings)), np.float32)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            feature[row] = self._network.describe(waveform[start:end])
+        start_s, end_s = (clip.start_s + samples / SAMPLE_RATE for samples in (starts, ends))
+        return Result(feature, start_s, end_s, sound_columns(waveform))
+
+
+def sound_columns(waveform: np.ndarray) -> dict[str, Any]:
+    """The columns of :class:`Voice` for a sound [samples], None where there is nothing to measure."""
+    from vemoclap_batch.networks import prosody
+
+    if not np.any(waveform):
+        return dict.fromkeys(Voice.columns)
+    levels = prosody.loudness(waveform)
+    pitch = prosody.pitch(waveform)
+    voiced = pitch[pitch > 0]
+    quiet, loud = np.percentile(levels[levels >= levels.max() - PAUSE_DB], [10, 95])
+    values = {
+        "loudness_db": 10 * math.log10((10 ** (levels / 10)).mean()),
+        "loudness_range_db": loud - quiet,
+        "pitch_hz": np.median(voiced) if len(voiced) else None,
+        "pitch_range_st": 12 * math.log2(np.divide(*np.percentile(voiced, [90, 10]))) if len(voiced) else None,
+        "voiced_fraction": len(voiced) / len(pitch),
+        "syllable_rate": prosody.syllable_rate(levels),
+        "spectral_centroid_hz": prosody.spectral_centroid(waveform),
+    }
+    return {name: None if value is None else float(value) for name, value in values.items()}
