@@ -116,7 +116,8 @@ def _frames(
     elif len(numbers) < expected:
         found.warnings.append(f"{len(numbers)} of {expected} frames could be read")
     times = [pictures.times.get(n, float(index.pts[min(n, len(index.pts) - 1)]) * index.seconds) for n in numbers]
-    return pictures.stacked(numbers), np.array(times) - found.origin_s, pictures
+    # Damaged time stamps must not lie outside the video.
+    return pictures.stacked(numbers), np.clip(np.array(times) - found.origin_s, 0, found.duration_s), pictures
 
 
 def _read(path: str, index: VideoIndex, sampling: Sampling, limits: Limits, beat: Beat) -> Pictures:

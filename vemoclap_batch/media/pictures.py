@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -39,7 +39,7 @@ class Pictures:
             self.rotation = rotation
         self.by_number[number] = scaled_down(upright, short_side)
 
-    def stacked(self, numbers: Mapping[int, float] | list[int]) -> np.ndarray:
+    def stacked(self, numbers: Sequence[int]) -> np.ndarray:
         """The frames of these numbers as one array: uint8 [n, height, width, 3]."""
         frames = [self.by_number[number] for number in numbers]
         if not frames:

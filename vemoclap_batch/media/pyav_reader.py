@@ -70,7 +70,7 @@ class _Decoder:
         beat: Beat,
     ) -> None:
         self._container = container
-        self._stream: av.VideoStream = container.streams[index.stream]
+        self._stream = next(stream for stream in container.streams.video if stream.index == index.stream)
         self._codec = self._stream.codec_context
         self._codec.thread_count = threads
         # A stream whose pictures grow midway is stopped by the decoder itself.
@@ -90,7 +90,7 @@ class _Decoder:
             # Nothing is predicted from the pictures this leaves out, so the wanted one comes out the same.
             self._codec.skip_frame = "DEFAULT" if packet.pts in waiting else "NONREF"
             self._keep_wanted(self._decode(packet), wanted)
-            waiting.discard(packet.pts)  # type: ignore[arg-type]
+            waiting.discard(packet.pts)
             if not waiting or _is_after(packet, max(wanted)):
                 break
         self._keep_wanted(self._decode(None), wanted)

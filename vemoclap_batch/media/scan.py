@@ -13,8 +13,9 @@ from av.stream import Disposition
 
 from vemoclap_batch.failure import ErrorType
 from vemoclap_batch.media.audio import Track
+from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
-from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE
+from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE
 
 #: These have an index, and a length in their header that is measured, not estimated from the bit rate.
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -63,8 +64,6 @@ class VideoIndex:
     fps: float | None
     seconds: float  # per unit of pts
     start_s: float  # time stamp of the first frame, in seconds
-    width: int
-    height: int
     pts: np.ndarray
     keys: list[Key]
     ordered: bool
@@ -143,10 +142,7 @@ class _Reader:
         want_audio: bool,
         max_duration_s: float,
     ) -> None:
-        starts = [
-            float(s.start_time * s.time_base) for s in (video, audio) if s is not None and s.start_time is not None
-        ]
-        self.origin_s = min(starts, default=0.0)
+        self.origin_s = _origin_s(video, audio)
         self.video, self.audio = video, audio
         self.track = Track(self.origin_s, max_duration_s) if audio is not None and want_audio else None
         self.warnings: list[str] = []
@@ -227,7 +223,7 @@ class _Reader:
             found.warnings.append(f"{self.bad_audio} of {self.audio_packets} audio packets could not be decoded")
         if found.duration_s == 0 and found.video is not None and found.video.fps:
             found.duration_s = len(found.video.pts) / found.video.fps
-        found.duration_s = max(found.duration_s, len(pcm) / 16_000)
+        found.duration_s = max(found.duration_s, len(pcm) / SAMPLE_RATE)
         self._compare_length(container, found)
         return found
 
@@ -250,20 +246,31 @@ class _Reader:
         # AVI has no time stamps of showing; what the demuxer makes up for reordered frames is wrong.
         ordered = self.ordered and not (container.format.name == "avi" and codec.has_b_frames)
         pts = np.sort(np.array(self.pts, np.int64))
-        start_s = float(pts[0] * self.video.time_base) if ordered else self.origin_s
+        seconds = float(self.video.time_base or 0)
+        start_s = float(pts[0]) * seconds if ordered else self.origin_s
         return VideoIndex(
             stream=self.video.index,
             codec=codec.codec.canonical_name,
             fps=_fps(self.video),
-            seconds=float(self.video.time_base),
-            width=codec.width,
-            height=codec.height,
+            seconds=seconds,
             start_s=start_s,
             pts=pts,
             keys=sorted(self.keys, key=lambda key: key.pts),
             ordered=ordered,
             plain=container.format.name in _INDEXED and not self.open_groups,
         )
+
+
+def _origin_s(video: av.VideoStream | None, audio: av.AudioStream | None) -> float:
+    """Time 0 of a player: where the first stream starts, unless the two starts cannot belong together."""
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in (video, audio)
+        if stream is not None and stream.start_time is not None and stream.time_base is not None
+    ]
+    if len(starts) == 2 and abs(starts[0] - starts[1]) > MAX_GAP_S:
+        return starts[0]
+    return min(starts, default=0.0)
 
 
 def _streams(container: av.container.InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
