@@ -27,7 +27,7 @@ FEATURES = ("face_emotion", "beats", "asr_sentiment", "ocr_sentiment")
 LENGTH = 16
 EPOCH = 4096
 SETTINGS = TrainSettings(
-    lr=3e-4, batch=64, max_steps=3_200, evaluate_every=200, patience=2_000, label_smoothing=0.1, weight_decay=1e-5
+    lr=3e-4, batch=64, max_steps=2_600, evaluate_every=200, patience=2_000, label_smoothing=0.1, weight_decay=1e-5
 )
 #: How often each modality is in a training example, before one with none draws again.
 PRESENCE = {"face_emotion": 0.45, "beats": 0.45, "asr_sentiment": 0.4, "ocr_sentiment": 0.15}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vemoclap_batch.failure import ErrorType, Failure
+from vemoclap_batch.failure import MAX_MESSAGE, ErrorType, Failure
 
 #: Called now and then while decoding gets on, so that a watcher can tell slow from stuck.
 Beat = Callable[[], None]
@@ -18,8 +18,10 @@ class MediaError(Exception):
     """
 
     def __init__(self, error_type: ErrorType, message: str) -> None:
-        super().__init__(message)
-        self.failure = Failure(error_type, message)
+        # A file name that is not UTF-8 would keep the message out of a table.
+        printable = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:MAX_MESSAGE]
+        super().__init__(printable)
+        self.failure = Failure(error_type, printable)
 
 
 def no_beat() -> None:

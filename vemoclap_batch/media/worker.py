@@ -21,15 +21,19 @@ from vemoclap_batch.media.sampling import Limits, Sampling
 
 #: The owner's module path is handed over, as multiprocessing's spawn does; its main module is not imported again.
 _START = """
-import json, sys
+import json, os, sys
+answers = os.dup(1)
+os.dup2(2, 1)  # Whatever a library prints must not end up among the answers.
 path, lifeline, sampling, limits = json.loads(sys.argv[1])
 sys.path[:] = path
 from vemoclap_batch.media import worker_main
-worker_main.main(lifeline, worker_main.Sampling(**sampling), worker_main.Limits(**limits))
+worker_main.main(answers, lifeline, worker_main.Sampling(**sampling), worker_main.Limits(**limits))
 """
 #: Decoding is done in the calling thread; the pools of these libraries would only take address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _STDERR_SHOWN = 300
+#: A process that was killed is gone within this time, unless the kernel itself waits for a disk.
+_END_S = 5.0
 
 
 class DecodeWorker:
@@ -62,20 +66,24 @@ class DecodeWorker:
         Never raises for what is wrong with the video. After a time-out, a crash or a lack of memory the next call
         starts a new process.
         """
-        if self._process is None or not self._process.is_alive():
-            self.close()
-            self._process = _Process(self._sampling, self._limits)
         request = {"address": uri, "want_frames": want_frames, "want_audio": want_audio}
         try:
-            answer = self._process.ask(request, self._limits.timeout_s)
+            process = self._running()
+        except OSError as error:
+            return Failure(ErrorType.WORKER_DIED, f"no process to decode the video could be started: {error}")
+        try:
+            answer = process.ask(request, self._limits.timeout_s)
         except TimeoutError:
             self.close()
             message = f"decoding gave no sign of life for {self._limits.timeout_s:g} s and was killed"
             return Failure(ErrorType.TIMEOUT, message)
         except (EOFError, OSError):
-            message = self._process.epitaph()
+            message = process.epitaph()
             self.close()
             return Failure(ErrorType.WORKER_DIED, message)
+        except BaseException:
+            self.close()  # An interrupted wait: the answer must not be taken for that of the next video.
+            raise
         return self._result(video_id, *answer)
 
     def close(self) -> None:
@@ -83,6 +91,12 @@ class DecodeWorker:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+    def _running(self) -> _Process:
+        if self._process is None or not self._process.is_alive():
+            self.close()
+            self._process = _Process(self._sampling, self._limits)
+        return self._process
 
     def _result(self, video_id: str, message: dict[str, Any], arrays: list[Any]) -> tuple[Clip, MediaInfo] | Failure:
         if message["kind"] == "failure":
@@ -101,7 +115,7 @@ class _Process:
     def __init__(self, sampling: Sampling, limits: Limits) -> None:
         lifeline, self._lifeline = os.pipe()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process.
-        start = json.dumps([sys.path, lifeline, asdict(sampling), asdict(limits)])
+        start = json.dumps([[str(entry) for entry in sys.path], lifeline, asdict(sampling), asdict(limits)])
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, start],
@@ -111,6 +125,10 @@ class _Process:
                 pass_fds=[lifeline],
                 env={**os.environ, **_ENVIRONMENT},
             )
+        except OSError:
+            os.close(self._lifeline)
+            self._stderr.close()
+            raise
         finally:
             os.close(lifeline)
         assert self._process.stdin is not None
@@ -137,10 +155,12 @@ class _Process:
 
     def epitaph(self) -> str:
         """What a process that is gone died of."""
-        status = self._process.wait()
+        status = self._wait()
         self._stderr.seek(max(self._stderr.seek(0, os.SEEK_END) - _STDERR_SHOWN, 0))
         said = self._stderr.read().decode("utf-8", "replace").strip()
-        if status < 0:
+        if status is None:
+            cause = "closed its pipe and went on"
+        elif status < 0:
             cause = f"was ended by signal {signal.Signals(-status).name}"
         else:
             cause = f"ended by itself with exit status {status}"
@@ -149,9 +169,16 @@ class _Process:
         message = f"the process that decoded the video {cause}"
         return f"{message}: {said}"[:MAX_MESSAGE] if said else message
 
+    def _wait(self) -> int | None:
+        """Exit status; None when the process does not end, as one does not that waits for a lost network disk."""
+        try:
+            return self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return None
+
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 stream.close()
@@ -160,11 +187,12 @@ class _Process:
 
 def _read_until(descriptor: int, deadline: float) -> channel.ReadInto:
     """A reader that gives up with TimeoutError."""
+    poll = select.poll()  # Unlike select(), it takes any descriptor number.
+    poll.register(descriptor, select.POLLIN)
 
     def fill(buffer: memoryview) -> None:
         while len(buffer):
-            ready = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))[0]
-            if not ready:
+            if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                 raise TimeoutError
             count = os.readv(descriptor, [buffer])
             if not count:

@@ -25,12 +25,10 @@ _BEAT_S = 1.0
 _CV_OUT_OF_MEMORY = -4
 
 
-def main(lifeline: int, sampling: Sampling, limits: Limits) -> None:
-    """Answer requests from standard input on what was standard output, until the owner closes it."""
+def main(answers: int, lifeline: int, sampling: Sampling, limits: Limits) -> None:
+    """Answer requests from standard input on the pipe ``answers``, until the owner closes its end."""
     _end_with_owner(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the owner, which decides.
-    answers = os.dup(1)
-    os.dup2(2, 1)  # Whatever a library prints must not end up among the answers.
     _limit_memory(int(limits.memory_gb * 2**30))
     _one_thread()
     requests = channel.read_into(0)
@@ -53,7 +51,9 @@ def _end_with_owner(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_NONBLOCK | fcntl.FASYNC)
-    if select.select([lifeline], [], [], 0)[0]:
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    if poll.poll(0):
         os._exit(1)  # The owner was gone before the kernel knew.
 
 
