@@ -15,7 +15,8 @@ $(DONE): requirements.txt pyproject.toml Makefile
 	$(UV) pip install --quiet --require-hashes -r requirements.txt
 	@# Three opencv distributions share one folder; the headless one goes last, since the others need libGL.
 	$(UV) pip install --quiet --require-hashes --no-deps --reinstall-package opencv-python-headless -r requirements.txt
-	$(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@# Compiled now and for all: the actors of a run would each compile what they import, which doubles the start-up.
+	$(UV) pip install --quiet --no-deps --no-build-isolation --compile-bytecode -e .
 	touch $(DONE)
 
 demo: setup
