@@ -1,6 +1,6 @@
 """Two tiny extractors without torch, for tests of the pipeline: real frames and waveforms, trivial models.
 
-A video whose name says so misbehaves: ``crash`` kills the process, ``raise`` raises, ``hang`` never returns.
+A video whose name says so misbehaves: ``crash`` kills the process, ``raise`` raises.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class TinySound(Extractor):
     def __init__(self, settings, resources):
         super().__init__(settings, resources)
         _note(settings, "load sound")
+        if settings.scale < 0:
+            raise ValueError("this model does not load")
 
     def _extract(self, items):
         results = []

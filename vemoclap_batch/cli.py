@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 
 from vemoclap_batch.config import Config, ConfigError, load_config
+from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.lock import Busy
 
-DONE, USAGE, FAILED, HELD, INTERRUPTED = 0, 2, 3, 4, 130
+DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _SHOWN = 40
 
 app = typer.Typer(
@@ -344,6 +345,12 @@ def main() -> None:
         for mistake in error.mistakes:
             print(f"error: {mistake}", file=sys.stderr)
         sys.exit(USAGE)
+    except RunBroken as error:
+        print(f"error: the run broke off: {error}", file=sys.stderr)
+        print(
+            "what was finished is kept, and the same command goes on from there; --verbose shows more", file=sys.stderr
+        )
+        sys.exit(BROKEN)
     except Busy as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(HELD)

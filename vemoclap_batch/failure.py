@@ -26,6 +26,10 @@ class ErrorType(StrEnum):
 TRANSIENT = frozenset({ErrorType.IO, ErrorType.TIMEOUT, ErrorType.WORKER_DIED, ErrorType.OUT_OF_MEMORY})
 
 
+class RunBroken(RuntimeError):
+    """The run itself cannot go on (an extractor does not start, the cluster is gone); what was committed is kept."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One failed (video, stage) cell.

@@ -87,7 +87,7 @@ def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clip
     changed = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2")
     assert [stage.name for stage in changed.plan.stages] == ["decode", "asr", "asr_sentiment"]
     assert noted(calls)["sound"] == 6
-    assert len(stems(out, "features/asr")) == 12
+    assert len(stems(out, "features/asr")) == 9
 
     reader = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2", "extractors.asr_sentiment.scale=3")
     assert [stage.name for stage in reader.plan.stages] == ["asr_sentiment"]
@@ -166,7 +166,7 @@ def cli(*arguments, **options):
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, tiny_profile, calls):
-    for at in range(5, 12):
+    for at in range(5, 9):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
     out = tmp_path / "out"
     arguments = [
@@ -180,18 +180,28 @@ def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, tiny_profile
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = len(stems(out, "features/clip"))
-    assert 3 <= before < 12
+    assert 3 <= before < 9
     first = noted(calls)["frames"]
     assert cli(*arguments).wait() == 0
-    assert stems(out, "features/clip") == sorted(f"clip{at}" for at in range(12))
+    assert stems(out, "features/clip") == sorted(f"clip{at}" for at in range(9))
     for table in TABLES:
         if table != "errors":
-            assert (
-                len(set(rows_of(out, table, "video_id", "content_key"))) == len(rows_of(out, table, "video_id")) == 12
-            )
+            assert len(set(rows_of(out, table, "video_id", "content_key"))) == len(rows_of(out, table, "video_id")) == 9
     # Redone: at most what was under way, which is a block in each actor and those between them.
-    assert first + noted(calls)["frames"] - 12 <= 4
+    assert first + noted(calls)["frames"] - 9 <= 4
     assert cli(*arguments, stdout=subprocess.DEVNULL).wait() == 0
+
+
+def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, tiny_profile):
+    process = cli(
+        "extract", clips, "-o", tmp_path / "out", "--profile", tiny_profile, "--set", "extractors.asr.scale=-1",
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    text = process.communicate()[1]
+    assert process.returncode == 1
+    assert "the run broke off" in text
+    assert "this model does not load" in text
+    assert "Traceback" not in text
 
 
 def test_wrong_usage_is_named_in_full_with_status_2(tmp_path):

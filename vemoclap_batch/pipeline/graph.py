@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.catalog import Spec
+from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.pipeline.ledger import Ledger
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
@@ -35,6 +37,9 @@ def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: P
         specs: its extractors.
         plan: the pools; a stage without one has no work and is left out.
         size: videos per block.
+
+    Raises:
+        RunBroken: a model does not load, or actors died more often than allowed.
     """
     _set_context()
     ledger = ray.remote(num_cpus=0)(Ledger).remote()
@@ -54,7 +59,10 @@ def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: P
                 "drop": drop,
             }
             dataset = dataset.map_batches(ExtractStage, fn_constructor_kwargs=arguments, **_pool(stage, config, size))
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except RayError as error:
+        raise RunBroken(str(error).strip().splitlines()[-1]) from error
 
 
 def _pool(stage: StagePlan, config: Config, size: int) -> dict[str, Any]:
