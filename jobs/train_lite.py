@@ -27,22 +27,28 @@ def main() -> None:
     """Read the sets through the lite extractors, train the fusion, write the checkpoint and print its scores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with fer2013, ravdess and goemotions")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the checkpoints go [default: the package]")
-    parser.add_argument("--expression", action="store_true", help="train the expression network first (an hour)")
-    parser.add_argument("--voice", action="store_true", help="fit the projection of the sound first (five minutes)")
+    parser.add_argument(
+        "--out", type=Path, default=WEIGHTS, help="where the fusion checkpoint goes [default: the package]"
+    )
+    parser.add_argument(
+        "--expression", action="store_true", help="train the package's expression network first (an hour)"
+    )
+    parser.add_argument(
+        "--voice", action="store_true", help="fit the package's projection of the sound first (five minutes)"
+    )
     parser.add_argument("--cache", type=Path, help="folder that keeps the sets' features for the next time")
     arguments = parser.parse_args()
     data = arguments.data
     if arguments.expression:
         from vemoclap_batch.lite.expression_training import train_expression_net
 
-        train_expression_net(data / FER, arguments.out / "expression.safetensors")
+        train_expression_net(data / FER, WEIGHTS / "expression.safetensors")
     if arguments.voice:
         from vemoclap_batch.extractors.whisper_weights import BUNDLED, model_folder
         from vemoclap_batch.lite.voice_training import train_voice_projection
 
         whisper = model_folder(BUNDLED) / "model.bin"
-        train_voice_projection(data / "ravdess" / "manifest.csv", whisper, arguments.out / "voice.safetensors")
+        train_voice_projection(data / "ravdess" / "manifest.csv", whisper, WEIGHTS / "voice.safetensors")
     training, validation = read_split(data, "train", arguments.cache), read_split(data, "val", arguments.cache)
     checkpoint = train_lite_fusion(training, validation)
     checkpoint.card |= {"data": DATA, "must_not_be_used_for": NOT_FOR}
