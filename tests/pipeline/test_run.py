@@ -87,7 +87,7 @@ def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clip
     changed = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2")
     assert [stage.name for stage in changed.plan.stages] == ["decode", "asr", "asr_sentiment"]
     assert noted(calls)["sound"] == 6
-    assert len(stems(out, "features/asr")) == 9
+    assert len(stems(out, "features/asr")) == 12
 
     reader = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2", "extractors.asr_sentiment.scale=3")
     assert [stage.name for stage in reader.plan.stages] == ["asr_sentiment"]
