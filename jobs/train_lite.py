@@ -44,10 +44,10 @@ def main() -> None:
 
         train_expression_net(data / FER, WEIGHTS / "expression.safetensors")
     if arguments.voice:
-        from vemoclap_batch.extractors.whisper_weights import BUNDLED, model_folder
+        from vemoclap_batch.extractors.whisper_weights import bundled_folder
         from vemoclap_batch.lite.voice_training import train_voice_projection
 
-        whisper = model_folder(BUNDLED) / "model.bin"
+        whisper = bundled_folder() / "model.bin"
         train_voice_projection(data / "ravdess" / "manifest.csv", whisper, WEIGHTS / "voice.safetensors")
     training, validation = read_split(data, "train", arguments.cache), read_split(data, "val", arguments.cache)
     checkpoint = train_lite_fusion(training, validation)

@@ -37,7 +37,7 @@ def test_naming_the_extractors_loads_no_model_library():
 
 def test_imports_go_down_only():
     floors = [
-        {"config", "failure", "store", "media", "networks"},
+        {"config", "failure", "store", "media", "networks", "hub"},
         {"fusion", "manifest", "listing", "report", "extractors"},
         {"pipeline", "lite"},
         {"cli", "demo"},

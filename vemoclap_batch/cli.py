@@ -36,11 +36,14 @@ Sources = Annotated[
 ]
 Out = Annotated[str, typer.Option("-o", "--out", help="Output folder; what is there already is not computed again.")]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
-Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, or a .yaml file of your own.")]
+Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, paper, or a .yaml file of your own.")]
 Frames = Annotated[int | None, typer.Option(help="Frames per video, evenly spaced [default: the profile's, 16].")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
+]
+ModelsDir = Annotated[
+    str | None, typer.Option("--models-dir", help="Folder of the models [default: $VEMOCLAP_MODELS, else the cache].")
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint [default: the profile's own].")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT, instead of waiting.")]
@@ -62,12 +65,12 @@ Features = Annotated[
 def label(
     source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, model: Model = None,
     overrides: Overrides = None, no_wait: NoWait = False, as_json: Json = False, address: Address = None,
-    verbose: Verbose = False,
+    verbose: Verbose = False, models_dir: ModelsDir = None,
 ) -> None:  # fmt: skip
     """Extract what is missing, predict the emotion of every video, write all of it to OUT and print a table."""
     from vemoclap_batch.pipeline.run import Classifier
 
-    config = _config(profile, frames, overrides)
+    config = _config(profile, frames, overrides, models_dir)
     classifier = Classifier.load(model or default_checkpoint(config))
     _run(source, out, config, classifier, no_wait, as_json, address, verbose)
 
@@ -76,9 +79,10 @@ def label(
 def extract(
     source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, overrides: Overrides = None,
     no_wait: NoWait = False, as_json: Json = False, address: Address = None, verbose: Verbose = False,
+    models_dir: ModelsDir = None,
 ) -> None:  # fmt: skip
     """Extract the features that are missing and write them to OUT; the first half of label."""
-    _run(source, out, _config(profile, frames, overrides), None, no_wait, as_json, address, verbose)
+    _run(source, out, _config(profile, frames, overrides, models_dir), None, no_wait, as_json, address, verbose)
 
 
 def _run(
@@ -235,12 +239,13 @@ def plan(
     source: Sources,
     out: Annotated[str | None, typer.Option("-o", "--out", help="Output folder to compare with.")] = None,
     profile: Profile = "lite", frames: Frames = None, overrides: Overrides = None, as_json: Json = False,
+    models_dir: ModelsDir = None,
 ) -> None:  # fmt: skip
     """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
     from vemoclap_batch.manifest import read_sources
     from vemoclap_batch.pipeline.dry_run import dry_run
 
-    result = dry_run(read_sources(source).rows, out, _config(profile, frames, overrides))
+    result = dry_run(read_sources(source).rows, out, _config(profile, frames, overrides, models_dir))
     for name, cells in result["cells"].items():
         print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")
     expected = result["plan"]
@@ -291,8 +296,11 @@ def demo(
     raise typer.Exit(FAILED if done.failed else DONE)
 
 
-def _config(profile: str, frames: int | None, overrides: list[str] | None) -> Config:
+def _config(profile: str, frames: int | None, overrides: list[str] | None, models_dir: str | None = None) -> Config:
     chosen = list(overrides or [])
+    if models_dir is not None:
+        # As JSON, which YAML reads back whatever the path holds.
+        chosen.append(f"models_dir={json.dumps(models_dir)}")
     if frames is not None:
         chosen.append(f"sampling.frames={frames}")
     return load_config(profile, chosen)
@@ -331,9 +339,9 @@ def _chosen(features: list[str] | None) -> dict[str, str]:
 
 
 def _preferred(profile: str, overrides: list[str] | None) -> dict[str, str]:
-    from vemoclap_batch.extractors.catalog import resolve
+    from vemoclap_batch.extractors.catalog import resolvable
 
-    return {name: spec.fingerprint for name, spec in resolve(load_config(profile, overrides or [])).items()}
+    return {name: spec.fingerprint for name, spec in resolvable(load_config(profile, overrides or [])).items()}
 
 
 def main() -> None:

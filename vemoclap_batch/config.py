@@ -6,6 +6,7 @@ All mistakes are collected and reported at once, each with the setting, the valu
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -81,7 +82,13 @@ class ExtractorEntry(BaseModel):
 
     class_path: str = Field(alias="class", description="package.module:Class")
     input: str | None = Field(None, description="whose text it reads, for a text extractor")
+    evidence: tuple[str, ...] = Field((), description="which extractors tell it what frames are telling")
     pool: Pool = Pool()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The extractors whose results it needs."""
+        return (*self.evidence, *([self.input] if self.input else []))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,6 +105,15 @@ class Config(_Settings):
     pipeline: Pipeline = Pipeline()
     extractors: dict[str, ExtractorEntry]
     checkpoint: str | None = Field(None, description="the profile's own fusion checkpoint, inside the package")
+    models_dir: str | None = Field(None, description="folder of the weights; without it, $VEMOCLAP_MODELS or the cache")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="whether pools get the GPUs that they ask for; auto: if this machine has an NVIDIA GPU"
+    )
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether pools get the GPUs that they ask for."""
+        return self.accelerator == "gpu" or (self.accelerator == "auto" and has_gpu())
 
 
 def load_config(profile: str = "lite", overrides: Sequence[str] = ()) -> Config:
@@ -119,6 +135,13 @@ def load_config(profile: str = "lite", overrides: Sequence[str] = ()) -> Config:
     if mistakes:
         raise ConfigError(mistakes)
     return config
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that is not hidden from this process; loads no library."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
+        return False
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def profiles() -> list[str]:

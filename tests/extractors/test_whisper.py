@@ -1,5 +1,4 @@
 import multiprocessing
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +8,7 @@ from pydantic import ValidationError
 from tests.extractors.conftest import NO_SOUND, broken_clip, sound_clip, spoken
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.whisper import WINDOW, Decoded, Speech, Whisper, WhisperSettings, _timed
-from vemoclap_batch.extractors.whisper_weights import BUNDLED, model_folder
+from vemoclap_batch.extractors.whisper_weights import bundled_folder
 from vemoclap_batch.failure import Failure
 
 #: Token ids from here on are time stamps, in these tests.
@@ -139,11 +138,15 @@ def test_what_is_taken_for_speech():
     assert not Decoded([], "you can use it, " * 20, 0.1, -0.2).is_speech
 
 
+def bundled_folder_of(_):
+    return bundled_folder()
+
+
 def test_the_bundled_model_is_joined_once_by_many(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:
-        folders = pool.map(model_folder, [BUNDLED] * 3)
+        folders = pool.map(bundled_folder_of, range(3))
     assert len(set(folders)) == 1
     folder = folders[0]
     assert folder.is_relative_to(tmp_path)
@@ -151,23 +154,20 @@ def test_the_bundled_model_is_joined_once_by_many(tmp_path, monkeypatch):
     assert {path.suffix for path in folder.parent.iterdir()} == {"", ".lock"}
     # A file cut short is noticed and mended.
     (folder / "model.bin").write_bytes(b"cut short")
-    assert (model_folder(BUNDLED) / "model.bin").stat().st_size > 1e8
+    assert (bundled_folder() / "model.bin").stat().st_size > 1e8
 
 
-def test_a_model_of_ones_own(tmp_path, whisper):
-    bundled = model_folder(BUNDLED)
-    mine = WhisperSettings(model=str(bundled), task="transcribe", language="en")
-    moved = tmp_path / "moved"
-    moved.symlink_to(bundled)
-    assert Whisper.weights(mine) == Whisper.weights(WhisperSettings(model=str(moved)))
-    assert Whisper.weights(mine) != Whisper.weights(WhisperSettings())
-    (result,) = Whisper(mine, Resources()).extract([sound_clip(spoken("beckett.wav", seconds=4))])
+def test_a_model_of_ones_own():
+    bundled = bundled_folder()
+    mine = WhisperSettings(model="hf:someone/whisper", task="transcribe", language="en")
+    assert (Whisper.references(mine), Whisper.references(WhisperSettings())) == ({"model": "hf:someone/whisper"}, {})
+    (result,) = Whisper(mine, Resources(models={"model": bundled})).extract(
+        [sound_clip(spoken("beckett.wav", seconds=4))]
+    )
     assert "tried" in result.extras["text"].lower()
     assert (result.extras["language"], result.extras["language_probability"]) == ("en", 1.0)
 
 
 def test_wrong_settings():
-    with pytest.raises(FileNotFoundError, match=r"model\.bin"):
-        Whisper(WhisperSettings(model=str(Path("no", "such", "folder"))), Resources())
     with pytest.raises(ValidationError):
         WhisperSettings(task="sing")

@@ -52,9 +52,8 @@ def test_measured_costs_go_before_the_profiles():
 
 
 def test_what_does_not_fit_is_named_all_at_once():
-    config = load_config(
-        "lite", ["extractors.asr.pool.gpus=2", "extractors.clip.pool.memory_gb=500", "extractors.ocr.pool.threads=9"]
-    )
+    wide = ["extractors.asr.pool.gpus=2", "extractors.clip.pool.memory_gb=500", "extractors.ocr.pool.threads=9"]
+    config = load_config("lite", ["accelerator=gpu", *wide])
     with pytest.raises(ConfigError) as caught:
         plan(Cluster(2, 1, 20), config=config)
     text = "\n".join(caught.value.mistakes)

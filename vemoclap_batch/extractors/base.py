@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,10 +21,17 @@ FRAMES, WAVEFORM, TEXT = "frames", "waveform", "text"
 
 @dataclass(frozen=True)
 class Resources:
-    """What one extractor object may use."""
+    """What one extractor object may use.
+
+    Attributes:
+        threads: of the CPU.
+        device: ``cpu`` or ``cuda``.
+        models: where the weights lie that :meth:`Extractor.references` asked for, by the same names.
+    """
 
     threads: int = 1
     device: str = "cpu"
+    models: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,6 +74,8 @@ class Extractor(ABC):
     sequence: ClassVar[bool] = False
     #: The extra columns and their Arrow types. One named ``text`` can feed text extractors.
     columns: ClassVar[dict[str, pa.DataType]] = {}
+    #: The column whose entries each have a ``frame``: how an extractor tells others which frames are telling.
+    marks: ClassVar[str | None] = None
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         """Load the model.
@@ -88,8 +98,16 @@ class Extractor(ABC):
 
     @classmethod
     def weights(cls, settings: ExtractorSettings) -> str:
-        """Which weights the settings mean, exactly (a package's version, a file's hash); part of the fingerprint."""
+        """Which weights of installed packages are used, exactly (version or hash); part of the fingerprint."""
         return ""
+
+    @classmethod
+    def references(cls, settings: ExtractorSettings) -> dict[str, str]:
+        """The weights it needs from outside the package: name of the setting → reference.
+
+        See :mod:`vemoclap_batch.hub.library`. Their content is part of the fingerprint, their place is not.
+        """
+        return {}
 
     def extract(self, items: Sequence[Any]) -> list[Result | Failure]:
         """Run the model on a batch; never raises for what is wrong with an item.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
 from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, load_class
+from vemoclap_batch.hub.library import MissingWeights, content_hash, locate
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Spec:
 
     Attributes:
         source: the extractor whose text it reads; None for one that reads frames or sound.
+        evidence: the extractors that tell it which frames are telling.
+        models: where its weights lie.
         identity: everything that changes its output; :attr:`fingerprint` is a hash of it.
     """
 
@@ -26,7 +31,9 @@ class Spec:
     cls: type[Extractor]
     settings: ExtractorSettings
     source: str | None
+    evidence: tuple[str, ...]
     pool: Pool
+    models: dict[str, Path]
     identity: dict[str, Any]
     fingerprint: str
     space: str | None
@@ -43,23 +50,54 @@ class Spec:
         return WAVEFORM in self.cls.inputs
 
 
+class WeightsError(ConfigError):
+    """Nothing is wrong but that weights are not on this machine."""
+
+
 def resolve(config: Config) -> dict[str, Spec]:
-    """The extractors of a configuration, each after the one it reads from.
+    """The extractors of a configuration, each after the ones it reads from.
 
     Raises:
+        WeightsError: weights are missing, and nothing else is wrong; names all of them and the command that helps.
         ConfigError: with every mistake in every extractor's entry.
     """
-    specs: dict[str, Spec] = {}
-    mistakes: list[str] = []
-    # Text extractors last, so that the fingerprint of what they read is known.
-    for name, entry in sorted(config.extractors.items(), key=lambda item: item[1].input is not None):
-        try:
-            specs[name] = _spec(name, entry, config, specs)
-        except ConfigError as error:
-            mistakes += error.mistakes
+    specs, absent, mistakes = _resolve(config)
+    if mistakes:
+        raise ConfigError(mistakes + absent)
+    if absent:
+        own = f" --models-dir {config.models_dir}" if config.models_dir else ""
+        raise WeightsError([*absent, f"to fetch them: vemoclap-batch models pull --profile {config.profile}{own}"])
+    return specs
+
+
+def resolvable(config: Config) -> dict[str, Spec]:
+    """Those extractors of a configuration whose weights are on this machine.
+
+    Raises:
+        ConfigError: a mistake other than missing weights.
+    """
+    specs, _, mistakes = _resolve(config)
     if mistakes:
         raise ConfigError(mistakes)
     return specs
+
+
+def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
+    """The extractors that can be had, the weights that cannot, and the mistakes."""
+    specs: dict[str, Spec] = {}
+    absent: list[str] = []
+    mistakes: list[str] = []
+    # Those that read from others last, so that the fingerprints of what they read are known.
+    for name, entry in sorted(config.extractors.items(), key=lambda item: len(item[1].reads)):
+        if any(source in config.extractors and source not in specs for source in entry.reads) and absent:
+            continue
+        try:
+            specs[name] = _spec(name, entry, config, specs)
+        except WeightsError as error:
+            absent += error.mistakes
+        except ConfigError as error:
+            mistakes += error.mistakes
+    return specs, absent, mistakes
 
 
 def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, Spec]) -> Spec:
@@ -72,11 +110,14 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
         settings = cls.Settings(**entry.settings)
     except ValidationError as error:
         raise ConfigError(describe_errors(prefix, error)) from error
-    _check_input(prefix, cls, entry.input, config)
-    if entry.input is not None and entry.input not in earlier:
-        raise ConfigError([f"{prefix}.input = {entry.input!r}: its own entry is wrong, or reads text itself"])
+    _check_input(prefix, cls, entry, config)
+    unknown = [source for source in entry.reads if source not in earlier]
+    if unknown:
+        raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
+    settings = _with_precision(settings, config, entry.pool)
+    models = _models(prefix, cls.references(settings), config)
     try:
-        identity = _identity(entry, cls, settings, config, earlier)
+        identity = _identity(entry, cls, settings, config, earlier, models)
         space, width = cls.space(settings), cls.width(settings)
     except (ImportError, OSError) as error:
         raise ConfigError([f"{prefix}: its weights are not there ({error})"]) from error
@@ -86,7 +127,9 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
         cls=cls,
         settings=settings,
         source=entry.input,
-        pool=entry.pool,
+        evidence=entry.evidence,
+        pool=entry.pool if config.uses_gpu else entry.pool.model_copy(update={"gpus": 0.0}),
+        models=models,
         identity=identity,
         fingerprint=hashlib.sha256(canonical.encode()).hexdigest()[:12],
         space=space,
@@ -94,27 +137,66 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
     )
 
 
-def _check_input(prefix: str, cls: type[Extractor], source: str | None, config: Config) -> None:
+def _with_precision(settings: ExtractorSettings, config: Config, pool: Pool) -> ExtractorSettings:
+    """Settings that leave the precision open get the one of the device they will run on; fingerprints state it."""
+    if getattr(settings, "precision", None) != "auto":
+        return settings
+    return settings.model_copy(update={"precision": "float16" if config.uses_gpu and pool.gpus else "float32"})
+
+
+def _models(prefix: str, references: dict[str, str], config: Config) -> dict[str, Path]:
+    found, absent = {}, []
+    for name, reference in references.items():
+        try:
+            found[name] = locate(reference, config.models_dir)
+        except MissingWeights as error:
+            absent.append(f"{prefix}.{name}: {error}")
+        except ValueError as error:
+            raise ConfigError([f"{prefix}.{name}: {error}"]) from error
+    if absent:
+        raise WeightsError(absent)
+    return found
+
+
+def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, config: Config) -> None:
     reads_text = TEXT in cls.inputs
-    if reads_text and source is None:
+    if reads_text and entry.input is None:
         raise ConfigError([f"{prefix}.input: missing; expected the extractor whose text it reads"])
-    if not reads_text and source is not None:
-        raise ConfigError([f"{prefix}.input = {source!r}: this extractor reads {' and '.join(cls.inputs)}, no text"])
-    if source is not None and source not in config.extractors:
-        raise ConfigError([f"{prefix}.input = {source!r}: no such extractor in this profile"])
+    if not reads_text and entry.input is not None:
+        raise ConfigError(
+            [f"{prefix}.input = {entry.input!r}: this extractor reads {' and '.join(cls.inputs)}, no text"]
+        )
+    mistakes = [
+        f"{prefix} reads {name!r}: no such extractor in this profile"
+        for name in entry.reads
+        if name not in config.extractors
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 def _identity(
-    entry: ExtractorEntry, cls: type[Extractor], settings: ExtractorSettings, config: Config, earlier: dict[str, Spec]
-) -> dict[str, Any]:
+    entry: ExtractorEntry, cls: type[Extractor], settings: ExtractorSettings, config: Config,
+    earlier: dict[str, Spec], models: dict[str, Path],
+) -> dict[str, Any]:  # fmt: skip
     identity = {
         "class": entry.class_path,
         "version": cls.version,
-        "settings": settings.model_dump(mode="json"),
+        # Weights are known by their content, wherever they lie.
+        "settings": settings.model_dump(mode="json", exclude=set(models)),
         "weights": cls.weights(settings),
     }
+    if models:
+        identity["models"] = {name: _content(path) for name, path in models.items()}
     if FRAMES in cls.inputs:
         identity["sampling"] = config.sampling.model_dump(mode="json")
     if entry.input is not None:
         identity["input"] = earlier[entry.input].fingerprint
+    if entry.evidence:
+        identity["evidence"] = {name: earlier[name].fingerprint for name in entry.evidence}
     return identity
+
+
+@cache
+def _content(path: Path) -> str:
+    return content_hash(path)

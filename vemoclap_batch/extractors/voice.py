@@ -14,7 +14,7 @@ from pydantic import Field
 
 import vemoclap_batch
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
-from vemoclap_batch.extractors.whisper_weights import BUNDLED, BUNDLED_SHA256, model_folder
+from vemoclap_batch.extractors.whisper_weights import BUNDLED_SHA256, bundled_folder
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.windows import evenly_spaced, window_starts
@@ -68,7 +68,7 @@ class Voice(Extractor):
         from vemoclap_batch.networks.voice import load_voice_net
 
         torch.set_num_threads(resources.threads)
-        self._network = load_voice_net(model_folder(BUNDLED) / "model.bin", WEIGHTS).to(resources.device)
+        self._network = load_voice_net(bundled_folder() / "model.bin", WEIGHTS).to(resources.device)
 
     @classmethod
     def space(cls, settings: ExtractorSettings) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
-from vemoclap_batch.extractors.whisper_weights import BUNDLED, BUNDLED_SHA256, model_folder, sampled_hash
+from vemoclap_batch.extractors.whisper_weights import BUNDLED, BUNDLED_SHA256, bundled_folder
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 
@@ -47,7 +47,7 @@ SEGMENT = pa.struct(
 class WhisperSettings(ExtractorSettings):
     """Settings of :class:`Whisper`."""
 
-    model: str = Field(BUNDLED, description=f"{BUNDLED!r}, or a directory with a CTranslate2 Whisper model")
+    model: str = Field(BUNDLED, description=f"{BUNDLED!r}, or where a CTranslate2 Whisper model lies")
     compute_type: str = Field("int8", description="CTranslate2's arithmetic, such as int8, float16, float32")
     task: Literal["translate", "transcribe"] = Field("translate", description="translate makes English of any language")
     beam_size: int = Field(5, ge=1, le=20)
@@ -137,7 +137,7 @@ class Whisper(Extractor):
         device, _, index = resources.device.partition(":")
         self._batch = CPU_BATCH if device == "cpu" else GPU_BATCH
         self._model = WhisperModel(
-            str(model_folder(self.settings.model)),
+            str(resources.models["model"] if self.references(settings) else bundled_folder()),
             device=device,
             device_index=int(index or 0),
             compute_type=self.settings.compute_type,
@@ -148,13 +148,15 @@ class Whisper(Extractor):
 
     @classmethod
     def weights(cls, settings: ExtractorSettings) -> str:
-        """A hash that tells model files apart wherever they lie, without reading gigabytes."""
+        """The hash of the bundled model."""
         assert isinstance(settings, WhisperSettings)
-        return (
-            BUNDLED_SHA256[:12]
-            if settings.model == BUNDLED
-            else sampled_hash(model_folder(settings.model) / "model.bin")
-        )
+        return BUNDLED_SHA256[:12] if settings.model == BUNDLED else ""
+
+    @classmethod
+    def references(cls, settings: ExtractorSettings) -> dict[str, str]:
+        """The model, unless it is the bundled one."""
+        assert isinstance(settings, WhisperSettings)
+        return {} if settings.model == BUNDLED else {"model": settings.model}
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
         """Find the speech of all clips and transcribe it, several clips at a time."""

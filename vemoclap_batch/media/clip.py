@@ -21,6 +21,7 @@ class Clip:
         waveform: float32 [samples], mono, 16 kHz, in [-1, 1), each a multiple of 2**-15; empty without audio.
         duration_s: length of the whole video in seconds.
         start_s: where this part's waveform starts in the video, in seconds.
+        evidence: extractor → int [m], the frames in which it found something, once for each thing it found.
     """
 
     video_id: str
@@ -31,6 +32,7 @@ class Clip:
     start_s: float = 0.0
     part: int = 0
     parts: int = 1
+    evidence: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass

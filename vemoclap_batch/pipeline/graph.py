@@ -54,9 +54,12 @@ def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: P
             drop = [column for column, name in last.items() if name == stage.name]
             arguments = {
                 "specs": [specs[name] for name in stage.extractors],
-                "resources": Resources(stage.threads, "cuda" if stage.gpus else "cpu"),
+                "resources": Resources(
+                    stage.threads, "cuda" if stage.gpus else "cpu", specs[stage.extractors[0]].models
+                ),
                 "ledger": ledger,
                 "drop": drop,
+                "evidence": [specs[name] for name in specs[stage.extractors[0]].evidence],
             }
             dataset = dataset.map_batches(ExtractStage, fn_constructor_kwargs=arguments, **_pool(stage, config, size))
     try:

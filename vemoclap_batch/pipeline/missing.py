@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import TRANSIENT
-from vemoclap_batch.pipeline.rows import text_column
+from vemoclap_batch.pipeline.rows import marks_column, text_column
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
@@ -28,7 +28,7 @@ class Work:
     Attributes:
         videos: all videos of the manifest, ``video_id``, ``content_key``, ``uri``.
         incomplete: those that lack a cell, whether it is to be done or given up.
-        rows: those with something to do, with ``wanted`` and the texts that are in the store already.
+        rows: those with something to do, with ``wanted`` and the texts and marks that are in the store already.
         done: per extractor, cells that are committed.
         given_up: per extractor, cells whose failure is final or was tried often enough.
         attempts: failed attempts so far of (key, fingerprint); fingerprint None stands for decoding.
@@ -69,7 +69,7 @@ def find_work(store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_att
     work = Work(videos, incomplete=videos, rows=videos, attempts=failed.attempts)
     complete = np.ones(videos.num_rows, bool)
     todo: dict[str, np.ndarray] = {}
-    texts: dict[str, pa.Array] = {}
+    kept: dict[str, pa.Array] = {}
     for name, spec in specs.items():
         done = features_table(store, spec).committed(video_keys)
         complete &= done
@@ -78,34 +78,54 @@ def find_work(store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_att
         if spec.source is not None:
             from_store = todo[name] & ~todo[spec.source]
             column = _texts(store, specs[spec.source], video_keys, from_store)
-            texts[text_column(spec.source)] = _either(texts.get(text_column(spec.source)), column)
+            kept[text_column(spec.source)] = _either(kept.get(text_column(spec.source)), column)
             # Without a text, now or in the store, its source is given up and so is it.
             orphan = from_store & pc.is_null(column).to_numpy(zero_copy_only=False)
             todo[name] &= ~orphan
             given_up |= orphan
+        for source in spec.evidence:
+            from_store = todo[name] & ~todo[source]
+            column = _marks(store, specs[source], video_keys, from_store)
+            kept[marks_column(source)] = _either(kept.get(marks_column(source)), column)
         work.done[name], work.given_up[name] = int(done.sum()), int(given_up.sum())
     work.incomplete = videos.filter(pa.array(~complete))
-    work.rows = _rows(work.videos, todo, texts)
+    work.rows = _rows(work.videos, todo, kept)
     return work
 
 
-def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], texts: Mapping[str, pa.Array]) -> pa.Table:
+def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], kept: Mapping[str, pa.Array]) -> pa.Table:
     names = np.array(list(todo), object)
     matrix = np.stack(list(todo.values()), axis=1) if todo else np.zeros((videos.num_rows, 0), bool)
     wanted = pa.array([names[row].tolist() for row in matrix], pa.list_(pa.string()))
     rows = videos.append_column("wanted", wanted)
-    for name, column in texts.items():
+    for name, column in kept.items():
         rows = rows.append_column(name, column)
     return rows.filter(pa.array(matrix.any(axis=1)))
 
 
 def _texts(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
     """The text of these rows from the source's table: string [n], null where there is none or none is wanted."""
+    return _column(store, source, "text", pa.string(), video_keys, rows)
+
+
+def _marks(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+    """The frames in which the source found something, for these rows: list<int32> [n], null elsewhere."""
+    column = _column(
+        store, source, source.cls.marks or "", source.cls.columns[source.cls.marks or ""], video_keys, rows
+    )
+    frames = [None if found is None else [item["frame"] for item in found] for found in column.to_pylist()]
+    return pa.array(frames, pa.list_(pa.int32()))
+
+
+def _column(
+    store: Store, source: Spec, name: str, kind: pa.DataType, video_keys: pa.ChunkedArray, rows: np.ndarray
+) -> pa.Array:
+    """One column of the source's table for these rows, null elsewhere: [n]."""
     if not rows.any():
-        return pa.nulls(len(rows), pa.string())
-    found = features_table(store, source).read(["text"], of=pc.filter(video_keys, pa.array(rows)))
-    at = pc.index_in(video_keys, value_set=keys(found).combine_chunks())
-    return pc.if_else(pa.array(rows), found["text"].combine_chunks().take(at.combine_chunks()), None)
+        return pa.nulls(len(rows), kind)
+    found = features_table(store, source).read([name], of=pc.filter(video_keys, pa.array(rows)))
+    at = pc.index_in(video_keys, value_set=keys(found).combine_chunks()).combine_chunks()
+    return found[name].combine_chunks().take(pc.if_else(pa.array(rows), at, None))
 
 
 def _either(first: pa.Array | None, second: pa.Array) -> pa.Array:

@@ -1,8 +1,8 @@
 """How a video travels between stages: one Arrow row, its frames and sound as plain bytes, results as structs.
 
 Columns of the work that enters: ``video_id``, ``content_key``, ``uri``, ``wanted`` (extractors to run) and
-``text_<extractor>`` (text already in the store). Decoding adds :data:`MEDIA`; each extractor adds a struct column of
-its own name. Bytes are read without a copy.
+``text_<extractor>`` and ``marks_<extractor>`` (text, and frames in which something was found, that are in the store
+already). Decoding adds three columns; each extractor adds a struct column of its own name. Bytes are read without a copy.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ _DECODED = pa.struct(
 def text_column(extractor: str) -> str:
     """Name of the column that brings an extractor's text from the store."""
     return f"text_{extractor}"
+
+
+def marks_column(extractor: str) -> str:
+    """Name of the column that brings from the store the frames in which an extractor found something."""
+    return f"marks_{extractor}"
 
 
 def result_type(spec: Spec) -> pa.StructType:
@@ -137,6 +142,16 @@ def text_of(rows: pa.Table, row: int, source: str) -> str | None:
             return None if found["error_type"] is not None else found["text"]
     column = text_column(source)
     return rows[column][row].as_py() if column in rows.column_names else None
+
+
+def marks_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
+    """The frames in which an extractor found something, from this run or the store; none when that is not known."""
+    frames = None
+    if source.name in rows.column_names and rows[source.name][row].is_valid:
+        frames = [item["frame"] for item in rows[source.name][row].as_py()[source.cls.marks] or ()]
+    elif marks_column(source.name) in rows.column_names:
+        frames = rows[marks_column(source.name)][row].as_py()
+    return np.array(frames or (), np.int32)
 
 
 def with_results(

@@ -57,9 +57,20 @@ class DecodeStage:
 class ExtractStage:
     """One model, loaded once, run for every extractor of the profile that shares it."""
 
-    def __init__(self, specs: Sequence[Spec], resources: Resources, ledger: Any, drop: Sequence[str] = ()) -> None:
-        """Load the model; ``drop`` names the columns that no later stage needs."""
-        self._specs, self._ledger, self._drop = specs, ledger, list(drop)
+    def __init__(
+        self, specs: Sequence[Spec], resources: Resources, ledger: Any, drop: Sequence[str] = (),
+        evidence: Sequence[Spec] = (),
+    ) -> None:  # fmt: skip
+        """Load the model.
+
+        Args:
+            specs: the extractors that it serves.
+            resources: what it may use.
+            ledger: notes which videos an actor holds.
+            drop: the columns that no later stage needs.
+            evidence: the extractors that tell it which frames are telling.
+        """
+        self._specs, self._ledger, self._drop, self._evidence = specs, ledger, list(drop), list(evidence)
         self._extractor = specs[0].cls(specs[0].settings, resources)
         self._ready = time.time()
 
@@ -71,7 +82,7 @@ class ExtractStage:
 
     def _extract(self, rows: pa.Table, spec: Spec) -> pa.Table:
         items = [
-            _item(rows, row, spec) if spec.name in names else None
+            _item(rows, row, spec, self._evidence) if spec.name in names else None
             for row, names in enumerate(rows["wanted"].to_pylist())
         ]
         at = [row for row, item in enumerate(items) if item is not None]
@@ -108,8 +119,13 @@ def _limits(config: Config) -> Limits:
     return Limits(**{name: getattr(config.decode, name) for name in names})
 
 
-def _item(rows: pa.Table, row: int, spec: Spec) -> Clip | str | None:
-    return R.clip_of(rows, row) if spec.source is None else R.text_of(rows, row, spec.source)
+def _item(rows: pa.Table, row: int, spec: Spec, evidence: Sequence[Spec]) -> Clip | str | None:
+    if spec.source is not None:
+        return R.text_of(rows, row, spec.source)
+    clip = R.clip_of(rows, row)
+    if clip is not None:
+        clip.evidence = {source.name: R.marks_of(rows, row, source) for source in evidence}
+    return clip
 
 
 def _keys(rows: pa.Table, at: Sequence[int]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Pretrained weights outside the package: which there are, where they lie, fetching and checking them."""
