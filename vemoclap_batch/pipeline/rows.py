@@ -2,7 +2,7 @@
 
 Columns of the work that enters: ``video_id``, ``content_key``, ``uri``, ``wanted`` (extractors to run) and
 ``text_<extractor>`` and ``marks_<extractor>`` (text, and frames in which something was found, that are in the store
-already). Decoding adds three columns; each extractor adds a struct column of its own name. Bytes are read without a copy.
+already). Decoding adds three columns; each extractor adds a struct column of its own name. Bytes are read in place.
 """
 
 from __future__ import annotations
