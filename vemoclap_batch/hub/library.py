@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 HUB = "hf:"
@@ -77,3 +78,17 @@ def sampled_hash(path: Path) -> str:
             file.seek(max(0, size - block) * part // 63)
             digest.update(file.read(block))
     return digest.hexdigest()[:12]
+
+
+def space_of(reference: str, published: Mapping[str, str]) -> str:
+    """The feature space of a model: its published name, else one made of the reference.
+
+    Args:
+        reference: of the weights.
+        published: reference → name of the space, for those that have a name of their own.
+    """
+    if reference in published:
+        return published[reference]
+    if reference.startswith(HUB):
+        return f"hub/{reference.removeprefix(HUB)}"
+    return f"local/{Path(reference).name}"
