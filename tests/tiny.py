@@ -125,3 +125,21 @@ extractors:
   asr: {class: "tests.tiny:TinySound"}
   asr_sentiment: {class: "tests.tiny:TinyText", input: asr}
 """
+
+
+def tiny_checkpoint(folder):
+    """A fusion checkpoint with random weights for these extractors; returns its folder."""
+    import torch
+
+    from vemoclap_batch.config import LABELS
+    from vemoclap_batch.fusion.checkpoint import Checkpoint
+    from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+
+    features = {
+        "clip": FeatureSpec(width=3, length=16, sequence=True, space="tiny/colour"),
+        "asr_sentiment": FeatureSpec(width=2, length=1, sequence=False, space="tiny/length"),
+    }
+    torch.manual_seed(0)
+    model = AttentionClassifier(FusionSpec(features=features, labels=LABELS, d_model=8, heads=2, dropout=0.0))
+    Checkpoint(model.eval()).save(folder)
+    return str(folder)

@@ -17,7 +17,7 @@ from vemoclap_batch.config import Config, ConfigError, load_config
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.lock import Busy
 
-DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 143
 _SHOWN = 40
 
 app = typer.Typer(
@@ -344,11 +344,17 @@ def _preferred(profile: str, overrides: list[str] | None) -> dict[str, str]:
     return {name: spec.fingerprint for name, spec in resolvable(load_config(profile, overrides or [])).items()}
 
 
-def main() -> None:
-    """Entry point: runs a command; wrong usage is reported in full on standard error with exit status 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command; wrong usage is reported in full on standard error with exit status 2.
+
+    Args:
+        arguments: the command and its arguments; without them, those of the process.
+    """
+    from vemoclap_batch.pipeline.stopping import Stopped
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        app()
+        app(arguments)
     except ConfigError as error:
         for mistake in error.mistakes:
             print(f"error: {mistake}", file=sys.stderr)
@@ -362,6 +368,9 @@ def main() -> None:
     except Busy as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(HELD)
+    except Stopped:
+        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(INTERRUPTED)

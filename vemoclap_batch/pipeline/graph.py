@@ -17,7 +17,6 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import RunBroken
-from vemoclap_batch.pipeline.ledger import Ledger
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
 from vemoclap_batch.pipeline.stages import DecodeStage, ExtractStage
@@ -28,7 +27,9 @@ def block_size(videos: int, config: Config, cpus: float) -> int:
     return max(1, min(config.pipeline.block_videos, int(videos / (4 * max(cpus, 1)))))
 
 
-def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: Plan, size: int) -> Iterator[pa.Table]:
+def run_graph(
+    rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: Plan, size: int, ledger: Any
+) -> Iterator[pa.Table]:
     """Run the missing cells through the stages; yields finished blocks as they come, in any order.
 
     Args:
@@ -37,12 +38,12 @@ def run_graph(rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: P
         specs: its extractors.
         plan: the pools; a stage without one has no work and is left out.
         size: videos per block.
+        ledger: handle of the run's :class:`~vemoclap_batch.pipeline.ledger.Ledger`.
 
     Raises:
         RunBroken: a model does not load, or actors died more often than allowed.
     """
     _set_context()
-    ledger = ray.remote(num_cpus=0)(Ledger).remote()
     dataset: ray.data.Dataset = ray.data.from_arrow([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
     last = {FRAMES: _last(plan, specs, "reads_frames"), WAVEFORM: _last(plan, specs, "reads_waveform")}
     for stage in plan.stages:

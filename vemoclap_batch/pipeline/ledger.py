@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vemoclap_batch.failure import ErrorType, Failure
 
@@ -21,12 +22,19 @@ class Ledger:
 
     def __init__(self) -> None:
         self._unfinished: Counter[tuple[str, str]] = Counter()
+        self._stopped = False
 
-    def begin(self, stage: str, keys: Sequence[str], alone: bool) -> list[int]:
-        """Note that a batch, or one video alone, is begun; returns the counts before.
+    def stop(self) -> None:
+        """From now on nothing is begun."""
+        self._stopped = True
+
+    def begin(self, stage: str, keys: Sequence[str], alone: bool) -> list[int] | None:
+        """Note that a batch, or one video alone, is begun; returns the counts before, or None once stopped.
 
         A batch that was lost before is not counted again: its videos are to be begun alone.
         """
+        if self._stopped:
+            return None
         before = [self._unfinished[stage, key] for key in keys]
         if alone or not any(before):
             self._unfinished.update((stage, key) for key in keys)
@@ -40,8 +48,10 @@ class Ledger:
                 del self._unfinished[stage, key]
 
 
-def guarded(ledger: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], list[T]]) -> list[T | Failure]:
-    """Run a batch under the ledger's eye.
+def guarded(
+    ledger: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], list[T]]
+) -> list[T | Failure | None]:
+    """Run a batch under the ledger's eye; once the run is to stop, every result is None and nothing is run.
 
     A first try runs the whole batch. When an actor died on it, Ray replays it here: then each video is run alone, and
     one that is unfinished for the second time becomes a failure in place of a third death.
@@ -55,18 +65,29 @@ def guarded(ledger: Any, stage: str, keys: Sequence[str], run: Callable[[Sequenc
     if not keys:
         return []
     before = ray.get(ledger.begin.remote(stage, list(keys), alone=False))
+    if before is None:
+        return [None] * len(keys)
     if not any(before):
-        results: list[T | Failure] = list(run(range(len(keys))))
+        results: list[T | Failure | None] = list(run(range(len(keys))))
         ray.get(ledger.finish.remote(stage, list(keys), alone=False))
         return results
-    redone: list[T | Failure] = []
+    redone: list[T | Failure | None] = []
     for at, key in enumerate(keys):
         redone.append(_alone(ledger, stage, key, partial(run, [at])))
     return redone
 
 
-def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T]]) -> T | Failure:
-    [before] = ray.get(ledger.begin.remote(stage, [key], alone=True))
+def start_ledger() -> Any:
+    """A ledger beside the driver, so that no other node's death takes it along."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here).remote()
+
+
+def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T]]) -> T | Failure | None:
+    counts = ray.get(ledger.begin.remote(stage, [key], alone=True))
+    if counts is None:
+        return None
+    [before] = counts
     if before >= MAX_UNFINISHED:
         message = f"the {stage} process died {before} times while it worked on this video"
         return Failure(ErrorType.WORKER_DIED, message)

@@ -23,9 +23,11 @@ from vemoclap_batch.pipeline import plan as planning
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.graph import block_size, run_graph
+from vemoclap_batch.pipeline.ledger import start_ledger
 from vemoclap_batch.pipeline.missing import Work, features_table, find_work
 from vemoclap_batch.pipeline.predict import Predicted, predict
 from vemoclap_batch.pipeline.progress import tracking
+from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 from vemoclap_batch.store.lock import writer
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import keys
@@ -41,6 +43,7 @@ class Run:
         videos: how many the manifest has.
         skipped: how many of them had everything already.
         failed: how many lack something at the end.
+        stopped: whether it was asked to end before it was done.
     """
 
     store: Store
@@ -52,6 +55,7 @@ class Run:
     videos: int = 0
     skipped: int = 0
     failed: int = 0
+    stopped: bool = False
     totals: Totals = field(default_factory=Totals)
     plan: planning.Plan | None = None
     predicted: Predicted | None = None
@@ -71,6 +75,7 @@ class Run:
             "run_id": self.run_id,
             "command": self.command,
             "counts": {"videos": self.videos, "done": self.done, "skipped": self.skipped, "failed": self.failed},
+            "stopped": self.stopped,
             "cells": {
                 "done_before": self.work.done if self.work else {},
                 "given_up": self.work.given_up if self.work else {},
@@ -139,6 +144,7 @@ def run(
     Raises:
         ConfigError: settings that are wrong, do not fit the classifier or do not fit the cluster.
         Busy: another run holds the folder, and ``wait`` is False.
+        Stopped: SIGTERM came; what was finished is committed and the summary is written.
     """
     specs = resolve(config)
     if classifier:
@@ -153,9 +159,12 @@ def run(
                 _extract(this, this.work, address, verbose)
             if classifier:
                 _predict(this, videos, classifier)
+        except Stopped:
+            this.stopped = True
+            raise
         finally:
             this.failed = _still_incomplete(this.store, specs, this.work.incomplete)
-            if this.totals.videos or (this.predicted and this.predicted.new):
+            if this.totals.videos or this.stopped or (this.predicted and this.predicted.new):
                 this.store.write_json(f"runs/{this.run_id}.json", this.summary())
     return this
 
@@ -168,9 +177,14 @@ def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
         tracker.say(describe_plan(this.plan, work))
         committer = Committer(this.store, this.specs, work, this.run_id)
         this.totals = committer.totals
-        for block in run_graph(work.rows, this.config, this.specs, this.plan, size):
-            committer.commit(block)
-            tracker.at(committer.totals.videos, committer.totals.failed_videos)
+        ledger = start_ledger()
+        # After Ray has started, which puts a handler of its own in place.
+        with stoppable(ledger.stop.remote) as stop:
+            for block in run_graph(work.rows, this.config, this.specs, this.plan, size, ledger):
+                committer.commit(block)
+                tracker.at(committer.totals.videos, committer.totals.failed_videos)
+        if stop.asked:
+            raise Stopped
 
 
 def describe_plan(plan: planning.Plan, work: Work) -> str:

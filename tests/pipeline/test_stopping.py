@@ -1,0 +1,71 @@
+"""SIGTERM: nothing new is begun, what is under way is committed, the rest is done by the same command later."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from tests.clips import make_clip
+from vemoclap_batch.pipeline.stopping import Stopped, stoppable
+
+
+def committed(out):
+    shards = list((Path(out) / "features" / "clip").rglob("part-*.parquet"))
+    return sorted(ds.dataset(shards).to_table(columns=["video_id"])["video_id"].to_pylist()) if shards else []
+
+
+def send_term(times, on_stop, grace_s):
+    with stoppable(on_stop, grace_s) as request:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert request.asked
+        time.sleep(10)
+
+
+def test_the_first_signal_asks_and_the_end_of_the_grace_stops():
+    asked = []
+    with pytest.raises(Stopped):
+        send_term(1, lambda: asked.append(1), grace_s=0.2)
+    assert asked == [1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_signal_stops_at_once():
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        send_term(2, lambda: None, grace_s=30)
+    assert time.monotonic() - began < 5
+
+
+def test_a_run_that_is_asked_to_stop(tmp_path, tiny_profile):
+    clips, out, calls = tmp_path / "clips", tmp_path / "out", tmp_path / "calls.txt"
+    clips.mkdir()
+    for at in range(10):
+        make_clip(clips / f"clip{at}.mp4", seconds=1)
+    command = [sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile]
+    command += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
+    command += ["--set", "pipeline.block_videos=1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    # Once the second block is in the store, others are under way.
+    while len(committed(out)) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 143, said
+    assert "the same command goes on" in said
+    kept = committed(out)
+    assert 2 <= len(kept) < 10
+    # What was begun was committed, nothing was computed for nothing.
+    assert sorted(line.split()[1] for line in calls.read_text().splitlines() if line.startswith("frames")) == kept
+    [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
+    assert summary["stopped"]
+    assert not list((out / "errors").glob("*.parquet"))
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert len(committed(out)) == len(set(committed(out))) == 10
