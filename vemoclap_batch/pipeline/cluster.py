@@ -25,9 +25,12 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
     """
     ours = not ray.is_initialized()
     if ours:
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
         with nullcontext() if verbose else _quiet():
             ray.init(
-                address=address or os.environ.get("RAY_ADDRESS") or "local",
+                address=address,
+                # A cluster that runs has a dashboard or not; one of our own needs none.
+                include_dashboard=False if address == "local" else None,
                 logging_level=logging.INFO if verbose else logging.ERROR,
                 log_to_driver=verbose,
             )

@@ -148,7 +148,7 @@ def drift(tonight: Mapping[str, int], before: Mapping[str, int]) -> dict[str, An
         ``flagged``; ``p_value`` of a chi-square test of homogeneity and ``distance``, the total variation (0..1), both
         None when there are too few labels; ``shift``: label → change of its share.
     """
-    names = sorted({*tonight, *before})
+    names = sorted(name for name in {*tonight, *before} if tonight.get(name, 0) + before.get(name, 0))
     counts = np.array([[side.get(name, 0) for name in names] for side in (tonight, before)], float).reshape(2, -1)
     if min(counts.sum(1)) < DRIFT_MIN or len(names) < 2:
         return {"flagged": False, "p_value": None, "distance": None, "shift": {}}
