@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from vemoclap_batch.cli_models import Json, ModelsDir, Overrides, Profile, models_app
 from vemoclap_batch.config import Config, ConfigError, load_config
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.lock import Busy
@@ -28,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(models_app, name="models")
+
 Sources = Annotated[
     list[str],
     typer.Argument(
@@ -36,18 +39,9 @@ Sources = Annotated[
 ]
 Out = Annotated[str, typer.Option("-o", "--out", help="Output folder; what is there already is not computed again.")]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
-Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, paper, or a .yaml file of your own.")]
 Frames = Annotated[int | None, typer.Option(help="Frames per video, evenly spaced [default: the profile's, 16].")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
-]
-ModelsDir = Annotated[
-    str | None, typer.Option("--models-dir", help="Folder of the models [default: $VEMOCLAP_MODELS, else the cache].")
-]
 Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint [default: the profile's own].")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT, instead of waiting.")]
-Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
 Labels = Annotated[

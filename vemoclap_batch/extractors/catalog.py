@@ -66,7 +66,9 @@ def resolve(config: Config) -> dict[str, Spec]:
         raise ConfigError(mistakes + absent)
     if absent:
         own = f" --models-dir {config.models_dir}" if config.models_dir else ""
-        raise WeightsError([*absent, f"to fetch them: vemoclap-batch models pull --profile {config.profile}{own}"])
+        raise WeightsError(
+            [*absent, f"to fetch what is missing: vemoclap-batch models pull --profile {config.profile}{own}"]
+        )
     return specs
 
 
@@ -115,7 +117,7 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
     if unknown:
         raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
     settings = _with_precision(settings, config, entry.pool)
-    models = _models(prefix, cls.references(settings), config)
+    models = _models(prefix, cls, settings, config)
     try:
         identity = _identity(entry, cls, settings, config, earlier, models)
         space, width = cls.space(settings), cls.width(settings)
@@ -144,9 +146,10 @@ def _with_precision(settings: ExtractorSettings, config: Config, pool: Pool) -> 
     return settings.model_copy(update={"precision": "float16" if config.uses_gpu and pool.gpus else "float32"})
 
 
-def _models(prefix: str, references: dict[str, str], config: Config) -> dict[str, Path]:
-    found, absent = {}, []
-    for name, reference in references.items():
+def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, config: Config) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    absent = []
+    for name, reference in cls.references(settings).items():
         try:
             found[name] = locate(reference, config.models_dir)
         except MissingWeights as error:
@@ -155,6 +158,10 @@ def _models(prefix: str, references: dict[str, str], config: Config) -> dict[str
             raise ConfigError([f"{prefix}.{name}: {error}"]) from error
     if absent:
         raise WeightsError(absent)
+    try:
+        cls.check_weights(found)
+    except PermissionError as error:
+        raise WeightsError([f"{prefix}: {error}"]) from error
     return found
 
 

@@ -12,13 +12,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from vemoclap_batch.hub.manifest import absent, read_manifest
+
 HUB = "hf:"
 #: What decides an output: weights, and the settings and vocabularies beside them.
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".txt", ".model", ".yml", ".yaml", ".csv"}
 
 
 class MissingWeights(FileNotFoundError):
-    """The weights that a reference names are not on this machine."""
+    """The weights that a reference names are not on this machine, not whole, or not accepted yet."""
 
 
 def default_folder() -> Path:
@@ -28,29 +30,62 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vemoclap-batch" / "models"
 
 
+def split(reference: str) -> tuple[str, str | None]:
+    """The repository OWNER/NAME of a hub reference, and the file in it if it names one.
+
+    Raises:
+        ValueError: it is neither OWNER/NAME nor OWNER/NAME/FILE.
+    """
+    parts = reference.removeprefix(HUB).split("/")
+    if len(parts) < 2 or any(part in {"", ".", ".."} for part in parts) or any(part[0] == "." for part in parts[:2]):
+        raise ValueError(f"{reference!r}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME/FILE")
+    return "/".join(parts[:2]), "/".join(parts[2:]) or None
+
+
 def locate(reference: str, folder: str | Path | None = None) -> Path:
     """The file or folder that a reference names.
+
+    What the folder's manifest (``models.json``) lists has to be there in the recorded sizes, and accepted; what it
+    does not know was put there by hand and is taken as it is.
 
     Args:
         reference: see the module's documentation.
         folder: the models folder; without it, :func:`default_folder`.
 
     Raises:
-        MissingWeights: it is not there.
-        ValueError: a hub reference that is not OWNER/NAME or OWNER/NAME/FILE.
+        MissingWeights: it is not there, not whole, or its hashes were not accepted.
+        ValueError: a hub reference that is not OWNER/NAME or OWNER/NAME/FILE, or (a ConfigError) a manifest that
+            cannot be read.
     """
     if not reference.startswith(HUB):
         path = Path(reference).expanduser()
         if not path.exists():
             raise MissingWeights(f"{reference!r}: no such file or folder")
         return path.absolute()
-    parts = reference.removeprefix(HUB).split("/")
-    if len(parts) < 2 or any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"{reference!r}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME/FILE")
-    path = (Path(folder).expanduser() if folder else default_folder()).joinpath(*parts)
+    repo, file = split(reference)
+    root = (Path(folder).expanduser() if folder else default_folder()).absolute()
+    path = root / repo / (file or "")
     if not path.exists():
-        raise MissingWeights(f"{reference!r} is not in {path.parents[len(parts) - 1]}")
-    return path.absolute()
+        raise MissingWeights(f"{reference!r} is not in {root}")
+    if reason := _unfit(reference, repo, file, root):
+        raise MissingWeights(f"{reference!r} in {root}: {reason}")
+    return path
+
+
+def _unfit(reference: str, repo: str, file: str | None, root: Path) -> str | None:
+    """Why the manifest forbids to use what is there."""
+    manifest = read_manifest(root)
+    key = manifest.find(reference, repo, file)
+    if key is None:
+        # The folder of a single file that was fetched is no copy of the repository.
+        fetched = any(other.revision for other in manifest.of_repo(repo))
+        return "only some of its files were fetched" if fetched and file is None else None
+    record = manifest.models[key]
+    if lost := absent(root / repo, {file: record.files[file]} if file else record.files):
+        return f"{lost} is missing or has another size than recorded"
+    if not record.accepted:
+        return "its hashes are not accepted yet; run vemoclap-batch models pull --accept"
+    return None
 
 
 def content_hash(path: Path) -> str:

@@ -1,0 +1,63 @@
+"""What may be read: schemes, roots with links resolved, redirects."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vemoclap_batch.media.policy import Policy
+
+names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("address", ["ftp://h/a.mp4", "data://x", "memory://a.mp4", "github://o:r@/a", "zip://a::b"])
+def test_only_schemes_that_are_allowed(address):
+    assert "is not one of" in Policy().refusal(address)
+    assert Policy(schemes=(address.partition("://")[0],)).refusal(address) is None
+
+
+def test_anywhere_without_roots():
+    for address in ("/any/where.mp4", "s3://bucket/a.mp4", "https://example.org/a.mp4"):
+        assert Policy().refusal(address) is None
+
+
+def test_below_a_root_with_links_resolved(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside, tmp_path / "in-too"):
+        folder.mkdir()
+        (folder / "a.mp4").write_bytes(b"x")
+    (inside / "link.mp4").symlink_to(outside / "a.mp4")
+    (inside / "folder").symlink_to(outside)
+    policy = Policy(roots=(str(inside), "s3://bucket/in"))
+    assert policy.refusal(str(inside / "a.mp4")) is None
+    for bad in ("link.mp4", "folder/a.mp4", "../out/a.mp4", "../in-too/a.mp4"):
+        assert "outside" in policy.refusal(os.path.join(inside, bad))
+    assert policy.refusal("s3://bucket/in/a.mp4") is None
+    for bad in ("s3://bucket/in-too/a.mp4", "s3://bucket/a.mp4", "s3://other/in/a.mp4", "s3://bucket/in/../a.mp4"):
+        assert policy.refusal(bad)
+
+
+def test_redirects():
+    policy, origin = Policy(), "https://videos.example.org/a.mp4"
+    assert policy.refusal_of_redirect(origin, "https://videos.example.org/b.mp4?token=1") is None
+    assert policy.refusal_of_redirect(origin, "https://93.184.215.14/b.mp4") is None
+    for bad in (
+        "http://169.254.169.254/latest/meta-data", "http://127.0.0.1:8265/api", "http://[::1]/x", "http://10.0.0.5/x",
+        "file:///etc/passwd", "ftp://videos.example.org/a",
+    ):  # fmt: skip
+        assert policy.refusal_of_redirect(origin, bad)
+    # A server of one's own network may redirect within itself.
+    assert policy.refusal_of_redirect("http://127.0.0.1:80/a", "http://127.0.0.1:80/b") is None
+    rooted = Policy(roots=("https://videos.example.org/public",))
+    assert rooted.refusal_of_redirect(origin, "https://videos.example.org/private/a.mp4")
+    assert rooted.refusal_of_redirect(origin, "https://videos.example.org/public/a.mp4") is None
+
+
+@given(st.lists(names, min_size=1, max_size=3), st.lists(names | st.just(".."), max_size=5))
+def test_nothing_climbs_out_of_a_remote_root(root, rest):
+    prefix = "s3://" + "/".join(root)
+    address = "/".join([prefix, *rest])
+    if Policy(roots=(prefix,)).refusal(address) is None:
+        assert ".." not in rest
+        assert address.startswith(prefix)

@@ -1,0 +1,74 @@
+"""Which addresses may be read: schemes, roots, and where a redirect may lead."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import posixpath
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+#: Schemes that are read without being asked; a path without a scheme is ``file``.
+SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "http", "https")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a manifest may name.
+
+    Attributes:
+        schemes: allowed ones.
+        roots: folders and prefixes that everything must lie below, links resolved; empty for anywhere.
+    """
+
+    schemes: tuple[str, ...] = SCHEMES
+    roots: tuple[str, ...] = ()
+
+    def refusal(self, address: str) -> str | None:
+        """Why an absolute, normalised address may not be read; None when it may."""
+        scheme, remote, rest = address.partition("://")
+        scheme = scheme if remote else "file"
+        if scheme not in self.schemes:
+            return f"scheme {scheme!r} is not one of {', '.join(self.schemes)}"
+        if remote and scheme != "file":
+            # A store may resolve these, whatever the prefix says.
+            if posixpath.normpath(f"/{rest}") != f"/{rest.rstrip('/')}":
+                return "it is not normalised"
+            inside = any(_is_below(address, root) for root in self.roots if "://" in root)
+        else:
+            real = os.path.realpath(rest if remote else address)
+            inside = any(
+                os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root)
+                for root in self.roots
+                if "://" not in root
+            )
+        return None if inside or not self.roots else f"it lies outside {', '.join(self.roots)}"
+
+    def refusal_of_redirect(self, origin: str, target: str) -> str | None:
+        """Why a redirect from one address to another may not be followed; None when it may.
+
+        It may lead to wherever a manifest may, but from another host not to an address that only this machine or its
+        network sees, such as a cloud's metadata service.
+        """
+        if urlsplit(target).scheme not in {"http", "https"}:
+            return f"a redirect to {target!r} leaves http"
+        if (refusal := self.refusal(target.partition("?")[0].partition("#")[0])) is not None:
+            return f"a redirect to {target!r}: {refusal}"
+        here, there = urlsplit(origin).hostname, urlsplit(target).hostname
+        if there != here and not is_public(there or ""):
+            return f"a redirect to {target!r}, a host of the inner network"
+        return None
+
+
+def _is_below(address: str, root: str) -> bool:
+    return address == root.rstrip("/") or address.startswith(root.rstrip("/") + "/")
+
+
+def is_public(host: str) -> bool:
+    """Whether every address of a host is one of the public internet."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(address).partition("%")[0]).is_global for address in found)
