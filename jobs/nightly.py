@@ -69,7 +69,7 @@ def night(arguments: argparse.Namespace) -> dict[str, Any]:
     config = load_config(arguments.profile, arguments.overrides or [])
     classifier = Classifier.load(arguments.model or default_checkpoint(config))
     settings = Settings(arguments.settle, arguments.weeks, arguments.gpu_hour_cost)
-    videos = read_sources(arguments.source).rows
+    videos = read_sources(arguments.source, config.sources.policy).rows
     return nightly(videos, arguments.out, config, classifier, settings, arguments.address)
 
 

@@ -12,6 +12,8 @@ from vemoclap_batch.lite.fusion_training import Sets, train_lite_fusion
 
 FER = "fer2013_train_val.parquet"
 WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights"
+#: How often an utterance is heard again, changed, in training.
+COPIES = 3
 DATA = {
     "faces": "FER-2013 (research data set), train split",
     "sound": "RAVDESS speakers 01-16, CC BY-NC-SA 4.0",
@@ -59,11 +61,14 @@ def main() -> None:
 def read_split(data: Path, split: str, cache: Path | None) -> Sets:
     """The three sets of one split, as features."""
     fer, ravdess, labels = data / FER, data / "ravdess" / "manifest.csv", data / "goemotions_ekman_labels.txt"
+    copies = COPIES if split == "train" else 0
     names = {"train": ("train", "train", "train"), "val": ("validation", "val", "dev")}[split]
     text = data / f"goemotions_ekman_{names[2]}.tsv"
     return Sets(
         faces=sets.cached(cache, f"faces-{split}", sets.FACES, lambda: sets.read_faces(fer, names[0])),
-        sound=sets.cached(cache, f"sound-{split}", sets.SOUND, lambda: sets.read_sound(ravdess, names[1])),
+        sound=sets.cached(
+            cache, f"sound-{split}-{copies}", sets.SOUND, lambda: sets.read_sound(ravdess, names[1], copies)
+        ),
         text=sets.cached(cache, f"text-{split}", sets.TEXT, lambda: sets.read_text(text, labels)),
     )
 

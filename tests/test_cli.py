@@ -142,3 +142,11 @@ def test_help_explains_every_command():
     for name in ("label", "extract", "predict", "train", "evaluate", "plan", "manifest", "demo"):
         assert name in done.stdout
         assert command(name, "--help").returncode == 0
+
+
+def test_addresses_that_may_not_be_read_are_refused_before_anything_starts(tmp_path):
+    (tmp_path / "list.csv").write_text("uri\n/etc/passwd.mp4\nftp://host/a.mp4\n")
+    done = command("plan", tmp_path / "list.csv", "--set", f"sources.roots=[{tmp_path}]")
+    assert done.returncode == 2
+    assert "may not be read ('/etc/passwd.mp4': it lies outside" in done.stderr
+    assert "may not be read ('ftp://host/a.mp4': scheme 'ftp'" in done.stderr

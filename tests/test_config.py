@@ -68,6 +68,6 @@ def test_fingerprints_follow_what_changes_the_output():
 def test_a_profile_of_ones_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("extractors: {t: {class: 'vemoclap_batch.extractors.minilm:MiniLM'}}\n")
     config = load_config(str(tmp_path / "mine.yaml"))
-    assert config.profile == "mine"
+    assert config.profile == str(tmp_path / "mine.yaml")
     with pytest.raises(ConfigError, match=r"extractors.t.input: missing"):
         resolve(config)

@@ -86,7 +86,7 @@ def _run(
     from vemoclap_batch.manifest import read_sources
     from vemoclap_batch.pipeline.run import run
 
-    manifest = read_sources(source)
+    manifest = read_sources(source, config.sources.policy)
     if manifest.ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in manifest.ignored.most_common(5))
         print(f"ignored {manifest.ignored.total()} files that are no videos ({kinds})", file=sys.stderr)
@@ -239,7 +239,8 @@ def plan(
     from vemoclap_batch.manifest import read_sources
     from vemoclap_batch.pipeline.dry_run import dry_run
 
-    result = dry_run(read_sources(source).rows, out, _config(profile, frames, overrides, models_dir))
+    config = _config(profile, frames, overrides, models_dir)
+    result = dry_run(read_sources(source, config.sources.policy).rows, out, config)
     for name, cells in result["cells"].items():
         print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")
     expected = result["plan"]
@@ -262,7 +263,7 @@ def manifest(
     """Write a manifest of the videos that the sources name."""
     from vemoclap_batch.manifest import read_sources, write_manifest
 
-    found = read_sources(source)
+    found = read_sources(source, load_config("lite").sources.policy)
     write_manifest(found, out)
     print(f"{found.rows.num_rows} videos written to {out}; {found.ignored.total()} other files ignored")
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vemoclap_batch.media.policy import SCHEMES, Policy
+
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 
@@ -35,6 +37,11 @@ class Sampling(_Settings):
 
     frames: int = Field(16, ge=1, le=1024, description="evenly spaced frames over the whole video")
     short_side: int = Field(360, ge=32, le=4320, description="pixels; larger frames are scaled down, none is enlarged")
+    # Left out of fingerprints where it is not set, so that it changes none.
+    every_s: float | None = Field(
+        None, gt=0, exclude_if=lambda value: value is None,
+        description="seconds from frame to frame of a video that is long enough to give more than `frames` so",
+    )  # fmt: skip
 
 
 class Cost(_Settings):
@@ -49,12 +56,26 @@ class Decode(_Settings):
 
     timeout_s: float = Field(120, gt=0, description="a worker silent for this long is killed")
     memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
-    max_duration_s: float = Field(7200, gt=0, description="sound after this is left out, with a warning")
+    max_duration_s: float = Field(86_400, gt=0, description="sound after this is left out, with a warning")
+    part_s: float = Field(600, ge=1, description="seconds of sound that travel as one piece; ASR is cut there")
+    part_frames: int = Field(64, ge=1, description="frames that travel as one piece")
     decoder: Literal["decord", "pyav"] = Field(
         "decord", description="reads the frames; PyAV steps in where decord cannot"
     )
     actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
     cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
+
+
+class Sources(_Settings):
+    """Which addresses may be read, whatever a manifest names."""
+
+    @property
+    def policy(self) -> Policy:
+        """What that allows."""
+        return Policy(self.schemes, self.roots)
+
+    schemes: tuple[str, ...] = Field(SCHEMES, description="a path without a scheme is file")
+    roots: tuple[str, ...] = Field((), description="folders and prefixes to stay below; empty: anywhere")
 
 
 class Pool(_Settings):
@@ -100,6 +121,7 @@ class Config(_Settings):
     """The whole configuration of a run."""
 
     profile: str
+    sources: Sources = Sources()
     sampling: Sampling = Sampling()
     decode: Decode = Decode()
     pipeline: Pipeline = Pipeline()
@@ -155,7 +177,7 @@ def _read_profile(profile: str) -> dict[str, Any]:
     if profile in profiles():
         text, name = (resources.files("vemoclap_batch.profiles") / f"{profile}.yaml").read_text("utf-8"), profile
     elif profile.endswith((".yaml", ".yml")) and Path(profile).is_file():
-        text, name = Path(profile).read_text("utf-8"), Path(profile).stem
+        text, name = Path(profile).read_text("utf-8"), profile
     else:
         raise ConfigError([f"--profile {profile!r}: expected one of {', '.join(profiles())}, or a .yaml file"])
     try:

@@ -24,8 +24,11 @@ import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.listing import content_keys, is_media, local_content_key, normalise, remote_content_key, walk
+from vemoclap_batch.media.policy import Policy
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
 
+#: What the commands allow is a setting; in a program, whoever names the sources is trusted.
+ANYWHERE = Policy(schemes=())
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("video_id", "content_key", "uri", "label", "split")],
@@ -46,18 +49,23 @@ class Manifest:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def read_sources(sources: Sequence[str]) -> Manifest:
+def read_sources(sources: Sequence[str], policy: Policy = ANYWHERE) -> Manifest:
     """The videos that the sources name together; one found by two sources counts once.
 
+    Args:
+        sources: videos, folders, prefixes, globs and manifests.
+        policy: what may be read; nothing else is asked for, not even whether it is there.
+
     Raises:
-        ConfigError: a source that is not there, holds no video or is a manifest with mistakes; all are named.
+        ConfigError: a source that is not there, may not be read, holds no video or is a manifest with mistakes; all
+            are named.
     """
     mistakes: list[str] = []
     tables: list[pa.Table] = []
     ignored: Counter[str] = Counter()
     for source in sources:
         try:
-            tables.append(_read(source, ignored))
+            tables.append(_read(source, ignored, policy))
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -99,11 +107,16 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _read(source: str, ignored: Counter[str]) -> pa.Table:
+def _read(source: str, ignored: Counter[str], policy: Policy) -> pa.Table:
+    if is_remote(source) and (refusal := policy.refusal(normalise(source))) is not None:
+        raise ConfigError([f"{source!r} may not be read: {refusal}"])
     find = _remote_source if is_remote(source) else _local_source
-    found = find(source, ignored)
+    found = find(source, ignored, policy)
     if isinstance(found, pa.Table):
         return found
+    mistakes = _Mistakes(source)
+    _check_allowed(mistakes, [address for address, _ in found], policy)
+    mistakes.raise_any()
     rows = [(video_id(address), key, address) for address, key in sorted(found)]
     if not rows:
         left_out = f" ({sum(ignored.values())} files of other kinds)" if ignored else ""
@@ -120,12 +133,12 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> pa.Table:
 # ---- local folders, files and globs
 
 
-def _local_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] | pa.Table:
+def _local_source(source: str, ignored: Counter[str], policy: Policy) -> list[tuple[str, str]] | pa.Table:
     path = local_path(source)
     if os.path.isdir(path):
         return list(walk(path, ignored))
     if os.path.isfile(path):
-        return _read_manifest_file(path) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
+        return _read_manifest_file(path, policy) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
     if any(char in source for char in "*?["):
         matches = fsspec.filesystem("file").glob(path)
         return [(match, local_content_key(match)) for match in matches if is_media(match, ignored)]
@@ -135,14 +148,14 @@ def _local_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] |
 # ---- object stores and other remote filesystems
 
 
-def _remote_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] | pa.Table:
+def _remote_source(source: str, ignored: Counter[str], policy: Policy) -> list[tuple[str, str]] | pa.Table:
     source = normalise(source)
     try:
         filesystem, path = fsspec.core.url_to_fs(source)
         if any(char in path for char in "*?["):
             found = filesystem.glob(path, detail=True)
         elif source.endswith(MANIFEST_SUFFIXES):
-            return _read_manifest_file(source)
+            return _read_manifest_file(source, policy)
         elif filesystem.isdir(path):
             found = filesystem.find(path, detail=True)
         elif filesystem.exists(path):
@@ -161,7 +174,7 @@ def _remote_source(source: str, ignored: Counter[str]) -> list[tuple[str, str]] 
 # ---- manifest files
 
 
-def _read_manifest_file(address: str) -> pa.Table:
+def _read_manifest_file(address: str, policy: Policy) -> pa.Table:
     try:
         raw = _parse(address)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
@@ -170,7 +183,7 @@ def _read_manifest_file(address: str) -> pa.Table:
         raise ConfigError([f"{address!r}: no column 'uri'; found {', '.join(raw.column_names) or 'no column'}"])
     if not raw.num_rows:
         raise ConfigError([f"{address!r}: no rows"])
-    return _complete(address, {name: _strings(raw, name) for name in SCHEMA.names})
+    return _complete(address, {name: _strings(raw, name) for name in SCHEMA.names}, policy)
 
 
 def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[str | None]]:
@@ -224,7 +237,7 @@ def _strings(raw: pa.Table, name: str) -> list[str | None]:
     return [text.strip() or None if text else None for text in raw[name].cast(pa.string()).to_pylist()]
 
 
-def _complete(address: str, columns: dict[str, list[str | None]]) -> pa.Table:
+def _complete(address: str, columns: dict[str, list[str | None]], policy: Policy) -> pa.Table:
     """Fill in what the manifest leaves out, and check every row."""
     mistakes = _Mistakes(address)
     base = posixpath.dirname(address)
@@ -236,6 +249,7 @@ def _complete(address: str, columns: dict[str, list[str | None]]) -> pa.Table:
     unknown = [label is not None and label not in LABELS for label in labels]
     mistakes.rows(f"label is not one of {', '.join(LABELS)}", unknown, lambda row: repr(labels[row]))
     _check_unique(mistakes, ids, uris)
+    _check_allowed(mistakes, uris, policy)
     mistakes.raise_any()
     missing = [row for row, key in enumerate(columns["content_key"]) if not key]
     filled = list(columns["content_key"])
@@ -246,6 +260,12 @@ def _complete(address: str, columns: dict[str, list[str | None]]) -> pa.Table:
         + [pa.array(labels, pa.string()), pa.array(columns["split"], pa.string())],
         schema=SCHEMA,
     )
+
+
+def _check_allowed(mistakes: _Mistakes, uris: Sequence[str], policy: Policy) -> None:
+    refusals = [policy.refusal(uri) if uri else None for uri in uris]
+    bad = [refusal is not None for refusal in refusals]
+    mistakes.rows("may not be read", bad, lambda row: f"{uris[row]!r}: {refusals[row]}")
 
 
 def _check_unique(mistakes: _Mistakes, ids: list[str], uris: list[str] | None = None) -> None:

@@ -87,19 +87,30 @@ def _extractor_weights() -> Path:
     return WEIGHTS
 
 
-def read_sound(manifest: str | Path, split: str | None = None) -> Items:
-    """Utterances (``path`` relative to the manifest, ``label``, optional ``split``) as the sound of a video each."""
+def read_sound(manifest: str | Path, split: str | None = None, copies: int = 0) -> Items:
+    """Utterances (``path`` relative to the manifest, ``label``, optional ``split``) as the sound of a video each.
+
+    Args:
+        manifest: the CSV.
+        split: which rows; all without it.
+        copies: how often each is heard again through another room, microphone and noise: for training.
+    """
+    from vemoclap_batch.fusion.data import keyed_rng
+    from vemoclap_batch.lite.voice_training import augment
+
     rows = _rows(manifest)
     kept = [row for row in rows if row["label"] in LABELS and split in (None, row.get("split"))]
     extractor, features = _extractor(SOUND), []
     for row in kept:
-        waveform = read_waveform(Path(manifest).parent / row["path"])
-        nothing = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
-        [result] = extractor.extract([Clip(row["path"], *nothing, waveform, len(waveform) / SAMPLE_RATE)])
-        if not isinstance(result, Result):
-            raise ValueError(f"{row['path']}: {result.message}")
-        features.append(result.feature)
-    return Items(features, np.array([LABELS.index(row["label"]) for row in kept], np.int64))
+        original = read_waveform(Path(manifest).parent / row["path"])
+        again = [augment(original, keyed_rng(row["path"], copy)) for copy in range(copies)]
+        for waveform in (original, *again):
+            nothing = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
+            [result] = extractor.extract([Clip(row["path"], *nothing, waveform, len(waveform) / SAMPLE_RATE)])
+            if not isinstance(result, Result):
+                raise ValueError(f"{row['path']}: {result.message}")
+            features.append(result.feature)
+    return Items(features, np.repeat([LABELS.index(row["label"]) for row in kept], copies + 1).astype(np.int64))
 
 
 def read_waveform(path: str | Path) -> np.ndarray:

@@ -18,7 +18,7 @@ class Policy:
     """What a manifest may name.
 
     Attributes:
-        schemes: allowed ones.
+        schemes: allowed ones; empty for all.
         roots: folders and prefixes that everything must lie below, links resolved; empty for anywhere.
     """
 
@@ -29,21 +29,18 @@ class Policy:
         """Why an absolute, normalised address may not be read; None when it may."""
         scheme, remote, rest = address.partition("://")
         scheme = scheme if remote else "file"
-        if scheme not in self.schemes:
+        if self.schemes and scheme not in self.schemes:
             return f"scheme {scheme!r} is not one of {', '.join(self.schemes)}"
-        if remote and scheme != "file":
-            # A store may resolve these, whatever the prefix says.
-            if posixpath.normpath(f"/{rest}") != f"/{rest.rstrip('/')}":
-                return "it is not normalised"
-            inside = any(_is_below(address, root) for root in self.roots if "://" in root)
-        else:
-            real = os.path.realpath(rest if remote else address)
-            inside = any(
-                os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root)
-                for root in self.roots
-                if "://" not in root
-            )
-        return None if inside or not self.roots else f"it lies outside {', '.join(self.roots)}"
+        is_file = scheme == "file"
+        # A store may resolve dots, whatever the prefix says.
+        if not is_file and posixpath.normpath(f"/{rest}") != f"/{rest.rstrip('/')}":
+            return "it is not normalised"
+        if not self.roots:
+            return None
+        below = _is_below_folder if is_file else _is_below
+        place = rest if is_file and remote else address
+        inside = any(below(place, root) for root in self.roots if ("://" in root) != is_file)
+        return None if inside else f"it lies outside {', '.join(self.roots)}"
 
     def refusal_of_redirect(self, origin: str, target: str) -> str | None:
         """Why a redirect from one address to another may not be followed; None when it may.
@@ -63,6 +60,11 @@ class Policy:
 
 def _is_below(address: str, root: str) -> bool:
     return address == root.rstrip("/") or address.startswith(root.rstrip("/") + "/")
+
+
+def _is_below_folder(path: str, root: str) -> bool:
+    real, top = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([real, top]) == top
 
 
 def is_public(host: str) -> bool:
