@@ -138,7 +138,9 @@ def _local_source(source: str, ignored: Counter[str], policy: Policy) -> list[tu
     if os.path.isdir(path):
         return list(walk(path, ignored))
     if os.path.isfile(path):
-        return _read_manifest_file(path, policy) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
+        return (
+            _read_manifest_file(path, policy) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
+        )
     if any(char in source for char in "*?["):
         matches = fsspec.filesystem("file").glob(path)
         return [(match, local_content_key(match)) for match in matches if is_media(match, ignored)]

@@ -110,12 +110,9 @@ class Extractor(ABC):
         return {}
 
     @classmethod
-    def check_weights(cls, models: Mapping[str, Path]) -> None:
-        """Refuse weights that may not be loaded, before a run starts.
-
-        Raises:
-            PermissionError: a file that can run code, and that nobody has accepted.
-        """
+    def pickles(cls, models: Mapping[str, Path]) -> list[Path]:
+        """Those of its weights that can run code when they are loaded: only accepted ones may be."""
+        return []
 
     def extract(self, items: Sequence[Any]) -> list[Result | Failure]:
         """Run the model on a batch; never raises for what is wrong with an item.

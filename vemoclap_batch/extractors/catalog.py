@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
 from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, load_class
 from vemoclap_batch.hub.library import MissingWeights, content_hash, locate
+from vemoclap_batch.hub.pinned import NotPinned, verify_pinned
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,9 @@ def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, conf
     if absent:
         raise WeightsError(absent)
     try:
-        cls.check_weights(found)
-    except PermissionError as error:
+        for path in cls.pickles(found):
+            verify_pinned(path)
+    except NotPinned as error:
         raise WeightsError([f"{prefix}: {error}"]) from error
     return found
 
