@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from vemoclap_batch.cli_import import app as import_app
+from vemoclap_batch.cli_import import manifest_ekman6
 from vemoclap_batch.cli_models import Json, ModelsDir, Overrides, Profile, models_app
 from vemoclap_batch.config import Config, ConfigError, load_config
 from vemoclap_batch.failure import RunBroken
@@ -28,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(import_app, name="import")
 
 app.add_typer(models_app, name="models")
 
@@ -156,7 +159,7 @@ def predict(
     classifier = Classifier.load(model)
     spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}
     store = _existing(out)
-    selected = select(store, spaces, _chosen(features), _preferred(profile, overrides))
+    selected = select(store, spaces, _chosen(features), _preferred(store, profile, overrides))
     run_id = new_run_id()
     with writer(out, run_id, wait=not no_wait):
         videos = store.current_videos()
@@ -211,14 +214,17 @@ def evaluate(
     """Score a checkpoint on labelled videos: accuracy, macro F1, per class, confusion matrix, calibration."""
     from vemoclap_batch.pipeline.fit import score
 
+    store = _existing(out)
     result = score(
-        _existing(out), model, labels, split=split, chosen=_chosen(features), preferred=_preferred(profile, overrides),
+        store, model, labels, split=split, chosen=_chosen(features), preferred=_preferred(store, profile, overrides),
         folder=folder,
     )  # fmt: skip
     low, high = result["accuracy_interval"]
     accuracy = f"accuracy {result['accuracy']:.3f} (95 % {low:.3f}–{high:.3f})"
     print(f"{accuracy}, macro F1 {result['macro_f1']:.3f}, n = {result['n']}")
     print(f"split: {result['split']}, from {result['split_source']}")
+    for note in result["model_notes"]:
+        print(f"note: {note}")
     print(f"  {'':<10} precision  recall      f1       n")
     for name, row in result["per_class"].items():
         print(f"  {name:<10} {row['precision']:>9.3f} {row['recall']:>7.3f} {row['f1']:>7.3f} {row['n']:>7}")
@@ -258,11 +264,22 @@ def plan(
 
 @app.command()
 def manifest(
-    source: Sources, out: Annotated[str, typer.Option("-o", "--out", help="File to write: .csv, .jsonl or .parquet.")]
-) -> None:
-    """Write a manifest of the videos that the sources name."""
+    source: Sources, out: Annotated[str, typer.Option("-o", "--out", help="File to write: .csv, .jsonl or .parquet.")],
+    split: Annotated[str | None, typer.Option(help="With ekman6: file of videos and train or test.")] = None,
+    blacklist: Annotated[str | None, typer.Option(help="With ekman6: text file of videos to leave out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="With ekman6: of the split, without --split [default: 1].")] = None,
+) -> None:  # fmt: skip
+    """Write a manifest of the videos that the sources name; or, as manifest ekman6 DIR, of Ekman-6 with its labels."""
     from vemoclap_batch.manifest import read_sources, write_manifest
 
+    if source[0] == "ekman6":
+        manifest_ekman6(source[1:], out, split, blacklist, seed)
+        return
+    given = [
+        name for name, value in (("--split", split), ("--blacklist", blacklist), ("--seed", seed)) if value is not None
+    ]
+    if given:
+        raise ConfigError([f"{name}: only with manifest ekman6 DIR" for name in given])
     found = read_sources(source, load_config("lite").sources.policy)
     write_manifest(found, out)
     print(f"{found.rows.num_rows} videos written to {out}; {found.ignored.total()} other files ignored")
@@ -333,10 +350,14 @@ def _chosen(features: list[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _preferred(profile: str, overrides: list[str] | None) -> dict[str, str]:
+def _preferred(store: Any, profile: str, overrides: list[str] | None) -> dict[str, str]:
+    """The profile's own fingerprints; none where there is nothing to choose, so that its packages are not needed."""
+    config = load_config(profile, overrides or [])
+    if all(len(store.fingerprints(name)) < 2 for name in config.extractors):
+        return {}
     from vemoclap_batch.extractors.catalog import resolvable
 
-    return {name: spec.fingerprint for name, spec in resolvable(load_config(profile, overrides or [])).items()}
+    return {name: spec.fingerprint for name, spec in resolvable(config).items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

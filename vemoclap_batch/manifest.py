@@ -192,8 +192,8 @@ def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[
     """A labels file, for training and evaluation: a manifest that may name its videos by ``video_id`` alone.
 
     Returns:
-        ``video_id``, ``uri`` (normalised), ``label`` and ``split``, each with a value or None per row; rows without a
-        label are left out.
+        ``video_id``, ``uri`` (normalised), ``label``, ``split`` and ``split_source`` (where the split is from, in
+        words), each with a value or None per row; rows without a label are left out.
 
     Raises:
         ConfigError: neither ``video_id`` nor ``uri``, no ``label``, an unknown label, a video named twice.
@@ -206,7 +206,7 @@ def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[
     names = set(raw.column_names)
     if "label" not in names or not names & {"video_id", "uri"}:
         raise ConfigError([f"--labels {address!r}: needs 'label' and 'video_id' or 'uri'; found {', '.join(names)}"])
-    columns = {name: _strings(raw, name) for name in ("video_id", "uri", "label", "split")}
+    columns = {name: _strings(raw, name) for name in ("video_id", "uri", "label", "split", "split_source")}
     rows = [row for row, label in enumerate(columns["label"]) if label]
     columns = {name: [column[row] for row in rows] for name, column in columns.items()}
     columns["label"] = [label.lower() if label else None for label in columns["label"]]

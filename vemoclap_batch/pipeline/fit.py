@@ -87,6 +87,7 @@ def score(
         "split": split,
         "split_source": labelled.source,
         "fingerprints": {name: feature.fingerprint for name, feature in selected.items()},
+        "model_notes": checkpoint.card.get("notes", []),
         "without_video": labelled.without_video,
         "without_features": labelled.without_features,
         "labels": list(checkpoint.spec.labels),

@@ -84,7 +84,8 @@ def _positions(given: Mapping[str, list], videos: pa.Table) -> list[int | None]:
 def _splits(given: Mapping[str, list], kept: list[int], examples: Examples, seed: int) -> tuple[list[str], str]:
     named = [given["split"][row] for row in kept]
     if any(named):
-        return [name or "" for name in named], "the labels file's column split"
+        said = sorted({source for row in kept if (source := given["split_source"][row])})
+        return [name or "" for name in named], "; ".join(said) or "the labels file's column split"
     splits = ["test"] * len(kept)
     for label in np.unique(examples.labels):
         rows = np.flatnonzero(examples.labels == label)
