@@ -29,7 +29,7 @@ class Batches:
         while len(outputs) < len(items):
             batch = items[len(outputs) : len(outputs) + self.size]
             try:
-                outputs += network(batch)
+                outputs.extend(network(batch))
             except Exception as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise

@@ -182,6 +182,9 @@ def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, confi
     ]
     if mistakes:
         raise ConfigError(mistakes)
+    unmarked = [name for name in entry.evidence if load_class(config.extractors[name].class_path).marks is None]
+    if unmarked:
+        raise ConfigError([f"{prefix}.evidence: {', '.join(unmarked)} cannot tell which frames are telling"])
 
 
 def _identity(

@@ -58,6 +58,7 @@ class FaceExpression(Extractor):
     Settings = FaceSettings
     inputs = (FRAMES,)
     sequence = True
+    marks = "faces"
     columns = {"faces": pa.list_(FACE)}
     settings: FaceSettings
 
