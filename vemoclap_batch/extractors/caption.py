@@ -12,7 +12,7 @@ from pydantic import Field
 
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
-from vemoclap_batch.extractors.sentiment import load_strictly
+from vemoclap_batch.extractors.pretrained import load_strictly
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 

@@ -92,9 +92,11 @@ def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
     mistakes: list[str] = []
     # Those that read from others last, so that the fingerprints of what they read are known.
     for name, entry in sorted(config.extractors.items(), key=lambda item: len(item[1].reads)):
-        if any(source in config.extractors and source not in specs for source in entry.reads) and absent:
-            continue
         try:
+            if absent and any(source in config.extractors and source not in specs for source in entry.reads):
+                # What it reads cannot be had either; its own weights may still be there, or not.
+                _models(f"extractors.{name}", *_class_and_settings(name, entry), config)
+                continue
             specs[name] = _spec(name, entry, config, specs)
         except WeightsError as error:
             absent += error.mistakes
@@ -103,16 +105,20 @@ def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
     return specs, absent, mistakes
 
 
-def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, Spec]) -> Spec:
-    prefix = f"extractors.{name}"
+def _class_and_settings(name: str, entry: ExtractorEntry) -> tuple[type[Extractor], ExtractorSettings]:
     try:
         cls = load_class(entry.class_path)
     except ValueError as error:
-        raise ConfigError([f"{prefix}.class: {error}"]) from error
+        raise ConfigError([f"extractors.{name}.class: {error}"]) from error
     try:
-        settings = cls.Settings(**entry.settings)
+        return cls, cls.Settings(**entry.settings)
     except ValidationError as error:
-        raise ConfigError(describe_errors(prefix, error)) from error
+        raise ConfigError(describe_errors(f"extractors.{name}", error)) from error
+
+
+def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, Spec]) -> Spec:
+    prefix = f"extractors.{name}"
+    cls, settings = _class_and_settings(name, entry)
     _check_input(prefix, cls, entry, config)
     unknown = [source for source in entry.reads if source not in earlier]
     if unknown:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,7 @@ from pydantic import Field
 
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
+from vemoclap_batch.extractors.pretrained import load_strictly
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.hub.library import space_of
 
@@ -126,44 +125,3 @@ class Sentiment(Extractor):
             output = self._network(padded.to(device), attention_mask=mask.to(device), output_hidden_states=True)
         vectors = output.hidden_states[-1][:, 0].float().cpu().numpy()  # [n, width]
         return list(zip(vectors, output.logits.float().softmax(1).cpu().numpy(), strict=True))
-
-
-def load_strictly(kind: Any, folder: Path) -> Any:
-    """A transformers network from a local folder, float32 and in evaluation mode, every weight from the file.
-
-    Left to itself, transformers fills in random numbers for weights that are missing. safetensors go first;
-    a ``pytorch_model.bin`` is read as weights only, which refuses every other pickled object.
-
-    Args:
-        kind: one of transformers' ``Auto…`` classes.
-        folder: of the model.
-
-    Raises:
-        NotADirectoryError: not a folder.
-        ValueError: weights are missing, of another shape, or no plain weights.
-    """
-    import torch
-    from transformers.utils import logging
-
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: expected the folder of a transformers model")
-    logging.disable_progress_bar()
-    # Its report of what is missing is told below, as an error.
-    logging.set_verbosity_error()
-    try:
-        network, found = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{folder}: the weights file holds more than weights; it was not loaded") from error
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    if missing := sorted(found["missing_keys"]):
-        named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise ValueError(f"{folder} lacks weights of {type(network).__name__}: {named}")
-    return network.eval()

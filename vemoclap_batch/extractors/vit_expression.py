@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vemoclap_batch.extractors.batching import autocast
-from vemoclap_batch.extractors.sentiment import load_strictly
+from vemoclap_batch.extractors.pretrained import load_strictly
 
 #: Names that checkpoints give the classes → the names of this package (``vemoclap_batch.networks.expression.CLASSES``).
 NAMES = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
+from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.whisper_weights import BUNDLED, BUNDLED_SHA256, bundled_folder
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
@@ -135,7 +138,9 @@ class Whisper(Extractor):
         from faster_whisper import WhisperModel
 
         device, _, index = resources.device.partition(":")
-        self._batch = CPU_BATCH if device == "cpu" else GPU_BATCH
+        if device == "cuda":
+            load_cublas()
+        self._batches = Batches(CPU_BATCH if device == "cpu" else GPU_BATCH)
         self._model = WhisperModel(
             str(resources.models["model"] if self.references(settings) else bundled_folder()),
             device=device,
@@ -165,11 +170,13 @@ class Whisper(Extractor):
         segments: list[list[dict[str, Any]]] = [[] for _ in clips]
         # Where a clip's next window starts depends on its last, so each round hears one window of every clip.
         while waiting := [index for index, speech in enumerate(speeches) if speech.left > 0]:
-            for start in range(0, len(waiting), self._batch):
-                batch = waiting[start : start + self._batch]
+
+            def hear(batch: Sequence[int]) -> list[Decoded]:
                 sounds = [speeches[index].window(clips[index].waveform) for index in batch]
-                for index, words in zip(batch, self._hear(sounds, batch, languages), strict=True):
-                    segments[index] += self._take(words, speeches[index], clips[index].start_s)
+                return self._hear(sounds, batch, languages)
+
+            for index, words in zip(waiting, self._batches.run(hear, waiting), strict=True):
+                segments[index] += self._take(words, speeches[index], clips[index].start_s)
         return [_result(found, languages.get(index)) for index, found in enumerate(segments)]
 
     def _pieces(self, waveform: np.ndarray) -> list[tuple[int, int]]:
@@ -270,6 +277,28 @@ class Whisper(Extractor):
         ]
         speech.done += heard
         return [row for row in rows if row["text"]] if words.is_speech else []
+
+
+def load_cublas() -> None:
+    """Load the library that CTranslate2 opens on a GPU: cuBLAS 12, where torch may have brought another version.
+
+    Raises:
+        RuntimeError: it is not installed; names the package that has it.
+    """
+    names = ("libcublasLt.so.12", "libcublas.so.12")
+    try:
+        files = metadata.files("nvidia-cublas-cu12") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    packaged = {file.name: str(file.locate()) for file in files}
+    for name in names:
+        try:
+            ctypes.CDLL(packaged.get(name, name), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise RuntimeError(
+                f"speech recognition on a GPU needs {name}: pip install nvidia-cublas-cu12, or run it on the CPU with "
+                f"--set extractors.asr.pool.gpus=0 ({error})"
+            ) from error
 
 
 def _timed(
