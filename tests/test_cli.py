@@ -139,7 +139,22 @@ def test_manifest_and_its_mistakes(tmp_path):
 
 def test_help_explains_every_command():
     done = command("--help")
-    for name in ("label", "extract", "predict", "train", "evaluate", "plan", "manifest", "demo"):
+    for name in (
+        "label",
+        "extract",
+        "predict",
+        "train",
+        "evaluate",
+        "plan",
+        "manifest",
+        "models",
+        "import",
+        "status",
+        "retry",
+        "compact",
+        "gc",
+        "demo",
+    ):
         assert name in done.stdout
         assert command(name, "--help").returncode == 0
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from vemoclap_batch.cli_import import app as import_app
 from vemoclap_batch.cli_import import manifest_ekman6
 from vemoclap_batch.cli_models import Json, ModelsDir, Overrides, Profile, models_app
+from vemoclap_batch.cli_upkeep import mount as mount_upkeep
 from vemoclap_batch.config import Config, ConfigError, load_config
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.lock import Busy
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(import_app, name="import")
 
 app.add_typer(models_app, name="models")
+mount_upkeep(app)
 
 Sources = Annotated[
     list[str],
@@ -153,15 +155,15 @@ def predict(
     """Predict every video of OUT that has the model's features; the second half of label."""
     from vemoclap_batch.fusion.selection import select
     from vemoclap_batch.pipeline.predict import predict as run_predict
-    from vemoclap_batch.pipeline.run import Classifier, fingerprint_notes, new_run_id
-    from vemoclap_batch.store.lock import writer
+    from vemoclap_batch.pipeline.run import Classifier, fingerprint_notes
+    from vemoclap_batch.store.store import new_run_id
 
     classifier = Classifier.load(model)
     spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}
     store = _existing(out)
     selected = select(store, spaces, _chosen(features), _preferred(store, profile, overrides))
     run_id = new_run_id()
-    with writer(out, run_id, wait=not no_wait):
+    with store.writing(run_id, wait=not no_wait):
         videos = store.current_videos()
         done = run_predict(store, videos, classifier.checkpoint, classifier.digest, selected, run_id)
     notes = fingerprint_notes(classifier.checkpoint, selected)

@@ -28,14 +28,13 @@ def features(
     """Write the features of a pickle to OUT as if extract had made them, and its labels to OUT/labels.parquet."""
     from vemoclap_batch.pipeline.imports import LABELS_FILE, import_features, read_samples
     from vemoclap_batch.pipeline.progress import tracking
-    from vemoclap_batch.pipeline.run import new_run_id
-    from vemoclap_batch.store.lock import writer
-    from vemoclap_batch.store.store import Store
+    from vemoclap_batch.store.store import Store, new_run_id
 
     samples = read_samples(file)
     run_id = new_run_id()
-    with writer(out, run_id, wait=not no_wait), tracking("videos", len(samples.ids)) as tracker:
-        done = import_features(Store(out), samples, Path(file).name, run_id, tracker.at)
+    store = Store(out)
+    with store.writing(run_id, wait=not no_wait), tracking("videos", len(samples.ids)) as tracker:
+        done = import_features(store, samples, Path(file).name, run_id, tracker.at)
     for note in done.notes:
         print(f"note: {note}")
     for name, count in done.present.items():

@@ -11,7 +11,7 @@ from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.catalog import resolve
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.missing import find_work
+from vemoclap_batch.pipeline.missing import features_table, find_work
 from vemoclap_batch.pipeline.rows import with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
@@ -110,3 +110,38 @@ def test_a_failure_to_decode_is_over_once_the_video_has_a_row(store, specs):
     row = dict.fromkeys(schemas.VIDEOS.names) | {"video_id": "a", "content_key": "1"}
     store.videos().append(pa.Table.from_pylist([row], schema=schemas.VIDEOS))
     assert "a" in wanted(find_work(store, VIDEOS, specs, 3))
+
+
+def test_cells_named_to_be_tried_again_are_wanted_whatever_their_failure(store, specs):
+    fail(store, "a", "undecodable")
+    fail(store, "b", "timeout", 7, fingerprint=specs["asr"].fingerprint, stage="extract")
+    fail(store, "c", "model", fingerprint=specs["clip"].fingerprint, stage="extract")
+    work = find_work(store, VIDEOS, specs, 3, {("a\0001", None), ("b\0001", specs["asr"].fingerprint)})
+    everything = ["clip", "asr", "asr_sentiment"]
+    assert wanted(work) == {"a": everything, "b": everything, "c": ["asr", "asr_sentiment"]}
+    assert (work.failed, work.given_up["clip"]) == ({"clip": 2, "asr": 2, "asr_sentiment": 2}, 1)
+
+
+def test_twenty_thousand_videos_in_two_hundred_shards(store, specs):
+    count, shards = 20_000, 200
+    ids = np.array([f"video {at}" for at in range(count)])
+    videos = pa.table({"video_id": ids, "content_key": ["1"] * count, "uri": ids})
+    order = np.random.default_rng(0).permutation(count)
+    lacking = {"clip": set(order[:3].tolist()), "asr": set(order[2:5].tolist())}
+    for name, some in lacking.items():
+        table = features_table(store, specs[name])
+        for part in np.array_split(order, shards):
+            kept = [at for at in part.tolist() if at not in some]
+            row = dict.fromkeys(table.schema.names) | {"content_key": "1", "run_id": "r", "feature": []}
+            rows = [row | {"video_id": f"video {at}"} | ({"text": str(at)} if name == "asr" else {}) for at in kept]
+            table.append(pa.Table.from_pylist(rows, schema=table.schema))
+        assert len(table.shards()) == shards
+    work = find_work(store, videos, specs, 3)
+    assert work.done == {"clip": count - 3, "asr": count - 3, "asr_sentiment": 0}
+    for row in work.rows.to_pylist():
+        at = int(row["video_id"].split()[1])
+        lacks = [name for name, some in lacking.items() if at in some]
+        assert row["wanted"] == [*lacks, "asr_sentiment"]
+        assert row["text_asr"] == (None if at in lacking["asr"] else str(at))
+    two = {name: specs[name] for name in lacking}
+    assert find_work(store, videos, two, 3).wanted == {"clip": 3, "asr": 3}

@@ -348,5 +348,5 @@ def _write_labels(store: Store, samples: Samples) -> int:
             return len(given)
     if merged:
         table = pa.table({"video_id": list(merged), "label": list(merged.values())})
-        write_atomically(store.filesystem, path, table)
+        write_atomically(store.filesystem, path, table, store.check)
     return len(given)

@@ -5,7 +5,7 @@ Resuming after a crash, tonight's new videos and reprocessing after one model ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
 
+#: A cell in the errors log: key and fingerprint of the extractor; fingerprint None stands for decoding.
+Cell = tuple[str, str | None]
+
 
 @dataclass
 class Work:
@@ -30,16 +33,18 @@ class Work:
         incomplete: those that lack a cell, whether it is to be done or given up.
         rows: those with something to do, with ``wanted`` and the texts and marks that are in the store already.
         done: per extractor, cells that are committed.
-        given_up: per extractor, cells whose failure is final or was tried often enough.
-        attempts: failed attempts so far of (key, fingerprint); fingerprint None stands for decoding.
+        failed: per extractor, cells that are not committed because they, or what they read from, failed.
+        given_up: per extractor, those whose failure is final or was tried often enough.
+        attempts: failed attempts so far.
     """
 
     videos: pa.Table
     incomplete: pa.Table
     rows: pa.Table
     done: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
     given_up: dict[str, int] = field(default_factory=dict)
-    attempts: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    attempts: dict[Cell, int] = field(default_factory=dict)
 
     @property
     def wanted(self) -> dict[str, int]:
@@ -54,7 +59,9 @@ def features_table(store: Store, spec: Spec) -> Table:
     return store.features(spec.name, spec.fingerprint, schema)
 
 
-def find_work(store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_attempts: int) -> Work:
+def find_work(
+    store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_attempts: int, again: Collection[Cell] = frozenset()
+) -> Work:
     """Compare a manifest with the store; opens no video and loads no model.
 
     Args:
@@ -62,20 +69,24 @@ def find_work(store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_att
         videos: columns ``video_id``, ``content_key`` and ``uri``.
         specs: the extractors wanted, each after the one it reads from.
         max_attempts: how many runs may try a cell whose failure may be passing.
+        again: failed cells that are tried again, whatever their failure and however often they were tried.
     """
     videos = videos.select(["video_id", "content_key", "uri"])
     video_keys = keys(videos)
-    failed = _Failures(store, video_keys, max_attempts)
-    work = Work(videos, incomplete=videos, rows=videos, attempts=failed.attempts)
+    failures = _Failures(store, video_keys, max_attempts, frozenset(again))
+    work = Work(videos, incomplete=videos, rows=videos, attempts=failures.attempts)
     complete = np.ones(videos.num_rows, bool)
     todo: dict[str, np.ndarray] = {}
+    failed: dict[str, np.ndarray] = {}
     kept: dict[str, pa.Array] = {}
     for name, spec in specs.items():
         done = features_table(store, spec).committed(video_keys)
         complete &= done
-        given_up = ~done & failed.final(spec)
+        failed[name] = ~done & failures.open(spec)
+        given_up = ~done & failures.final(spec)
         todo[name] = ~done & ~given_up
         if spec.source is not None:
+            failed[name] |= ~done & failed[spec.source]
             from_store = todo[name] & ~todo[spec.source]
             column = _texts(store, specs[spec.source], video_keys, from_store)
             kept[text_column(spec.source)] = _either(kept.get(text_column(spec.source)), column)
@@ -88,19 +99,23 @@ def find_work(store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_att
             column = _marks(store, specs[source], video_keys, from_store)
             kept[marks_column(source)] = _either(kept.get(marks_column(source)), column)
         work.done[name], work.given_up[name] = int(done.sum()), int(given_up.sum())
+        work.failed[name] = int(failed[name].sum())
     work.incomplete = videos.filter(pa.array(~complete))
     work.rows = _rows(work.videos, todo, kept)
     return work
 
 
 def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], kept: Mapping[str, pa.Array]) -> pa.Table:
-    names = np.array(list(todo), object)
     matrix = np.stack(list(todo.values()), axis=1) if todo else np.zeros((videos.num_rows, 0), bool)
-    wanted = pa.array([names[row].tolist() for row in matrix], pa.list_(pa.string()))
-    rows = videos.append_column("wanted", wanted)
+    some = pa.array(matrix.any(axis=1))
+    rows = videos.filter(some)
+    matrix = matrix[matrix.any(axis=1)]
+    ends = np.concatenate([[0], matrix.sum(axis=1).cumsum()]).astype(np.int32)
+    wanted = pa.array(list(todo), pa.string()).take(pa.array(np.nonzero(matrix)[1]))
+    rows = rows.append_column("wanted", pa.ListArray.from_arrays(ends, wanted))
     for name, column in kept.items():
-        rows = rows.append_column(name, column)
-    return rows.filter(pa.array(matrix.any(axis=1)))
+        rows = rows.append_column(name, column.filter(some))
+    return rows
 
 
 def _texts(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
@@ -135,13 +150,17 @@ def _either(first: pa.Array | None, second: pa.Array) -> pa.Array:
 class _Failures:
     """The errors log, reduced to what decides whether a cell is tried again."""
 
-    def __init__(self, store: Store, video_keys: pa.ChunkedArray, max_attempts: int) -> None:
+    def __init__(
+        self, store: Store, video_keys: pa.ChunkedArray, max_attempts: int, again: frozenset[Cell]
+    ) -> None:  # fmt: skip
         self._keys = video_keys
         self._max_attempts = max_attempts
+        self._again = again
         log = store.errors().read(["fingerprint", "stage", "error_type", "attempts", "run_id"])
         # A failure to decode is open only while the video has no row of its own.
         known = store.videos().committed(keys(log)) if log.num_rows else np.zeros(0, bool)
-        self.attempts: dict[tuple[str, str | None], int] = {}
+        self.attempts: dict[Cell, int] = {}
+        self._open: dict[str | None, set[str]] = {}
         self._final: dict[str | None, set[str]] = {}
         for key, is_known, failure in zip(keys(log).to_pylist(), known, log.to_pylist(), strict=True):
             if not (failure["stage"] == "decode" and is_known):
@@ -151,14 +170,23 @@ class _Failures:
         fingerprint = failure["fingerprint"]
         attempts = max(failure["attempts"], self.attempts.get((key, fingerprint), 0))
         self.attempts[key, fingerprint] = attempts
-        if failure["error_type"] not in TRANSIENT or attempts >= self._max_attempts:
+        self._open.setdefault(fingerprint, set()).add(key)
+        final = failure["error_type"] not in TRANSIENT or attempts >= self._max_attempts
+        if final and (key, fingerprint) not in self._again:
             self._final.setdefault(fingerprint, set()).add(key)
 
     def final(self, spec: Spec) -> np.ndarray:
         """Which videos the extractor is not to try again: bool [n]."""
-        given_up = set(self._final.get(spec.fingerprint, ()))
+        return self._among(self._final, spec)
+
+    def open(self, spec: Spec) -> np.ndarray:
+        """Which videos failed in the extractor, or before it in decoding: bool [n]."""
+        return self._among(self._open, spec)
+
+    def _among(self, noted: Mapping[str | None, set[str]], spec: Spec) -> np.ndarray:
+        found = set(noted.get(spec.fingerprint, ()))
         if spec.source is None:
-            given_up |= self._final.get(None, set())
-        if not given_up:
+            found |= noted.get(None, set())
+        if not found:
             return np.zeros(len(self._keys), bool)
-        return pc.is_in(self._keys, value_set=pa.array(sorted(given_up))).to_numpy(zero_copy_only=False)
+        return pc.is_in(self._keys, value_set=pa.array(sorted(found))).to_numpy(zero_copy_only=False)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.store.patience import is_local, patiently, reason
+
+_TEMPORARY = ".tmp"
+#: Object stores, on which a folder is nothing but the beginning of names.
+_WITHOUT_FOLDERS = ("s3", "gcs", "abfs")
 
 
 def is_remote(address: str) -> bool:
@@ -25,8 +34,10 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
     """
     if not is_remote(address):
         return pafs.LocalFileSystem(), local_path(address)
+    # A small file is one request then, and an upload that is killed leaves no parts behind, which would cost.
+    query = "?allow_delayed_open=true" if address.startswith("s3://") and "?" not in address else ""
     try:
-        return pafs.FileSystem.from_uri(address)
+        return pafs.FileSystem.from_uri(address + query)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # A scheme that pyarrow does not know; fsspec knows more.
     try:
@@ -41,13 +52,11 @@ def local_path(address: str) -> str:
     return os.path.abspath(os.path.expanduser(address.removeprefix("file://")))
 
 
-def write_atomically(filesystem: pafs.FileSystem, path: str, table: pa.Table) -> None:
-    """Write a Parquet file that appears whole or not at all.
-
-    On a local filesystem it is written under a hidden name in the same folder, flushed to disk and renamed. On an
-    object store one finished upload is the commit.
-    """
-    write_bytes_atomically(filesystem, path, _parquet(table))
+def write_atomically(
+    filesystem: pafs.FileSystem, path: str, table: pa.Table, check: Callable[[], None] | None = None
+) -> None:
+    """Write a Parquet file that appears whole or not at all; see :func:`write_bytes_atomically`."""
+    write_bytes_atomically(filesystem, path, _parquet(table), check)
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -56,16 +65,44 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def write_bytes_atomically(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
-    """Write a file that appears whole or not at all; see :func:`write_atomically`."""
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        filesystem.create_dir(os.path.dirname(path), recursive=True)
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(content)
-        return
+def write_bytes_atomically(
+    filesystem: pafs.FileSystem, path: str, content: bytes, check: Callable[[], None] | None = None
+) -> None:
+    """Write a file that appears whole or not at all.
+
+    On a local filesystem it is written under a hidden name in the same folder, flushed to disk and renamed; a failure
+    leaves nothing behind. On an object store one finished upload is the commit; while it is out of reach the upload
+    is tried again.
+
+    Args:
+        filesystem: where it goes.
+        path: on that filesystem; folders are made as needed.
+        content: of the file.
+        check: called before each try, raises when the folder is no longer this run's to write.
+
+    Raises:
+        RunBroken: the disk is full, permission is lost, or the store was out of reach for too long.
+    """
+    write = _write_local if is_local(filesystem) else _upload
+    folder = os.path.dirname(path)
+    try:
+        patiently(
+            not is_local(filesystem), f"cannot write to {folder}", lambda: write(filesystem, path, content), check
+        )
+    except FileNotFoundError as error:
+        raise RunBroken(f"cannot write to {folder}: {reason(error)}") from error
+
+
+def _upload(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
+    make_folder(filesystem, os.path.dirname(path))
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
+
+
+def _write_local(_: pafs.FileSystem, path: str, content: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
     try:
         with hidden.open("wb") as stream:
             stream.write(content)
@@ -73,11 +110,47 @@ def write_bytes_atomically(filesystem: pafs.FileSystem, path: str, content: byte
             os.fsync(stream.fileno())
         hidden.rename(target)
     finally:
-        hidden.unlink(missing_ok=True)
+        # Where the folder cannot be written any more, the first error says so.
+        with suppress(OSError):
+            hidden.unlink(missing_ok=True)
+
+
+def make_folder(filesystem: pafs.FileSystem, folder: str) -> None:
+    """Make a folder and those above it, where the filesystem has folders."""
+    if filesystem.type_name not in _WITHOUT_FOLDERS:
+        filesystem.create_dir(folder, recursive=True)
+
+
+def delete(filesystem: pafs.FileSystem, path: str) -> None:
+    """Delete a file, which may be gone already."""
+    if is_local(filesystem):
+        Path(path).unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
+def move(filesystem: pafs.FileSystem, source: str, target: str) -> None:
+    """Rename a file in its folder; on an object store a copy made by the store, then a deletion."""
+    if is_local(filesystem):
+        os.replace(source, target)
+    else:
+        filesystem.move(source, target)
+
+
+def files(filesystem: pafs.FileSystem, folder: str, recursive: bool = False) -> list[pafs.FileInfo]:
+    """The files of a folder, sorted by path; none when the folder is not there."""
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    found = patiently(not is_local(filesystem), f"cannot list {folder}", lambda: filesystem.get_file_info(selector))
+    return sorted((info for info in found if info.type == pafs.FileType.File), key=lambda info: info.path)
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is a committed shard: neither hidden nor foreign."""
+    name = os.path.basename(path)
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def list_parquet(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     """Paths of the committed shards of a folder, sorted; hidden and foreign files are left out."""
-    selector = pafs.FileSelector(folder, allow_not_found=True)
-    found = [info.path for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
-    return sorted(path for path in found if os.path.basename(path).startswith("part-") and path.endswith(".parquet"))
+    return [info.path for info in files(filesystem, folder) if is_shard(info.path)]

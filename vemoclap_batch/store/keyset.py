@@ -1,42 +1,42 @@
-"""A set of millions of strings in 16 bytes each."""
+"""Which of some strings may be among millions of others, in 8 bytes each."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
-_DIGEST = 16  # 128 bits: two of 10**9 keys share a digest with a chance of 10**-21.
 _MERGE_AT = 10_000
 
 
-class KeySet:
-    """Remembers digests of strings: a sorted array for the many, a small set for the latest."""
+class KeyFilter:
+    """Remembers 64-bit hashes of strings: it never misses one, and takes one of 10**12 for another.
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
+    The hashes are Python's own, keyed anew in each process, so that nobody can choose strings that collide.
+    """
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
         """Start with some keys."""
-        self._sorted = np.sort(np.array([_digest(key) for key in keys], dtype=f"V{_DIGEST}").view(f"S{_DIGEST}"))
-        self._latest: set[bytes] = set()
+        self._sorted = np.sort(_hashes(keys))
+        self._latest: set[int] = set()
 
-    def add(self, key: str) -> bool:
-        """Add a key; returns whether it is new."""
-        digest = _digest(key)
-        if digest in self._latest or self._in_sorted(digest):
-            return False
-        self._latest.add(digest)
+    def add(self, keys: Sequence[str]) -> None:
+        """Remember some more."""
+        self._latest.update(map(hash, keys))
         if len(self._latest) >= _MERGE_AT:
-            latest = np.array(list(self._latest), dtype=f"V{_DIGEST}").view(f"S{_DIGEST}")
+            latest = np.fromiter(self._latest, np.int64, len(self._latest))
             self._sorted = np.sort(np.concatenate([self._sorted, latest]))
             self._latest.clear()
-        return True
 
-    def _in_sorted(self, digest: bytes) -> bool:
-        at = np.searchsorted(self._sorted, np.bytes_(digest))
-        return bool(at < len(self._sorted) and self._sorted[at] == digest)
+    def may_hold(self, keys: Sequence[str]) -> np.ndarray:
+        """For each key, False if it was never added; True if it was, or if its hash equals that of one: bool [n]."""
+        hashes = _hashes(keys)
+        latest = np.array([number in self._latest for number in hashes.tolist()], bool)
+        if not len(self._sorted):
+            return latest
+        at = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
+        return (self._sorted[at] == hashes) | latest
 
 
-def _digest(key: str) -> bytes:
-    # numpy's S type strips trailing NULs, so the last byte is never one.
-    raw = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
-    return raw[:-1] + bytes([raw[-1] | 1])
+def _hashes(keys: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(hash, keys), np.int64, len(keys))

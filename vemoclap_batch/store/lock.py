@@ -7,12 +7,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
+from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.filesystem import is_remote, local_path
+from vemoclap_batch.store.patience import reason
 
 log = logging.getLogger(__name__)
 
@@ -21,24 +23,67 @@ class Busy(Exception):
     """Another run holds the output folder."""
 
 
+class LockLost(RunBroken):
+    """Another run took the output folder over; this one must write no more."""
+
+
+class Lock:
+    """A hold on an output folder."""
+
+    def check(self) -> None:
+        """See that the folder is still held, before something is written to it.
+
+        Raises:
+            LockLost: it is another run's by now.
+            OSError: the store that keeps the lock is out of reach.
+        """
+
+
 @contextmanager
-def writer(address: str, run_id: str, wait: bool = True) -> Iterator[None]:
+def writer(address: str, run_id: str, wait: bool = True) -> Iterator[Lock]:
     """Hold an output folder for writing, for as long as the context lasts.
 
-    The lock is the operating system's, so that a holder which dies frees it at once, however it died. Object stores
-    have no such lock: there a warning says that nothing keeps two runs apart.
+    A local lock is the operating system's, so that a holder which dies frees it at once, however it died. On S3 it is
+    an object with a heartbeat (:mod:`vemoclap_batch.store.object_lock`), which a dead holder frees after 90 seconds.
+    Elsewhere a warning says that nothing keeps two runs apart.
 
     Raises:
         Busy: another run holds it, and ``wait`` is False.
+        RunBroken: the folder cannot be made or written.
     """
-    if is_remote(address):
-        log.warning("%s is not a local folder: nothing keeps a second run from writing to it at the same time", address)
-        yield
-        return
+    if address.startswith("s3://"):
+        from vemoclap_batch.store.object_lock import held
+
+        with held(address, run_id, wait) as lock:
+            yield lock
+    elif is_remote(address):
+        log.warning("%s is neither local nor on S3: nothing keeps a second run from writing to it meanwhile", address)
+        yield Lock()
+    else:
+        with _local(address, run_id, wait):
+            yield Lock()
+
+
+@contextmanager
+def _local(address: str, run_id: str, wait: bool) -> Iterator[None]:
     folder = Path(local_path(address))
-    folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     note = folder / ".lock-holder.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, address, note, wait)
+    except OSError as error:
+        raise RunBroken(f"cannot write to {folder}: {reason(error)}") from error
+    try:
+        _sign(note, run_id)
+        yield
+    finally:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: filelock.BaseFileLock, address: str, note: Path, wait: bool) -> None:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -47,12 +92,13 @@ def writer(address: str, run_id: str, wait: bool = True) -> Iterator[None]:
             raise Busy(message) from None
         log.warning("%s; waiting for it to end", message)
         lock.acquire()
+
+
+def _sign(note: Path, run_id: str) -> None:
     try:
         note.write_text(json.dumps({"run_id": run_id, "pid": os.getpid(), "host": socket.gethostname()}))
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
+    except OSError as error:
+        raise RunBroken(f"cannot write to {note.parent}: {reason(error)}") from error
 
 
 def _holder(note: Path) -> str:
@@ -60,4 +106,9 @@ def _holder(note: Path) -> str:
         held = json.loads(note.read_text())
     except (OSError, ValueError):
         return "another run"
-    return f"run {held['run_id']} (process {held['pid']} on {held['host']})"
+    return describe(held)
+
+
+def describe(holder: dict[str, object]) -> str:
+    """A holder in words."""
+    return f"run {holder['run_id']} (process {holder['pid']} on {holder['host']})"

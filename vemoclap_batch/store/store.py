@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import posixpath
 import re
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from vemoclap_batch.store import schemas
-from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
+from vemoclap_batch.store.filesystem import files, is_shard, resolve, write_bytes_atomically
+from vemoclap_batch.store.journal import Journal
+from vemoclap_batch.store.lock import Lock, writer
 from vemoclap_batch.store.table import KEY, Table
+
+#: Folders of tables.
+TABLES = ("videos", "errors", "features", "predictions")
+
+
+def new_run_id() -> str:
+    """An id that sorts by time: the UTC time to the microsecond and a few random letters."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
 
 
 class Store:
@@ -28,6 +42,36 @@ class Store:
         self.address = address
         self.filesystem, self.root = resolve(address)
         self.root = self.root.rstrip("/")
+        self.journal = Journal(self.filesystem, self.root, self.check)
+        self._lock: Lock | None = None
+
+    @contextmanager
+    def writing(self, run_id: str, wait: bool = True) -> Iterator[Lock]:
+        """Hold the folder for writing, as :func:`~vemoclap_batch.store.lock.writer` does, and see to it from then on.
+
+        What a process that died left half replaced is finished first. Every commit through this object checks that the
+        folder is still held.
+
+        Raises:
+            Busy: another run holds it, and ``wait`` is False.
+            RunBroken: the folder cannot be made or written.
+        """
+        with writer(self.address, run_id, wait) as lock:
+            self._lock = lock
+            try:
+                self.journal.finish()
+                yield lock
+            finally:
+                self._lock = None
+
+    def check(self) -> None:
+        """See that the folder is still held, if it was taken with :meth:`writing`.
+
+        Raises:
+            LockLost: it is another run's by now.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def exists(self) -> bool:
         """Whether the folder is there."""
@@ -35,19 +79,32 @@ class Store:
 
     def videos(self) -> Table:
         """What decoding found, one row a video."""
-        return Table(self.filesystem, f"{self.root}/videos", schemas.VIDEOS)
+        return self._table("videos", schemas.VIDEOS)
 
     def errors(self) -> Table:
         """The log of failures."""
-        return Table(self.filesystem, f"{self.root}/errors", schemas.ERRORS, unique=False)
+        return self._table("errors", schemas.ERRORS, unique=False)
 
     def features(self, extractor: str, fingerprint: str, schema: pa.Schema) -> Table:
         """One extractor's table for one fingerprint."""
-        return Table(self.filesystem, f"{self.root}/features/{extractor}/{fingerprint}", schema)
+        return self._table(f"features/{extractor}/{fingerprint}", schema)
 
     def predictions(self, fingerprint: str, labels: Sequence[str]) -> Table:
         """The predictions of one model on one choice of features and windows."""
-        return Table(self.filesystem, f"{self.root}/predictions/{fingerprint}", schemas.predictions(labels))
+        return self._table(f"predictions/{fingerprint}", schemas.predictions(labels))
+
+    def _table(self, folder: str, schema: pa.Schema, unique: bool = True) -> Table:
+        return Table(self.filesystem, f"{self.root}/{folder}", schema, unique, self.journal, self.check)
+
+    def shard_files(self) -> dict[str, list[pafs.FileInfo]]:
+        """The shards of every table, by the table's folder below the root: ``features/clip/0123456789ab`` and so on."""
+        found: dict[str, list[pafs.FileInfo]] = {}
+        for name in TABLES:
+            for info in files(self.filesystem, f"{self.root}/{name}", recursive=True):
+                if is_shard(info.path):
+                    folder = posixpath.dirname(info.path).removeprefix(f"{self.root}/")
+                    found.setdefault(folder, []).append(info)
+        return found
 
     def describe_features(self, extractor: str, fingerprint: str, description: Mapping[str, Any]) -> None:
         """Say beside a features table what made it: its space, width and identity."""
@@ -67,7 +124,7 @@ class Store:
     def write_json(self, path: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file below the root, whole or not at all."""
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-        write_bytes_atomically(self.filesystem, f"{self.root}/{path}", text.encode())
+        write_bytes_atomically(self.filesystem, f"{self.root}/{path}", text.encode(), self.check)
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """Read a JSON file below the root; None when there is none."""
@@ -85,11 +142,20 @@ class Store:
 
     def current_videos(self, columns: Sequence[str] = ("uri", "duration_s")) -> pa.Table:
         """One row per video id: the content seen by the latest run (run ids sort by time)."""
-        table = self.videos().read(columns=[*dict.fromkeys([*KEY, *columns, "run_id"])])
-        order = pc.sort_indices(table, sort_keys=[("video_id", "ascending"), ("run_id", "descending")])
-        table = table.take(order)
-        ids = table["video_id"].combine_chunks()
-        if len(ids) < 2:
-            return table
-        first = pc.fill_null(pc.not_equal(ids[1:], ids[:-1]), True)
-        return table.filter(pa.concat_arrays([pa.array([True]), first]))
+        return latest(self.videos().read(columns=[*dict.fromkeys([*KEY, *columns, "run_id"])]))
+
+    def known_videos(self) -> pa.Table:
+        """One row per video id that any run has seen, decodable or not: its keys, ``uri`` and ``run_id``."""
+        parts = [table.read(columns=["uri", "run_id"]) for table in (self.videos(), self.errors())]
+        return latest(pa.concat_tables(parts))
+
+
+def latest(table: pa.Table) -> pa.Table:
+    """Of the rows of each video id, the one of the latest run."""
+    order = pc.sort_indices(table, sort_keys=[("video_id", "ascending"), ("run_id", "descending")])
+    table = table.take(order)
+    ids = table["video_id"].combine_chunks()
+    if len(ids) < 2:
+        return table
+    first = pc.fill_null(pc.not_equal(ids[1:], ids[:-1]), True)
+    return table.filter(pa.concat_arrays([pa.array([True]), first]))

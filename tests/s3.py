@@ -1,0 +1,68 @@
+"""A local S3-compatible server (moto) in threads of this process, which can be stopped and started again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class _Silent(WSGIRequestHandler):
+    def log(self, *_: Any) -> None:
+        pass
+
+
+class Server:
+    """The server; what is stored lives as long as the process."""
+
+    def __init__(self, around: Callable[[Any], Any] = lambda app: app) -> None:
+        self._app = around(_one_at_a_time(DomainDispatcherApplication(create_backend_app)))
+        self.port = 0
+        self.start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def start(self) -> None:
+        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True, request_handler=_Silent)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _one_at_a_time(app: Any) -> Any:
+    """moto looks whether an object is there and then writes it: two steps, where a real store takes one."""
+    alone = threading.Lock()
+
+    def serve(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with alone:
+            return list(app(environ, start_response))
+
+    return serve
+
+
+def without_conditions(app: Any) -> Any:
+    """An older store, which knows no conditional uploads and ignores their headers."""
+
+    def older(environ: dict[str, Any], start_response: Any) -> Any:
+        for name in ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"):
+            environ.pop(name, None)
+        return app(environ, start_response)
+
+    return older
