@@ -47,6 +47,8 @@ OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder o
 Frames = Annotated[int | None, typer.Option(help="Frames per video, evenly spaced [default: the profile's, 16].")]
 Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint [default: the profile's own].")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT, instead of waiting.")]
+WindowS = Annotated[float | None, typer.Option("--window", help="Label windows of so many seconds, not whole videos.")]
+HopS = Annotated[float | None, typer.Option("--hop", help="Seconds from window to window [default: --window].")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
 Labels = Annotated[
@@ -64,29 +66,30 @@ Features = Annotated[
 def label(
     source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, model: Model = None,
     overrides: Overrides = None, no_wait: NoWait = False, as_json: Json = False, address: Address = None,
-    verbose: Verbose = False, models_dir: ModelsDir = None,
+    verbose: Verbose = False, models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Extract what is missing, predict the emotion of every video, write all of it to OUT and print a table."""
     from vemoclap_batch.pipeline.run import Classifier
 
     config = _config(profile, frames, overrides, models_dir)
     classifier = Classifier.load(model or default_checkpoint(config))
-    _run(source, out, config, classifier, no_wait, as_json, address, verbose)
+    _run(source, out, config, classifier, no_wait, as_json, address, verbose, _window(window, hop))
 
 
 @app.command()
 def extract(
     source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, overrides: Overrides = None,
     no_wait: NoWait = False, as_json: Json = False, address: Address = None, verbose: Verbose = False,
-    models_dir: ModelsDir = None,
+    models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Extract the features that are missing and write them to OUT; the first half of label."""
-    _run(source, out, _config(profile, frames, overrides, models_dir), None, no_wait, as_json, address, verbose)
+    config = _config(profile, frames, overrides, models_dir)
+    _run(source, out, config, None, no_wait, as_json, address, verbose, _window(window, hop))
 
 
 def _run(
     source: Sequence[str], out: str, config: Config, classifier: Any, no_wait: bool, as_json: bool,
-    address: str | None, verbose: bool,
+    address: str | None, verbose: bool, window: Any,
 ) -> None:  # fmt: skip
     from vemoclap_batch.manifest import read_sources
     from vemoclap_batch.pipeline.run import run
@@ -95,7 +98,9 @@ def _run(
     if manifest.ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in manifest.ignored.most_common(5))
         print(f"ignored {manifest.ignored.total()} files that are no videos ({kinds})", file=sys.stderr)
-    done = run(manifest.rows, out, config, classifier, wait=not no_wait, address=address, verbose=verbose)
+    done = run(
+        manifest.rows, out, config, classifier, wait=not no_wait, address=address, verbose=verbose, window=window
+    )
     print_run(done, as_json)
     raise typer.Exit(FAILED if done.failed else DONE)
 
@@ -150,7 +155,7 @@ def _failures(done: Any, limit: int) -> list[str]:
 def predict(
     out: OutArgument, model: Annotated[str, typer.Option("--model", help="Fusion checkpoint.")],
     features: Features = None, profile: Profile = "lite", overrides: Overrides = None, no_wait: NoWait = False,
-    as_json: Json = False,
+    as_json: Json = False, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Predict every video of OUT that has the model's features; the second half of label."""
     from vemoclap_batch.fusion.selection import select
@@ -161,11 +166,12 @@ def predict(
     classifier = Classifier.load(model)
     spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}
     store = _existing(out)
-    selected = select(store, spaces, _chosen(features), _preferred(store, profile, overrides))
+    chosen = _window(window, hop)
+    selected = select(store, spaces, _chosen(features), _preferred(store, profile, overrides, chosen), chosen)
     run_id = new_run_id()
     with store.writing(run_id, wait=not no_wait):
         videos = store.current_videos()
-        done = run_predict(store, videos, classifier.checkpoint, classifier.digest, selected, run_id)
+        done = run_predict(store, videos, classifier.checkpoint, classifier.digest, selected, run_id, window=chosen)
     notes = fingerprint_notes(classifier.checkpoint, selected)
     for note in notes:
         print(f"note: {note}")
@@ -241,13 +247,16 @@ def plan(
     source: Sources,
     out: Annotated[str | None, typer.Option("-o", "--out", help="Output folder to compare with.")] = None,
     profile: Profile = "lite", frames: Frames = None, overrides: Overrides = None, as_json: Json = False,
-    models_dir: ModelsDir = None,
+    models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
     from vemoclap_batch.manifest import read_sources
     from vemoclap_batch.pipeline.dry_run import dry_run
+    from vemoclap_batch.pipeline.timeline import windowed
 
     config = _config(profile, frames, overrides, models_dir)
+    if (chosen := _window(window, hop)) is not None:
+        config = windowed(config, chosen)
     result = dry_run(read_sources(source, config.sources.policy).rows, out, config)
     for name, cells in result["cells"].items():
         print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")
@@ -333,6 +342,22 @@ def default_checkpoint(config: Config) -> str:
     return str(resources.files("vemoclap_batch") / config.checkpoint)
 
 
+def _window(window: float | None, hop: float | None) -> Any:
+    """The windows asked for; None for whole videos."""
+    from vemoclap_batch.media.timeline import Window
+
+    mistakes = [
+        f"{name} {value:g}: expected more than 0 seconds"
+        for name, value in (("--window", window), ("--hop", hop))
+        if value is not None and not value > 0
+    ]
+    if hop is not None and window is None:
+        mistakes.append("--hop: needs --window")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return None if window is None else Window(window, window if hop is None else hop)
+
+
 def _existing(out: str) -> Any:
     from vemoclap_batch.store.store import Store
 
@@ -352,9 +377,13 @@ def _chosen(features: list[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _preferred(store: Any, profile: str, overrides: list[str] | None) -> dict[str, str]:
+def _preferred(store: Any, profile: str, overrides: list[str] | None, window: Any = None) -> dict[str, str]:
     """The profile's own fingerprints; none where there is nothing to choose, so that its packages are not needed."""
     config = load_config(profile, overrides or [])
+    if window is not None:
+        from vemoclap_batch.pipeline.timeline import windowed
+
+        config = windowed(config, window)
     if all(len(store.fingerprints(name)) < 2 for name in config.extractors):
         return {}
     from vemoclap_batch.extractors.catalog import resolvable

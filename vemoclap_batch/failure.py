@@ -12,6 +12,7 @@ class ErrorType(StrEnum):
     """The kinds of failure that the ``errors`` table names."""
 
     NOT_FOUND = "not_found"
+    REFUSED = "refused"
     IO = "io"
     EMPTY = "empty"
     NOT_MEDIA = "not_media"

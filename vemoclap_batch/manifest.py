@@ -24,11 +24,9 @@ import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.listing import content_keys, is_media, local_content_key, normalise, remote_content_key, walk
-from vemoclap_batch.media.policy import Policy
+from vemoclap_batch.media.policy import ANYWHERE, Policy
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
 
-#: What the commands allow is a setting; in a program, whoever names the sources is trusted.
-ANYWHERE = Policy(schemes=())
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("video_id", "content_key", "uri", "label", "split")],

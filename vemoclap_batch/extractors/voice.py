@@ -17,7 +17,7 @@ from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSetting
 from vemoclap_batch.extractors.whisper_weights import BUNDLED_SHA256, bundled_folder
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
-from vemoclap_batch.media.windows import evenly_spaced, window_starts
+from vemoclap_batch.media.windows import clip_windows
 
 WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights" / "voice.safetensors"
 #: Samples in a window, as the published system cuts sound for BEATs.
@@ -94,15 +94,12 @@ class Voice(Extractor):
         return [self._describe(clip) for clip in clips]
 
     def _describe(self, clip: Clip) -> Result:
-        waveform = np.asarray(clip.waveform, np.float32)
-        every = np.array(window_starts(len(waveform), WINDOW, WINDOW // 2), dtype=np.int64)
-        starts = every[evenly_spaced(len(every), self.settings.max_windows)]
-        ends = np.minimum(starts + WINDOW, len(waveform))
-        feature = np.zeros((len(starts), self.width(self.settings)), np.float32)
-        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            feature[row] = self._network.describe(waveform[start:end])
-        start_s, end_s = (clip.start_s + samples / SAMPLE_RATE for samples in (starts, ends))
-        return Result(feature, start_s, end_s, sound_columns(waveform))
+        start_s, sounds = clip_windows(clip, WINDOW, WINDOW // 2, self.settings.max_windows)
+        feature = np.zeros((len(sounds), self.width(self.settings)), np.float32)
+        for row, sound in enumerate(sounds):
+            feature[row] = self._network.describe(sound)
+        end_s = start_s + np.array([len(sound) for sound in sounds], np.float64) / SAMPLE_RATE
+        return Result(feature, start_s, end_s, sound_columns(np.asarray(clip.waveform, np.float32)))
 
 
 def sound_columns(waveform: np.ndarray) -> dict[str, Any]:

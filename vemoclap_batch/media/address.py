@@ -8,26 +8,35 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 from vemoclap_batch.failure import ErrorType, Failure
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
+from vemoclap_batch.media.policy import ANYWHERE, Policy
 
 _BLOCK = 1 << 20
+_HTTP_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def local_copy(address: str, beat: Beat = no_beat) -> Iterator[str]:
+def local_copy(address: str, beat: Beat = no_beat, policy: Policy = ANYWHERE) -> Iterator[str]:
     """A path from which the file at an address can be read, for as long as the context lasts.
 
     A local file is checked and stays where it is. A remote one is streamed to a temporary file, which on Linux has no
     name from the start: whatever kills this process, nothing is left behind.
 
+    Args:
+        address: a local path or a URI.
+        beat: called as the work goes on.
+        policy: what may be read; asked again here, where links lead to what they lead to now.
+
     Raises:
-        MediaError: NOT_FOUND, EMPTY or IO; it names a missing package where the address's scheme needs one.
+        MediaError: NOT_FOUND, EMPTY, REFUSED or IO; it names a missing package where the address's scheme needs one.
     """
+    if (refusal := policy.refusal(address)) is not None:
+        raise MediaError(ErrorType.REFUSED, f"{address} may not be read: {refusal}")
     if "://" in address and not address.startswith("file://"):
-        with _fetched(address, beat) as path:
+        with _fetched(address, beat, policy) as path:
             yield path
         return
     path = os.path.abspath(os.path.expanduser(address.removeprefix("file://")))
@@ -51,9 +60,12 @@ def _check(path: str) -> None:
 
 
 @contextmanager
-def _fetched(address: str, beat: Beat) -> Iterator[str]:
+def _fetched(address: str, beat: Beat, policy: Policy) -> Iterator[str]:
     with _nameless_file() as (copy, path):
-        _download(address, copy, beat)
+        with _opened(address, policy) as source:
+            while block := source.read(_BLOCK):
+                beat()
+                copy.write(block)
         if copy.tell() == 0:
             raise MediaError(ErrorType.EMPTY, f"{address} is empty (0 bytes)")
         copy.flush()
@@ -70,19 +82,43 @@ def _nameless_file() -> Iterator[tuple[IO[bytes], str]]:
         yield copy, copy.name
 
 
-def _download(address: str, copy: IO[bytes], beat: Beat) -> None:
-    # Here, because it imports pyarrow and fsspec, which a worker that reads local files never needs.
-    from vemoclap_batch.store.filesystem import resolve
-
+@contextmanager
+def _opened(address: str, policy: Policy) -> Iterator[Any]:
     try:
-        filesystem, path = resolve(address)
-        with filesystem.open_input_stream(path) as source:
-            while block := source.read(_BLOCK):
-                beat()
-                copy.write(block)
+        with _open_http(address, policy) if address.startswith(("http://", "https://")) else _open(address) as source:
+            yield source
+    except MediaError:
+        raise
     except FileNotFoundError as error:
         raise MediaError(ErrorType.NOT_FOUND, f"{address} does not exist") from error
     # Each store has exceptions of its own that share no base class; all of them mean that it could not be read.
     except Exception as error:
         message = f"{address} cannot be read: {Failure.of(error).message}"
         raise MediaError(ErrorType.IO, message) from error
+
+
+def _open(address: str) -> Any:
+    # Here, because it imports pyarrow and fsspec, which a worker that reads local files never needs.
+    from vemoclap_batch.store.filesystem import resolve
+
+    filesystem, path = resolve(address)
+    return filesystem.open_input_stream(path)
+
+
+def _open_http(address: str, policy: Policy) -> Any:
+    """A web page's bytes, redirects followed as far as the policy lets them."""
+    import urllib.error
+    import urllib.request
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if (refusal := policy.refusal_of_redirect(req.full_url, newurl)) is not None:
+                raise MediaError(ErrorType.REFUSED, f"{address} may not be read: {refusal}")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    try:
+        return urllib.request.build_opener(Redirects).open(address, timeout=_HTTP_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code in {404, 410}:
+            raise FileNotFoundError(address) from error
+        raise

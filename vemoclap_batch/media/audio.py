@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from typing import IO
+
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
@@ -15,6 +18,47 @@ _TOLERANCE_S = 0.1
 _STEP = 2.0**-15
 
 
+class Sound:
+    """int16 samples, mono, 16 kHz, appended at the end and read anywhere; many of them wait in a nameless file."""
+
+    def __init__(self, in_memory: int) -> None:
+        """Start empty; beyond ``in_memory`` samples the sound moves to disk."""
+        self._limit = in_memory
+        self._memory = bytearray()  # Grows in place, so that a long sound never exists twice.
+        self._file: IO[bytes] | None = None
+        self._samples = 0
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def append(self, pcm: np.ndarray) -> None:
+        """Add int16 samples."""
+        self._samples += len(pcm)
+        if self._file is None and self._samples > self._limit:
+            self._file = tempfile.TemporaryFile(prefix="vemoclap-sound-")  # noqa: SIM115 - it lives as long as this.
+            self._file.write(self._memory)
+            self._memory = bytearray()
+        if self._file is None:
+            self._memory += pcm.tobytes()
+        else:
+            self._file.write(pcm.tobytes())
+
+    def between(self, start: int, end: int) -> np.ndarray:
+        """The samples [start, end): int16, fewer where the sound ends before."""
+        start, end = max(start, 0), min(end, self._samples)
+        if start >= end:
+            return np.zeros(0, np.int16)
+        if self._file is None:
+            return np.frombuffer(self._memory, np.int16)[start:end]
+        self._file.seek(2 * start)
+        return np.frombuffer(self._file.read(2 * (end - start)), np.int16)
+
+    def close(self) -> None:
+        """Give the disk back."""
+        if self._file is not None:
+            self._file.close()
+
+
 class Track:
     """Collects the frames of one audio stream.
 
@@ -22,18 +66,19 @@ class Track:
     out up to sqrt(2) louder. Silence is put where the time stamps have a gap, so that sound stays beside its picture.
     """
 
-    def __init__(self, origin_s: float, max_duration_s: float) -> None:
+    def __init__(self, origin_s: float, max_duration_s: float, in_memory_s: float) -> None:
         """Start an empty track.
 
         Args:
             origin_s: the container's time at which the track starts; sound before it is cut off.
             max_duration_s: where the track is cut.
+            in_memory_s: a longer one waits on disk.
         """
         self.warnings: list[str] = []
         self.full = False
         self._origin_s = origin_s
         self._max_samples = int(max_duration_s * SAMPLE_RATE)
-        self._pcm = bytearray()  # int16; grows in place, so that two hours never exist twice.
+        self._pcm = Sound(int(min(in_memory_s, max_duration_s) * SAMPLE_RATE))
         self._waiting: list[np.ndarray] = []
         self._waiting_samples = 0
         self._rate = 0
@@ -57,10 +102,10 @@ class Track:
         if self._waiting_samples >= self._rate:  # About a second at a time: per frame, calls would outweigh the work.
             self._resample()
 
-    def finish(self) -> np.ndarray:
-        """The track: int16 [samples]."""
+    def finish(self) -> Sound:
+        """The track."""
         self._flush()
-        return np.frombuffer(self._pcm, np.int16)
+        return self._pcm
 
     def _place(self, frame: av.AudioFrame, mono: np.ndarray) -> np.ndarray:
         """Fill a gap before a frame with silence, cut what lies before the origin; returns what is left of it."""
@@ -73,7 +118,7 @@ class Track:
         elif gap > _TOLERANCE_S or (gap > 0 and self._next_s == 0):
             self._flush()
             self._next_s += gap
-            self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._pcm) // 2, 0), np.int16))
+            self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._pcm), 0), np.int16))
         elif gap < 0 and self._next_s == 0:
             mono = mono[round(-gap * self._rate) :]
         elif gap < -_TOLERANCE_S:
@@ -104,11 +149,11 @@ class Track:
             self._resampler = None
 
     def _append(self, pcm: np.ndarray) -> None:
-        room = self._max_samples - len(self._pcm) // 2
+        room = self._max_samples - len(self._pcm)
         if len(pcm) > room:
             self.full = True
             self._warn(f"the sound after {self._max_samples / SAMPLE_RATE:g} s is left out")
-        self._pcm += pcm[:room].tobytes()
+        self._pcm.append(pcm[:room])
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:

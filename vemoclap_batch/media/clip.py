@@ -12,7 +12,9 @@ SAMPLE_RATE = 16_000
 
 @dataclass
 class Clip:
-    """Part ``part`` of ``parts`` of one video, decoded (one part unless the video is very long).
+    """Part ``part`` of ``parts`` of one video, decoded (one part unless the video is long).
+
+    The parts divide the frames among them and, each by itself, the sound: nothing is in two of them.
 
     Attributes:
         video_id: whose clip it is.
@@ -21,6 +23,10 @@ class Clip:
         waveform: float32 [samples], mono, 16 kHz, in [-1, 1), each a multiple of 2**-15; empty without audio.
         duration_s: length of the whole video in seconds.
         start_s: where this part's waveform starts in the video, in seconds.
+        first_frame: how many frames of the video are in the parts before this one.
+        following: float32 [samples], the beginning of the next part's waveform: enough for a window that starts in
+            this part and ends in that one. Empty in the last part.
+        sound_samples: of the whole video's waveform; None where that is this part's.
         evidence: extractor → int [m], the frames in which it found something, once for each thing it found.
     """
 
@@ -32,6 +38,9 @@ class Clip:
     start_s: float = 0.0
     part: int = 0
     parts: int = 1
+    first_frame: int = 0
+    following: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    sound_samples: int | None = None
     evidence: dict[str, np.ndarray] = field(default_factory=dict)
 
 

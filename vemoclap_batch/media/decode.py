@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -11,8 +14,9 @@ from vemoclap_batch.failure import ErrorType
 from vemoclap_batch.media import decord_reader, pyav_reader
 from vemoclap_batch.media.address import local_copy
 from vemoclap_batch.media.audio import to_float
-from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, MediaInfo
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
+from vemoclap_batch.media.parts import FOLLOWING_S, Part, divide
 from vemoclap_batch.media.pictures import Pictures
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.scan import Scan, VideoIndex, scan
@@ -27,16 +31,26 @@ class Decoded:
         frames: uint8 [n, height, width, 3].
         frame_times: float64 [n], seconds.
         pcm: int16 [samples], mono, 16 kHz.
+        following: int16 [samples], the beginning of the next part's.
+        part: which part of the video this is.
+        sound_samples: of the whole video.
     """
 
     frames: np.ndarray
     frame_times: np.ndarray
     pcm: np.ndarray
+    following: np.ndarray
     info: MediaInfo
+    part: Part
+    sound_samples: int
 
     def clip(self, video_id: str) -> Clip:
-        """The Clip, as one part."""
-        return Clip(video_id, self.frames, self.frame_times, to_float(self.pcm), self.info.duration_s)
+        """The Clip."""
+        return Clip(
+            video_id, self.frames, self.frame_times, to_float(self.pcm), self.info.duration_s,
+            start_s=self.part.start / SAMPLE_RATE, part=self.part.number, parts=self.part.of,
+            first_frame=self.part.first_frame, following=to_float(self.following), sound_samples=self.sound_samples,
+        )  # fmt: skip
 
 
 def decode(
@@ -48,7 +62,9 @@ def decode(
     want_frames: bool = True,
     want_audio: bool = True,
 ) -> tuple[Clip, MediaInfo]:
-    """Decode a video in this process; see :class:`~vemoclap_batch.media.worker.DecodeWorker` for one that can hang.
+    """Decode a whole video in one piece and in this process.
+
+    See :class:`~vemoclap_batch.media.worker.DecodeWorker` for a process that can hang, and for long videos.
 
     Args:
         address: a local path, or any address that pyarrow or fsspec knows.
@@ -65,13 +81,12 @@ def decode(
         MediaError: there is no clip to be had, and why.
         MemoryError: the video needs more memory than the process may use.
     """
-    decoded = decode_compact(
-        address, sampling or Sampling(), limits or Limits(), want_frames=want_frames, want_audio=want_audio
-    )
+    whole = replace(limits or Limits(), part_s=sys.maxsize / SAMPLE_RATE, part_frames=sys.maxsize)
+    [decoded] = decode_parts(address, sampling or Sampling(), whole, want_frames=want_frames, want_audio=want_audio)
     return decoded.clip(video_id), decoded.info
 
 
-def decode_compact(
+def decode_parts(
     address: str,
     sampling: Sampling,
     limits: Limits,
@@ -79,70 +94,184 @@ def decode_compact(
     want_frames: bool = True,
     want_audio: bool = True,
     beat: Beat = no_beat,
-) -> Decoded:
-    """As :func:`decode`, but the sound stays int16 and ``beat`` is called while decoding gets on."""
-    with local_copy(address, beat) as path:
+) -> Iterator[Decoded]:
+    """Decode a video part by part; a short one has a single part. ``beat`` is called while decoding gets on.
+
+    The file is read once for where its frames lie and for its sound; each part's frames are sought. The info of the
+    last part has all warnings.
+
+    Raises:
+        MediaError, MemoryError: as :func:`decode`, in place of the first part or a later one.
+    """
+    with local_copy(address, beat, limits.policy) as path:
         try:
-            found = scan(path, want_audio=want_audio, max_duration_s=limits.max_duration_s, beat=beat)
-            frames, frame_times, pictures = _frames(path, found, sampling, limits, want_frames, beat)
-        except MemoryError:
-            raise
+            found = scan(path, want_audio=want_audio, limits=limits, beat=beat)
+            with closing(found.pcm):
+                yield from _Parts(path, found, sampling, limits, want_frames, want_audio, beat).read(address)
         except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
             raise MediaError(ErrorType.UNDECODABLE, f"{address} cannot be decoded: {error}") from error
-    has_video = pictures is not None and pictures.height is not None
-    if not has_video and not found.has_audio:
-        causes = "; ".join(found.warnings) or "its streams are empty"
-        raise MediaError(ErrorType.UNDECODABLE, f"nothing in {address} can be decoded: {causes}")
-    return Decoded(frames, frame_times, found.pcm, _info(found, pictures if has_video else None, want_audio))
 
 
-def _frames(
-    path: str, found: Scan, sampling: Sampling, limits: Limits, want_frames: bool, beat: Beat
-) -> tuple[np.ndarray, np.ndarray, Pictures | None]:
-    """The wanted frames, their times and what was learnt of the picture; warnings go to the scan's."""
-    nothing = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
-    if found.video is None:
-        return *nothing, None
-    index = found.video
-    if not want_frames:
-        first = pyav_reader.read(path, index, [0], sampling.short_side, limits.threads, beat)
-        return *nothing, first
-    pictures = _read(path, index, sampling, limits, beat)
-    total = len(index.pts) if pictures.total is None else pictures.total
-    expected = min(sampling.frames, total)
-    numbers = sorted(pictures.by_number)
-    if not numbers:
-        found.warnings.append("no frame of the video stream could be decoded")
-    elif len(numbers) < expected:
-        found.warnings.append(f"{len(numbers)} of {expected} frames could be read")
-    times = [pictures.times.get(n, float(index.pts[min(n, len(index.pts) - 1)]) * index.seconds) for n in numbers]
-    # Damaged time stamps must not lie outside the video.
-    return pictures.stacked(numbers), np.clip(np.array(times) - found.origin_s, 0, found.duration_s), pictures
+class _Parts:
+    """One video while its parts are read."""
+
+    def __init__(
+        self, path: str, found: Scan, sampling: Sampling, limits: Limits, want_frames: bool, want_audio: bool,
+        beat: Beat,
+    ) -> None:  # fmt: skip
+        self._path, self._found, self._sampling, self._limits, self._beat = path, found, sampling, limits, beat
+        self._want_frames, self._want_audio = want_frames, want_audio
+        self._seen: Pictures | None = None  # the first part's that had a picture
+        self._wanted = self._got = 0
+
+    def read(self, address: str) -> Iterator[Decoded]:
+        """Every part in turn."""
+        index, sound = self._found.video, self._found.pcm
+        wanted = np.zeros(0, np.int64)
+        if index is not None and self._want_frames:
+            wanted = self._numbers(index)
+        parts = divide(len(wanted), sound, self._limits.part_frames, self._limits.part_s)
+        groups = [wanted[part.first_frame : part.last_frame].tolist() for part in parts]
+        for part, (frames, times) in zip(parts, self._pictures(index, groups), strict=True):
+            if part.number == part.of - 1:
+                self._sum_up(address)
+            yield Decoded(
+                frames,
+                times,
+                sound.between(part.start, part.end),
+                sound.between(part.end, part.end + int(FOLLOWING_S * SAMPLE_RATE)),
+                self._info(),
+                part,
+                len(sound),
+            )
+
+    def _numbers(self, index: VideoIndex) -> np.ndarray:
+        """The numbers of the frames to take: int64 [n], increasing."""
+        if index.ordered:
+            return wanted_frames(index, self._sampling)
+        total = len(index.pts)
+        count = _count(index, self._sampling)
+        if min(count, total) > self._limits.part_frames:
+            # Read in turn, and too many to keep: how many there really are has to be known first.
+            total = pyav_reader.count_in_turn(self._path, index, self._sampling.short_side, self._threads, self._beat)
+        return evenly_spaced(total, min(count, total))
+
+    @property
+    def _threads(self) -> int:
+        return self._limits.threads
+
+    def _pictures(self, index: VideoIndex | None, groups: list[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The frames and times of each group of numbers."""
+        if index is None:
+            yield from [(_NO_FRAMES, np.zeros(0))] * len(groups)
+            return
+        filled = [group for group in groups if group]
+        if not filled:  # Only what the picture is like is asked for.
+            self._seen = self._by_seeking(index, [0])
+            yield from [(_NO_FRAMES, np.zeros(0))] * len(groups)
+            return
+        for pictures in self._read(index, filled):
+            if self._seen is None or self._seen.height is None:
+                self._seen = pictures
+            yield self._taken(index, pictures)
+        yield from [(_NO_FRAMES, np.zeros(0))] * (len(groups) - len(filled))
+
+    def _taken(self, index: VideoIndex, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
+        numbers = sorted(pictures.by_number)
+        self._got += len(numbers)
+        times = [pictures.times.get(n, float(index.pts[min(n, len(index.pts) - 1)]) * index.seconds) for n in numbers]
+        # Damaged time stamps must not lie outside the video.
+        placed = np.clip(np.array(times) - self._found.origin_s, 0, self._found.duration_s)
+        return pictures.stacked(numbers), placed
+
+    def _read(self, index: VideoIndex, groups: list[list[int]]) -> Iterator[Pictures]:
+        self._wanted = sum(map(len, groups))
+        short_side = self._sampling.short_side
+        if index.ordered:
+            for group in groups:
+                yield self._by_decord(index, group) if len(groups) == 1 else self._by_seeking(index, group)
+        elif len(groups) == 1:
+            pictures = pyav_reader.read_in_turn(
+                self._path, index, _count(index, self._sampling), short_side, self._threads, self._beat
+            )
+            if pictures.total is not None:
+                self._wanted = min(_count(index, self._sampling), pictures.total)
+            yield pictures
+        else:
+            yield from pyav_reader.groups_in_turn(self._path, index, groups, short_side, self._threads, self._beat)
+
+    def _by_decord(self, index: VideoIndex, numbers: list[int]) -> Pictures:
+        """By decord where that is wished and possible. It indexes a file anew each time: not for several groups."""
+        if self._limits.decoder == "decord":
+            found = decord_reader.read(self._path, index, numbers, self._sampling.short_side, self._threads, self._beat)
+            if found is not None:
+                # decord does not tell by how much it turned the picture.
+                found.rotation = self._by_seeking(index, [0]).rotation
+                return found
+        return self._by_seeking(index, numbers)
+
+    def _by_seeking(self, index: VideoIndex, numbers: list[int]) -> Pictures:
+        return pyav_reader.read(self._path, index, numbers, self._sampling.short_side, self._threads, self._beat)
+
+    def _sum_up(self, address: str) -> None:
+        """After the last frame: what was missing.
+
+        Raises:
+            MediaError: everything was.
+        """
+        if self._wanted and not self._got:
+            self._found.warnings.append("no frame of the video stream could be decoded")
+        elif self._got < self._wanted:
+            self._found.warnings.append(f"{self._got} of {self._wanted} frames could be read")
+        if self._shown is None and not self._found.has_audio:
+            causes = "; ".join(self._found.warnings) or "its streams are empty"
+            raise MediaError(ErrorType.UNDECODABLE, f"nothing in {address} can be decoded: {causes}")
+
+    @property
+    def _shown(self) -> Pictures | None:
+        return self._seen if self._seen is not None and self._seen.height is not None else None
+
+    def _info(self) -> MediaInfo:
+        found, pictures = self._found, self._shown
+        info = MediaInfo(found.duration_s, has_audio=found.has_audio, warnings=list(found.warnings))
+        readers = []
+        if pictures is not None and found.video is not None:
+            info.has_video = True
+            info.width, info.height, info.rotation = pictures.width, pictures.height, pictures.rotation
+            info.fps, info.video_codec = found.video.fps, found.video.codec
+            readers.append(pictures.decoder)
+        if found.has_audio and self._want_audio:
+            readers.append("pyav")
+        info.decoder = "+".join(dict.fromkeys(readers))
+        return info
 
 
-def _read(path: str, index: VideoIndex, sampling: Sampling, limits: Limits, beat: Beat) -> Pictures:
-    if not index.ordered:
-        return pyav_reader.read_in_turn(path, index, sampling.frames, sampling.short_side, limits.threads, beat)
+_NO_FRAMES = np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def wanted_frames(index: VideoIndex, sampling: Sampling) -> np.ndarray:
+    """The numbers of the frames that a sampling takes of a video: int64 [n], increasing.
+
+    ``frames`` evenly spaced ones, or the one shown at every multiple of ``every_s`` after the first, if those are more.
+    """
     total = len(index.pts)
-    numbers = evenly_spaced(total, min(sampling.frames, total)).tolist()
-    arguments = (path, index, numbers, sampling.short_side, limits.threads, beat)
-    by_decord = decord_reader.read(*arguments) if limits.decoder == "decord" else None
-    if by_decord is None:
-        return pyav_reader.read(*arguments)
-    # decord does not tell by how much it turned the picture.
-    by_decord.rotation = pyav_reader.read(path, index, [0], sampling.short_side, limits.threads, beat).rotation
-    return by_decord
+    count = _count(index, sampling)
+    if count <= sampling.frames:
+        return evenly_spaced(total, sampling.frames)
+    assert sampling.every_s is not None
+    seconds = (index.pts - index.pts[0]) * index.seconds
+    # Half a unit of the time stamps is what rounding costs.
+    moments = np.arange(count) * sampling.every_s + index.seconds / 2
+    return np.unique(np.searchsorted(seconds, moments, side="right") - 1)
 
 
-def _info(found: Scan, pictures: Pictures | None, want_audio: bool) -> MediaInfo:
-    info = MediaInfo(found.duration_s, has_audio=found.has_audio, warnings=found.warnings)
-    readers = []
-    if pictures is not None and found.video is not None:
-        info.has_video = True
-        info.width, info.height, info.rotation = pictures.width, pictures.height, pictures.rotation
-        info.fps, info.video_codec = found.video.fps, found.video.codec
-        readers.append(pictures.decoder)
-    if found.has_audio and want_audio:
-        readers.append("pyav")
-    info.decoder = "+".join(dict.fromkeys(readers))
-    return info
+def _count(index: VideoIndex, sampling: Sampling) -> int:
+    """How many frames a sampling wants of a video, at least."""
+    if sampling.every_s is None:
+        return sampling.frames
+    span = float(index.pts[-1] - index.pts[0]) * index.seconds
+    if not index.ordered:  # Its time stamps mean nothing.
+        span = (len(index.pts) - 1) / (index.fps or pyav_reader.FPS)
+    return max(sampling.frames, int(span / sampling.every_s) + 1)

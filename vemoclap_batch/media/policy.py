@@ -32,6 +32,9 @@ class Policy:
         if self.schemes and scheme not in self.schemes:
             return f"scheme {scheme!r} is not one of {', '.join(self.schemes)}"
         is_file = scheme == "file"
+        if scheme in {"http", "https"}:
+            rest = rest.partition("?")[0].partition("#")[0]
+            address = f"{scheme}://{rest}"
         # A store may resolve dots, whatever the prefix says.
         if not is_file and posixpath.normpath(f"/{rest}") != f"/{rest.rstrip('/')}":
             return "it is not normalised"
@@ -50,12 +53,16 @@ class Policy:
         """
         if urlsplit(target).scheme not in {"http", "https"}:
             return f"a redirect to {target!r} leaves http"
-        if (refusal := self.refusal(target.partition("?")[0].partition("#")[0])) is not None:
+        if (refusal := self.refusal(target)) is not None:
             return f"a redirect to {target!r}: {refusal}"
         here, there = urlsplit(origin).hostname, urlsplit(target).hostname
         if there != here and not is_public(there or ""):
             return f"a redirect to {target!r}, a host of the inner network"
         return None
+
+
+#: In a program, whoever names an address is trusted; the commands have a setting.
+ANYWHERE = Policy(schemes=())
 
 
 def _is_below(address: str, root: str) -> bool:

@@ -17,7 +17,7 @@ from vemoclap_batch.media.windows import evenly_spaced
 
 _BEAT_EVERY = 32
 #: For a file that gives neither times nor a rate.
-_FPS = 25.0
+FPS = 25.0
 
 
 def read(path: str, index: VideoIndex, numbers: list[int], short_side: int, threads: int, beat: Beat) -> Pictures:
@@ -49,12 +49,38 @@ def read_in_turn(path: str, index: VideoIndex, count: int, short_side: int, thre
             for frame in decoder.all_frames():
                 if found in numbers:
                     decoder.keep(found, frame)
-                    pictures.times[found] = index.start_s + found / (index.fps or _FPS)
+                    pictures.times[found] = index.start_s + found / (index.fps or FPS)
                 found += 1
         if found in (0, total):
             break
         total = found
     return pictures
+
+
+def count_in_turn(path: str, index: VideoIndex, short_side: int, threads: int, beat: Beat) -> int:
+    """How many frames decode, for files that do not say when each frame is shown."""
+    with open_media(path) as container:
+        decoder = _Decoder(container, index, Pictures(), short_side, threads, beat)
+        return sum(1 for _ in decoder.all_frames())
+
+
+def groups_in_turn(
+    path: str, index: VideoIndex, groups: Iterable[list[int]], short_side: int, threads: int, beat: Beat
+) -> Iterator[Pictures]:
+    """Decode every frame once and give those of one sorted group of numbers after the other."""
+    with open_media(path) as container:
+        decoder = _Decoder(container, index, Pictures(), short_side, threads, beat)
+        frames = enumerate(decoder.all_frames())
+        for group in groups:
+            decoder.pictures = pictures = Pictures()
+            wanted = set(group)
+            for number, frame in frames:
+                if number in wanted:
+                    decoder.keep(number, frame)
+                    pictures.times[number] = index.start_s + number / (index.fps or FPS)
+                if number == group[-1]:
+                    break
+            yield pictures
 
 
 class _Decoder:
@@ -77,7 +103,7 @@ class _Decoder:
         self._codec.options = {"max_pixels": str(MAX_PIXELS)}
         self._start = int(index.pts[0])
         self._reformatter = VideoReformatter()
-        self._pictures = pictures
+        self.pictures = pictures
         self._short_side = short_side
         self._beat = beat
 
@@ -108,7 +134,7 @@ class _Decoder:
         # Bicubic, which the ffmpeg program and decord use where chroma has to be interpolated.
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
         # FFmpeg's rotation is counter-clockwise.
-        self._pictures.add(number, rgb.to_ndarray(), _right_angle(-frame.rotation), self._short_side)
+        self.pictures.add(number, rgb.to_ndarray(), _right_angle(-frame.rotation), self._short_side)
 
     def _keep_wanted(self, frames: Iterable[av.VideoFrame], wanted: dict[int, int]) -> None:
         for frame in frames:

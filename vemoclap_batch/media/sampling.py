@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vemoclap_batch.media.policy import ANYWHERE, Policy
+
 #: A larger picture is taken for a broken header or a bomb; no camera writes one.
 MAX_PIXELS = 8192 * 8192
 #: Bounds the pictures that are very long and thin, which scaling by the short side leaves large.
@@ -26,10 +28,13 @@ class Sampling:
     Attributes:
         frames: how many, evenly spaced over the whole video; a shorter video gives all it has.
         short_side: pixels; larger frames are scaled down to it, none is enlarged.
+        every_s: a longer video gives more frames than that, one every so many seconds: what predictions for windows
+            of a video need. None leaves it at ``frames``.
     """
 
     frames: int = 16
     short_side: int = 360
+    every_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,21 @@ class Limits:
         timeout_s: a worker process that is silent for this long is killed; it reports while it gets on, so a long
             video takes as long as it needs.
         memory_gb: address space of the worker process above its start, in GiB.
-        max_duration_s: sound after this is left out, with a warning.
+        max_duration_s: sound after this is left out, with a warning; it bounds the disk that waiting sound takes.
+        part_s: seconds of sound in one part of a video, at most. What a model of speech hears is cut there.
+        part_frames: frames in one part, at most.
         threads: of the video decoder. One, because the pipeline runs a worker per core.
         decoder: what reads the frames. Both give the same pixels (of more than 8 bits, the same but for how chroma is
             interpolated); PyAV skips the pictures that no wanted one depends
             on and takes about half of decord's time. PyAV steps in where decord is absent or fails.
+        policy: which addresses may be read.
     """
 
     timeout_s: float = 120.0
     memory_gb: float = 4.0
-    max_duration_s: float = 7200.0
+    max_duration_s: float = 86_400.0
+    part_s: float = 600.0
+    part_frames: int = 32
     threads: int = 1
     decoder: Literal["pyav", "decord"] = "pyav"
+    policy: Policy = ANYWHERE

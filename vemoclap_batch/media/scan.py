@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ import numpy as np
 from av.stream import Disposition
 
 from vemoclap_batch.failure import ErrorType
-from vemoclap_batch.media.audio import Track
+from vemoclap_batch.media.audio import Sound, Track
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
-from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE
+from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
 
 #: These have an index, and a length in their header that is measured, not estimated from the bit rate.
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -76,14 +77,14 @@ class Scan:
 
     Attributes:
         origin_s: the time stamp, in seconds, that counts as time 0 of the clip.
-        pcm: int16 [samples], mono, 16 kHz.
+        pcm: the sound, mono, 16 kHz.
     """
 
     origin_s: float
     duration_s: float = 0.0
     video: VideoIndex | None = None
     has_audio: bool = False
-    pcm: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))
+    pcm: Sound = field(default_factory=lambda: Sound(0))
     warnings: list[str] = field(default_factory=list)
 
 
@@ -117,8 +118,10 @@ def _unreadable(path: str, error: Exception) -> MediaError:
     return MediaError(ErrorType.NOT_MEDIA, f"{path} is not a video or sound file ({reason})")
 
 
-def scan(path: str, *, want_audio: bool = True, max_duration_s: float = 7200.0, beat: Beat = no_beat) -> Scan:
+def scan(path: str, *, want_audio: bool = True, limits: Limits | None = None, beat: Beat = no_beat) -> Scan:
     """Read all packets of a file once and decode the sound among them.
+
+    Sound beyond one part's waits on disk.
 
     Raises:
         MediaError: the file is no media file, or holds neither a video nor an audio stream.
@@ -127,7 +130,7 @@ def scan(path: str, *, want_audio: bool = True, max_duration_s: float = 7200.0, 
         video, audio = _streams(container)
         if video is None and audio is None:
             raise MediaError(ErrorType.NOT_MEDIA, f"{path} holds neither video nor sound")
-        reader = _Reader(video, audio, want_audio, max_duration_s)
+        reader = _Reader(video, audio, want_audio, limits or Limits())
         reader.read(container, beat)
         return reader.result(container)
 
@@ -140,13 +143,15 @@ class _Reader:
         video: av.VideoStream | None,
         audio: av.AudioStream | None,
         want_audio: bool,
-        max_duration_s: float,
+        limits: Limits,
     ) -> None:
         self.origin_s = _origin_s(video, audio)
         self.video, self.audio = video, audio
-        self.track = Track(self.origin_s, max_duration_s) if audio is not None and want_audio else None
+        self.track = None
+        if audio is not None and want_audio:
+            self.track = Track(self.origin_s, limits.max_duration_s, limits.part_s)
         self.warnings: list[str] = []
-        self.pts: list[int] = []
+        self.pts = array("q")  # 8 bytes a frame: there are a million in nine hours.
         self.keys: list[Key] = []
         self.ordered = True
         self.open_groups = False
@@ -213,7 +218,7 @@ class _Reader:
 
     def result(self, container: av.container.InputContainer) -> Scan:
         """Sum the pass up."""
-        pcm = self.track.finish() if self.track is not None else np.zeros(0, np.int16)
+        pcm = self.track.finish() if self.track is not None else Sound(0)
         found = Scan(self.origin_s, self.end_s - self.origin_s, self._video_index(container), pcm=pcm)
         found.has_audio = len(pcm) > 0 if self.track is not None else self.audio_packets > 0
         found.warnings = self.warnings + (self.track.warnings if self.track is not None else [])

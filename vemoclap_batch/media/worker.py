@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict
 from typing import IO, Any
 
 from vemoclap_batch.failure import MAX_MESSAGE, ErrorType, Failure
 from vemoclap_batch.media import channel
-from vemoclap_batch.media.audio import to_float
 from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.media.decode import Decoded
+from vemoclap_batch.media.parts import Part
 from vemoclap_batch.media.sampling import Limits, Sampling
 
 #: The owner's module path is handed over, as multiprocessing's spawn does; its main module is not imported again.
@@ -24,10 +27,11 @@ _START = """
 import json, os, sys
 answers = os.dup(1)
 os.dup2(2, 1)  # Whatever a library prints must not end up among the answers.
-path, lifeline, sampling, limits = json.loads(sys.argv[1])
+path, lifeline, sampling, limits, policy = json.loads(sys.argv[1])
 sys.path[:] = path
-from vemoclap_batch.media import worker_main
-worker_main.main(answers, lifeline, worker_main.Sampling(**sampling), worker_main.Limits(**limits))
+from vemoclap_batch.media import policy as policies, worker_main
+limits = worker_main.Limits(**limits, policy=policies.Policy(**policy))
+worker_main.main(answers, lifeline, worker_main.Sampling(**sampling), limits)
 """
 #: Decoding is done in the calling thread; the pools of these libraries would only take address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -61,30 +65,39 @@ class DecodeWorker:
     def decode(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
     ) -> tuple[Clip, MediaInfo] | Failure:
-        """Decode one video as :func:`~vemoclap_batch.media.decode.decode` does.
+        """The first part of a video, which is all of a short one; see :meth:`parts`."""
+        with closing(self.parts(video_id, uri, want_frames=want_frames, want_audio=want_audio)) as parts:
+            return next(parts)
 
-        Never raises for what is wrong with the video. After a time-out, a crash or a lack of memory the next call
-        starts a new process.
+    def parts(
+        self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
+    ) -> Generator[tuple[Clip, MediaInfo] | Failure, None, None]:
+        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_parts` does.
+
+        Never raises for what is wrong with the video: a failure, then, is the last that is given. After a time-out, a
+        crash or a lack of memory, and when not all parts are taken, the next call starts a new process.
         """
         request = {"address": uri, "want_frames": want_frames, "want_audio": want_audio}
         try:
             process = self._running()
         except OSError as error:
-            return Failure(ErrorType.WORKER_DIED, f"no process to decode the video could be started: {error}")
+            yield Failure(ErrorType.WORKER_DIED, f"no process to decode the video could be started: {error}")
+            return
+        finished = False
         try:
-            answer = process.ask(request, self._limits.timeout_s)
+            process.send(request)
+            while not finished:
+                result = self._result(video_id, *process.answer(self._limits.timeout_s))
+                finished = isinstance(result, Failure) or result[0].part == result[0].parts - 1
+                yield result
         except TimeoutError:
-            self.close()
             message = f"decoding gave no sign of life for {self._limits.timeout_s:g} s and was killed"
-            return Failure(ErrorType.TIMEOUT, message)
+            yield Failure(ErrorType.TIMEOUT, message)
         except (EOFError, OSError):
-            message = process.epitaph()
-            self.close()
-            return Failure(ErrorType.WORKER_DIED, message)
-        except BaseException:
-            self.close()  # An interrupted wait: the answer must not be taken for that of the next video.
-            raise
-        return self._result(video_id, *answer)
+            yield Failure(ErrorType.WORKER_DIED, process.epitaph())
+        finally:
+            if not finished:  # What is still to come must not be taken for an answer about the next video.
+                self.close()
 
     def close(self) -> None:
         """End the process, if one runs; the object can be used again."""
@@ -105,8 +118,9 @@ class DecodeWorker:
                 self.close()  # What is left of its memory is in pieces.
             return failure
         info = MediaInfo(**message["info"])
-        frames, frame_times, pcm = arrays
-        return Clip(video_id, frames, frame_times, to_float(pcm), info.duration_s), info
+        frames, times, pcm, following = arrays
+        part = Part(*message["part"])
+        return Decoded(frames, times, pcm, following, info, part, message["sound_samples"]).clip(video_id), info
 
 
 class _Process:
@@ -115,7 +129,9 @@ class _Process:
     def __init__(self, sampling: Sampling, limits: Limits) -> None:
         lifeline, self._lifeline = os.pipe()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process.
-        start = json.dumps([[str(entry) for entry in sys.path], lifeline, asdict(sampling), asdict(limits)])
+        bounds = asdict(limits)
+        policy = bounds.pop("policy")
+        start = json.dumps([[str(entry) for entry in sys.path], lifeline, asdict(sampling), bounds, policy])
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, start],
@@ -140,14 +156,21 @@ class _Process:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], list[Any]]:
-        """Send a request and wait for its answer; each sign of life starts the time anew.
+    def send(self, request: dict[str, Any]) -> None:
+        """Send a request.
+
+        Raises:
+            OSError: the process is gone.
+        """
+        channel.send(self._requests, request)
+
+    def answer(self, timeout_s: float) -> tuple[dict[str, Any], list[Any]]:
+        """Wait for the next answer; each sign of life starts the time anew.
 
         Raises:
             TimeoutError: no sign of life.
             EOFError, OSError: the process is gone.
         """
-        channel.send(self._requests, request)
         while True:
             answer = channel.receive(_read_until(self._answers, time.monotonic() + timeout_s))
             if answer[0]["kind"] != "beat":

@@ -17,7 +17,7 @@ from typing import Any
 
 from vemoclap_batch.failure import ErrorType, Failure
 from vemoclap_batch.media import channel
-from vemoclap_batch.media.decode import Decoded, decode_compact
+from vemoclap_batch.media.decode import Decoded, decode_parts
 from vemoclap_batch.media.error import MediaError
 from vemoclap_batch.media.sampling import Limits, Sampling
 
@@ -75,27 +75,34 @@ def _one_thread() -> None:
 
 
 def _answer(answers: int, request: dict[str, Any], sampling: Sampling, limits: Limits) -> None:
-    result = _decode(request, sampling, limits, _Pulse(answers))
-    if isinstance(result, Failure):
-        channel.send(answers, {"kind": "failure", **asdict(result)})
-        return
-    arrays = (result.frames, result.frame_times, result.pcm)
-    channel.send(answers, {"kind": "clip", "info": asdict(result.info)}, arrays)
-
-
-def _decode(request: dict[str, Any], sampling: Sampling, limits: Limits, beat: _Pulse) -> Decoded | Failure:
     wants = {name: bool(request[name]) for name in ("want_frames", "want_audio")}
     try:
-        return decode_compact(request["address"], sampling, limits, beat=beat, **wants)
-    except MediaError as error:
+        for decoded in decode_parts(request["address"], sampling, limits, beat=_Pulse(answers), **wants):
+            # The pipe makes this process wait until the owner wants the next part.
+            _send(answers, decoded)
+    except BrokenPipeError:
+        os._exit(1)  # The owner is gone.
+    except Exception as error:
+        channel.send(answers, {"kind": "failure", **asdict(_failure(error, limits))})
+
+
+def _send(answers: int, decoded: Decoded) -> None:
+    message = {
+        "kind": "clip",
+        "info": asdict(decoded.info),
+        "part": decoded.part,
+        "sound_samples": decoded.sound_samples,
+    }
+    channel.send(answers, message, (decoded.frames, decoded.frame_times, decoded.pcm, decoded.following))
+
+
+def _failure(error: Exception, limits: Limits) -> Failure:
+    if isinstance(error, MediaError):
         return error.failure
-    except MemoryError:
+    if isinstance(error, MemoryError) or getattr(error, "code", None) == _CV_OUT_OF_MEMORY:
         return _out_of_memory(limits)
     # Whatever a decoder makes of damaged bytes, it is this video's failure alone.
-    except Exception as error:
-        if getattr(error, "code", None) == _CV_OUT_OF_MEMORY:
-            return _out_of_memory(limits)
-        return Failure.of(error, ErrorType.UNDECODABLE)
+    return Failure.of(error, ErrorType.UNDECODABLE)
 
 
 def _out_of_memory(limits: Limits) -> Failure:

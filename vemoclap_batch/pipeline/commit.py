@@ -49,6 +49,8 @@ class Committer:
         self._features = {name: features_table(store, spec) for name, spec in self._specs.items()}
         self._videos, self._errors = store.videos(), store.errors()
         self.totals = Totals()
+        # Long videos come twice; the second time they are not counted again.
+        self._long: set[str] = set()
         for spec in self._specs.values():
             store.describe_features(spec.name, spec.fingerprint, _description(spec))
 
@@ -66,8 +68,12 @@ class Committer:
                 self._count(name, found, name)
                 failed |= self._commit_failures(found, name, spec)
                 self._commit_features(_succeeded(found, name), name)
-        self.totals.videos += block.num_rows
-        self.totals.failed_videos += len(failed)
+        again = self._long.intersection(keys(block).to_pylist())
+        self.totals.videos += block.num_rows - len(again)
+        self.totals.failed_videos += len(failed - again)
+        if DECODED in block.column_names:
+            long = block.filter(pc.greater(pc.fill_null(pc.struct_field(block[DECODED], "parts"), 1), 1))
+            self._long.update(keys(long).to_pylist())
 
     def _commit_videos(self, rows: pa.Table) -> None:
         if rows.num_rows:

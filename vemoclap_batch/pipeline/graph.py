@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,14 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.pipeline.parts import Joiner
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
 from vemoclap_batch.pipeline.stages import DecodeStage, ExtractStage
+from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
+
+#: Frames and sound of an ordinary video as they travel, generously: 16 frames of 640x360 and two minutes.
+_VIDEO_BYTES = 16 * 2**20
 
 
 def block_size(videos: int, config: Config, cpus: float) -> int:
@@ -32,6 +37,9 @@ def run_graph(
 ) -> Iterator[pa.Table]:
     """Run the missing cells through the stages; yields finished blocks as they come, in any order.
 
+    A long video goes through in parts and is yielded as one row when they all are through. Then its text is known, and
+    the extractors that read texts have their turn: its row comes once more, with their results.
+
     Args:
         rows: the work, see :mod:`vemoclap_batch.pipeline.rows`.
         config: the run's configuration.
@@ -43,13 +51,32 @@ def run_graph(
     Raises:
         RunBroken: a model does not load, or actors died more often than allowed.
     """
-    _set_context()
+    joiner = Joiner(specs)
+    texts = LaterTexts(rows, specs)
+    for block in _run(rows, config, specs, plan, plan.stages, size, ledger):
+        joined = joiner.add(block)
+        texts.note(joined)
+        if joined.num_rows:
+            yield joined
+    if (lost := joiner.lost()) is not None:
+        yield lost
+    if (later := texts.rows()) is not None:
+        stages = [stage for stage in plan.stages if _reads_text(stage, specs)]
+        yield from _run(later, config, specs, plan, stages, size, ledger)
+
+
+def _run(
+    rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: Plan, stages: Sequence[StagePlan], size: int,
+    ledger: Any,
+) -> Iterator[pa.Table]:  # fmt: skip
+    """Run rows through some of the plan's stages."""
+    _set_context(size)
     dataset: ray.data.Dataset = ray.data.from_arrow([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
     last = {FRAMES: _last(plan, specs, "reads_frames"), WAVEFORM: _last(plan, specs, "reads_waveform")}
-    for stage in plan.stages:
+    for stage in stages:
         if stage.name == DECODE:
             arguments: dict[str, Any] = {"config": config, "specs": dict(specs), "ledger": ledger}
-            dataset = dataset.map_batches(DecodeStage, fn_constructor_kwargs=arguments, **_pool(stage, config, size))
+            dataset = dataset.map_batches(DecodeStage, fn_constructor_kwargs=arguments, **_pool(stage, config))
         else:
             # Frames leave with the last extractor that reads them, sound likewise.
             drop = [column for column, name in last.items() if name == stage.name]
@@ -61,17 +88,22 @@ def run_graph(
                 "ledger": ledger,
                 "drop": drop,
                 "evidence": [specs[name] for name in specs[stage.extractors[0]].evidence],
+                "sources": timed_sources({name: specs[name] for name in stage.extractors}, specs),
             }
-            dataset = dataset.map_batches(ExtractStage, fn_constructor_kwargs=arguments, **_pool(stage, config, size))
+            dataset = dataset.map_batches(ExtractStage, fn_constructor_kwargs=arguments, **_pool(stage, config))
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except RayError as error:
         raise RunBroken(str(error).strip().splitlines()[-1]) from error
 
 
-def _pool(stage: StagePlan, config: Config, size: int) -> dict[str, Any]:
+def _reads_text(stage: StagePlan, specs: Mapping[str, Spec]) -> bool:
+    return stage.name != DECODE and specs[stage.extractors[0]].source is not None
+
+
+def _pool(stage: StagePlan, config: Config) -> dict[str, Any]:
     return {
-        "batch_size": size,  # a block is a batch
+        "batch_size": None,  # a block is a batch
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
         "compute": ray.data.ActorPoolStrategy(size=stage.actors, max_tasks_in_flight_per_actor=2),
@@ -98,11 +130,12 @@ def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
     return readers[-1] if readers else None
 
 
-def _set_context() -> None:
+def _set_context(size: int) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A block is what was put together, however large: splitting it would undo the batching across videos.
-    context.target_max_block_size = None
+    # A block is what was put together: only what is larger than so many videos usually are is split, and the parts of
+    # a long video, which decoding yields one by one, are not put together beyond that.
+    context.target_max_block_size = size * _VIDEO_BYTES
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Bounds on restarts and retries have no other way in as yet; the pinned version keeps this one.

@@ -1,13 +1,14 @@
 """How a video travels between stages: one Arrow row, its frames and sound as plain bytes, results as structs.
 
 Columns of the work that enters: ``video_id``, ``content_key``, ``uri``, ``wanted`` (extractors to run) and
-``text_<extractor>`` and ``marks_<extractor>`` (text, and frames in which something was found, that are in the store
-already). Decoding adds three columns; each extractor adds a struct column of its own name. Bytes are read in place.
+``text_<extractor>``, ``pieces_<extractor>`` and ``marks_<extractor>`` (text, its pieces with their times, and frames in
+which something was found, that are in the store already). Decoding adds three columns and makes a row of every part of
+a long video; each extractor adds a struct column of its own name. Bytes are read in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip, MediaInfo
+from vemoclap_batch.media.timeline import Piece, TimedText
 from vemoclap_batch.store import schemas
 
 #: Name of the struct column that decoding adds.
@@ -29,13 +31,16 @@ _STATUS: list[tuple[str, pa.DataType]] = [
     ("seconds", pa.float64()),  # of the stage's own time, an equal share of its batch's
     ("ready_at", pa.float64()),  # when the stage's actor had its model, seconds since the epoch
 ]
-_DECODED = pa.struct(
+DECODED_TYPE = pa.struct(
     [
         *_STATUS,
         ("frame_shape", pa.list_(pa.int32())),
         ("start_s", pa.float64()),
         ("part", pa.int32()),
         ("parts", pa.int32()),
+        ("first_frame", pa.int32()),
+        ("sound_samples", pa.int64()),
+        ("own_samples", pa.int64()),  # the rest of the waveform is the beginning of the next part's
         *[
             (field.name, field.type)
             for field in schemas.VIDEOS
@@ -45,9 +50,18 @@ _DECODED = pa.struct(
 )
 
 
+#: A text extractor's source, in pieces with their times.
+PIECES = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())]))
+
+
 def text_column(extractor: str) -> str:
     """Name of the column that brings an extractor's text from the store."""
     return f"text_{extractor}"
+
+
+def pieces_column(extractor: str) -> str:
+    """Name of the column that brings the pieces of an extractor's text from the store."""
+    return f"pieces_{extractor}"
 
 
 def marks_column(extractor: str) -> str:
@@ -64,24 +78,38 @@ def result_type(spec: Spec) -> pa.StructType:
 
 
 def with_media(
-    rows: pa.Table, decoded: Sequence[tuple[Clip, MediaInfo] | Failure | None], seconds: Sequence[float], ready: float
-) -> pa.Table:
-    """Add what decoding gave; None for a row that needed none."""
+    rows: pa.Table, decoded: Sequence[tuple[Clip, MediaInfo] | Failure | None], seconds: Sequence[float], ready: float,
+    part: int = 0,
+) -> pa.Table:  # fmt: skip
+    """Add what decoding gave; None for a row that needed none.
+
+    A failure in place of a later ``part`` of a video says with its number of parts that it is the last.
+    """
     structs = [
-        None if item is None else _decoded(item, took, ready) for item, took in zip(decoded, seconds, strict=True)
+        None if item is None else _decoded(item, took, ready, part) for item, took in zip(decoded, seconds, strict=True)
     ]
     clips = [item[0] if isinstance(item, tuple) else None for item in decoded]
     frames = [None if clip is None else clip.frames for clip in clips]
-    sounds = [None if clip is None else to_int16(clip.waveform) for clip in clips]
-    rows = rows.append_column(DECODED, pa.array(structs, _DECODED))
+    sounds = [
+        None if clip is None else np.concatenate([to_int16(clip.waveform), to_int16(clip.following)]) for clip in clips
+    ]
+    rows = rows.append_column(DECODED, pa.array(structs, DECODED_TYPE))
     rows = rows.append_column(FRAMES, _binary(frames))
     return rows.append_column(WAVEFORM, _binary(sounds))
 
 
-def _decoded(item: tuple[Clip, MediaInfo] | Failure, seconds: float, ready: float) -> dict[str, Any]:
+def broken_off(row: pa.Table, part: int, ready: float) -> pa.Table:
+    """The last row of a long video whose decoding was stopped before a part: it has 0 parts."""
+    decoded = {"seconds": 0.0, "ready_at": ready, "part": part, "parts": 0}
+    row = row.append_column(DECODED, pa.array([decoded], DECODED_TYPE))
+    return row.append_column(FRAMES, _binary([None])).append_column(WAVEFORM, _binary([None]))
+
+
+def _decoded(item: tuple[Clip, MediaInfo] | Failure, seconds: float, ready: float, part: int) -> dict[str, Any]:
     status = {"seconds": seconds, "ready_at": ready}
     if isinstance(item, Failure):
-        return {**status, "error_type": str(item.error_type), "message": item.message}
+        failed = {"error_type": str(item.error_type), "message": item.message}
+        return {**status, **failed, "part": part, "parts": part + 1}
     clip, info = item
     return {
         **status,
@@ -92,6 +120,9 @@ def _decoded(item: tuple[Clip, MediaInfo] | Failure, seconds: float, ready: floa
         "start_s": clip.start_s,
         "part": clip.part,
         "parts": clip.parts,
+        "first_frame": clip.first_frame,
+        "sound_samples": clip.sound_samples,
+        "own_samples": len(clip.waveform),
     }
 
 
@@ -114,7 +145,7 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 def clip_of(rows: pa.Table, row: int) -> Clip | None:
     """The clip of a row, its frames a view of the row's bytes; None when nothing was decoded."""
     decoded = rows[DECODED][row].as_py()
-    if decoded is None or decoded["error_type"] is not None:
+    if decoded is None or decoded["error_type"] is not None or not decoded["parts"]:
         return None
     frames = np.zeros((0, 0, 0, 3), np.uint8)
     if FRAMES in rows.column_names:
@@ -122,15 +153,20 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
     sound = np.zeros(0, np.int16)
     if WAVEFORM in rows.column_names:
         sound = np.frombuffer(rows[WAVEFORM][row].as_buffer(), np.int16)
+    waveform = sound.astype(np.float32) / 32768.0
+    own = decoded["own_samples"]
     return Clip(
         video_id=rows["video_id"][row].as_py(),
         frames=frames,
         frame_times=np.asarray(decoded["frame_times"], float)[: len(frames)],
-        waveform=sound.astype(np.float32) / 32768.0,
+        waveform=waveform[:own],
         duration_s=decoded["duration_s"],
         start_s=decoded["start_s"],
         part=decoded["part"],
         parts=decoded["parts"],
+        first_frame=decoded["first_frame"],
+        following=waveform[own:],
+        sound_samples=decoded["sound_samples"],
     )
 
 
@@ -144,14 +180,48 @@ def text_of(rows: pa.Table, row: int, source: str) -> str | None:
     return rows[column][row].as_py() if column in rows.column_names else None
 
 
+def pieces_of(rows: pa.Table, row: int, source: Spec) -> TimedText | None:
+    """As :func:`text_of`, in pieces with their times."""
+    found: list[dict[str, Any]] | None = None
+    result = rows[source.name][row].as_py() if source.name in rows.column_names else None
+    if result is not None:
+        found = None if result["error_type"] is not None else pieces_in(result)
+    elif pieces_column(source.name) in rows.column_names:
+        found = rows[pieces_column(source.name)][row].as_py()
+    if found is None:
+        return None
+    return TimedText([Piece(**piece) for piece in found], written=source.reads_frames)
+
+
+def pieces_in(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The text of a features row in pieces with their times, in order.
+
+    A transcript has ``segments``, a reading of frames has ``lines``: those of one frame are one piece, by a space
+    between them and in lower case, or in English where ``texts`` has that.
+    """
+    if found.get("segments") is not None:
+        return [{name: segment[name] for name in ("start_s", "end_s", "text")} for segment in found["segments"]]
+    frames: dict[int, tuple[float, list[str]]] = {}
+    for line in found.get("lines") or ():
+        frames.setdefault(line["frame"], (line["time_s"], []))[1].append(line["text"])
+    english = {item["text"]: item["english"] or "" for item in found.get("texts") or ()}
+    said = [(time, " ".join(texts).lower()) for time, texts in frames.values()]
+    return [{"start_s": time, "end_s": time, "text": english.get(text, text)} for time, text in said]
+
+
 def marks_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
-    """The frames in which an extractor found something, from this run or the store; none when that is not known."""
-    frames = None
+    """The frames in which an extractor found something, from this run or the store; none when that is not known.
+
+    They are numbers of the row's own frames; the store's are of the whole video's.
+    """
     if source.name in rows.column_names and rows[source.name][row].is_valid:
-        frames = [item["frame"] for item in rows[source.name][row].as_py()[source.cls.marks] or ()]
-    elif marks_column(source.name) in rows.column_names:
-        frames = rows[marks_column(source.name)][row].as_py()
-    return np.array(frames or (), np.int32)
+        found = rows[source.name][row].as_py()[source.cls.marks] or ()
+        return np.array([item["frame"] for item in found], np.int32)
+    if marks_column(source.name) not in rows.column_names:
+        return np.zeros(0, np.int32)
+    decoded = rows[DECODED][row].as_py()
+    frames = np.array(rows[marks_column(source.name)][row].as_py() or (), np.int32) - decoded["first_frame"]
+    return frames[(frames >= 0) & (frames < decoded["frame_shape"][0])]
 
 
 def with_results(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import platform
-import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,17 +17,18 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.catalog import Spec, resolve
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
 from vemoclap_batch.fusion.selection import Selected
+from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline import plan as planning
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.graph import block_size, run_graph
 from vemoclap_batch.pipeline.ledger import start_ledger
-from vemoclap_batch.pipeline.missing import Work, features_table, find_work
+from vemoclap_batch.pipeline.missing import Cell, Work, features_table, find_work
 from vemoclap_batch.pipeline.predict import Predicted, predict
 from vemoclap_batch.pipeline.progress import tracking
 from vemoclap_batch.pipeline.stopping import Stopped, stoppable
-from vemoclap_batch.store.lock import writer
-from vemoclap_batch.store.store import Store
+from vemoclap_batch.pipeline.timeline import windowed, with_pieces
+from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys
 
 _VERSIONS = ("ray", "torch", "numpy", "pyarrow", "av", "decord", "faster-whisper", "paddleocr", "onnxruntime")
@@ -94,11 +93,6 @@ class Run:
         }
 
 
-def new_run_id() -> str:
-    """An id that sorts by time: the UTC time to the microsecond and a few random letters."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
-
-
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of those that shape its output; packages not installed are left out."""
     found = {"python": platform.python_version(), "vemoclap-batch": __version__}
@@ -125,7 +119,8 @@ class Classifier:
 
 def run(
     videos: pa.Table, out: str, config: Config, classifier: Classifier | None = None, *,
-    wait: bool = True, address: str | None = None, verbose: bool = False,
+    wait: bool = True, address: str | None = None, verbose: bool = False, window: Window | None = None,
+    again: Collection[Cell] = frozenset(),
 ) -> Run:  # fmt: skip
     """Extract what is missing of some videos and, with a classifier, label them.
 
@@ -140,6 +135,8 @@ def run(
         wait: whether to wait for another run that holds the folder.
         address: of a Ray cluster; see :func:`vemoclap_batch.pipeline.cluster.connected`.
         verbose: show the cluster's own log.
+        window: extract what such windows of the videos need, and label them instead of whole videos.
+        again: failed cells that are tried again, whatever their failure; see :func:`find_work`.
 
     Raises:
         ConfigError: settings that are wrong, do not fit the classifier or do not fit the cluster.
@@ -147,18 +144,21 @@ def run(
         Stopped: SIGTERM came; what was finished is committed and the summary is written.
     """
     specs = resolve(config)
+    if window:
+        config = windowed(config, window)
+        specs = resolve(config)
     if classifier:
         check_spaces(classifier.checkpoint, _spaces(specs), sorted(classifier.checkpoint.spec.features))
     command = "label" if classifier else "extract"
     this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
-    with writer(out, this.run_id, wait):
-        this.work = find_work(this.store, videos, specs, config.pipeline.max_attempts)
+    with this.store.writing(this.run_id, wait):
+        this.work = find_work(this.store, videos, specs, config.pipeline.max_attempts, again)
         this.skipped = videos.num_rows - this.work.incomplete.num_rows
         try:
             if this.work.rows.num_rows:
                 _extract(this, this.work, address, verbose)
             if classifier:
-                _predict(this, videos, classifier)
+                _predict(this, videos, classifier, window)
         except Stopped:
             this.stopped = True
             raise
@@ -174,13 +174,14 @@ def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
         size = block_size(work.rows.num_rows, this.config, cluster.cpus)
         blocks = -(-work.rows.num_rows // size)
         this.plan = planning.make_plan(this.config, this.specs, work.wanted, blocks, cluster)
-        tracker.say(describe_plan(this.plan, work))
+        tracker.say(f"run {this.run_id}: {describe_plan(this.plan, work)}")
         committer = Committer(this.store, this.specs, work, this.run_id)
         this.totals = committer.totals
         ledger = start_ledger()
         # After Ray has started, which puts a handler of its own in place.
         with stoppable(ledger.stop.remote) as stop:
-            for block in run_graph(work.rows, this.config, this.specs, this.plan, size, ledger):
+            rows = with_pieces(this.store, work.rows, this.specs)
+            for block in run_graph(rows, this.config, this.specs, this.plan, size, ledger):
                 committer.commit(block)
                 tracker.at(committer.totals.videos, committer.totals.failed_videos)
         if stop.asked:
@@ -208,10 +209,12 @@ def selected_from(specs: Mapping[str, Spec], names: list[str]) -> dict[str, Sele
     }
 
 
-def _predict(this: Run, videos: pa.Table, classifier: Classifier) -> None:
+def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window | None) -> None:
     selected = selected_from(this.specs, sorted(classifier.checkpoint.spec.features))
     this.notes += fingerprint_notes(classifier.checkpoint, selected)
-    this.predicted = predict(this.store, videos, classifier.checkpoint, classifier.digest, selected, this.run_id)
+    this.predicted = predict(
+        this.store, videos, classifier.checkpoint, classifier.digest, selected, this.run_id, window=window
+    )
 
 
 def fingerprint_notes(checkpoint: Checkpoint, selected: Mapping[str, Selected]) -> list[str]:

@@ -31,13 +31,18 @@ def digest(
 
     Returns:
         Per video ``name``, ``uri``, ``video_id``, and where known ``label``, ``confidence``, ``runner_up``,
-        ``runner_up_confidence``, ``heard``, ``read``, ``seen``.
+        ``runner_up_confidence``, ``heard``, ``read``, ``seen``. Where windows were predicted, the emotion is that of
+        their mean, and ``timeline`` lists every window: ``start_s``, ``end_s``, ``label``, ``confidence``.
     """
     wanted = keys(videos)
     rows = {key: _named(video) for key, video in zip(wanted.to_pylist(), videos.to_pylist(), strict=True)}
     if predictions is not None:
-        for key, found in _read(predictions, ["label", "confidence", *[f"p_{label}" for label in labels]], wanted):
-            rows[key] |= _emotion(found, labels)
+        columns = ["window_start_s", "window_end_s", "label", "confidence", *[f"p_{label}" for label in labels]]
+        windows: dict[str, list[dict[str, Any]]] = {}
+        for key, found in _read(predictions, columns, wanted):
+            windows.setdefault(key, []).append(found)
+        for key, of_video in windows.items():
+            rows[key] |= _emotion(of_video[0], labels) if len(of_video) == 1 else _timeline(of_video, labels)
     for name, columns, words in (
         ("asr", ["text", "language"], _heard),
         ("ocr", ["text"], _read_text),
@@ -58,10 +63,12 @@ def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     grid = Grid(show_lines=False, pad_edge=False)
     grid.add_column("video", overflow="fold")
     columns = [
-        name for name in ("emotion", "runner-up", "heard", "read", "seen") if any(_cell(row, name) for row in rows)
+        name
+        for name in ("emotion", "runner-up", "timeline", "heard", "read", "seen")
+        if any(_cell(row, name) for row in rows)
     ]
     for name in columns:
-        grid.add_column(name, overflow="fold", ratio=1 if name in {"heard", "read", "seen"} else None)
+        grid.add_column(name, overflow="fold", ratio=1 if name in {"timeline", "heard", "read", "seen"} else None)
     for row in rows:
         grid.add_row(Text(row["name"]), *[Text(_cell(row, name) or "–") for name in columns])
     console.print(grid)
@@ -72,7 +79,26 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         return f"{row['label']} {row['confidence']:.0%}" if "label" in row else ""
     if column == "runner-up":
         return f"{row['runner_up']} {row['runner_up_confidence']:.0%}" if "runner_up" in row else ""
+    if column == "timeline":
+        return shorten(_runs(row.get("timeline") or ()))
     return shorten(row.get(column) or "")
+
+
+def _runs(timeline: Sequence[Mapping[str, Any]]) -> str:
+    """``0:00 joy, 0:25 anger``: when the emotion changes."""
+    changes = [
+        window
+        for number, window in enumerate(timeline)
+        if not number or window["label"] != timeline[number - 1]["label"]
+    ]
+    return ", ".join(f"{clock(window['start_s'])} {window['label']}" for window in changes)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, with hours where there are some."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def shorten(text: str, limit: int = _WORDS) -> str:
@@ -103,6 +129,23 @@ def _emotion(found: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         "runner_up": second if best == found["label"] else best,
         "runner_up_confidence": found[f"p_{second if best == found['label'] else best}"],
     }
+
+
+def _timeline(windows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
+    """The windows of a video in order, and the emotion of their mean."""
+    ordered = sorted(windows, key=lambda window: window["window_start_s"])
+    mean: dict[str, Any] = {f"p_{label}": sum(w[f"p_{label}"] for w in ordered) / len(ordered) for label in labels}
+    best = max(labels, key=lambda label: mean[f"p_{label}"])
+    timeline = [
+        {
+            "start_s": window["window_start_s"],
+            "end_s": window["window_end_s"],
+            "label": window["label"],
+            "confidence": window["confidence"],
+        }
+        for window in ordered
+    ]
+    return _emotion({**mean, "label": best, "confidence": mean[f"p_{best}"]}, labels) | {"timeline": timeline}
 
 
 def _heard(found: Mapping[str, Any]) -> dict[str, str]:
