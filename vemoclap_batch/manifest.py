@@ -244,6 +244,7 @@ def _complete(address: str, columns: dict[str, list[str | None]], policy: Policy
     uris = [normalise(uri, base) if uri else "" for uri in columns["uri"]]
     mistakes.rows("no uri", (not uri for uri in uris))
     ids = [given or video_id(uri) for given, uri in zip(columns["video_id"], uris, strict=True)]
+    mistakes.rows("a control character in uri", (not uri.isprintable() for uri in uris))
     mistakes.rows("a control character in video_id", (not name.isprintable() for name in ids))
     labels = [label.lower() if label else None for label in columns["label"]]
     unknown = [label is not None and label not in LABELS for label in labels]

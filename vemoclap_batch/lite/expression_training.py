@@ -145,7 +145,7 @@ def train_expression_net(
     parquet_path: str | Path,
     out_path: str | Path,
     *,
-    epochs: int = 24,
+    epochs: int = 40,
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[str], None] = print,
