@@ -143,7 +143,8 @@ def _failures(done: Any, limit: int) -> list[str]:
     )
     latest = {(row["video_id"], row["extractor"]): row for row in log.sort_by("run_id").to_pylist()}
     lines = [
-        f"{shorten(row['uri'] or row['video_id'], 300)} ({row['extractor'] or 'decode'}): {row['error_type']}: {shorten(row['message'], 200)}"
+        f"{shorten(row['uri'] or row['video_id'], 300)} ({row['extractor'] or 'decode'}): "
+        f"{row['error_type']}: {shorten(row['message'], 200)}"
         + (f" (attempt {row['attempts']})" if row["attempts"] > 1 else "")
         for row in latest.values()
     ]

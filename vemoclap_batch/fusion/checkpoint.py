@@ -1,9 +1,10 @@
-"""A trained classifier on disk: a folder with ``model.safetensors`` and ``model.json``."""
+"""A trained classifier on disk: a folder with ``model.safetensors`` and ``model.json``; and one that is in training."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.fusion.data import Examples, to_tensors
+from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
 from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
+from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -44,19 +47,21 @@ class Checkpoint:
         return self.model.spec
 
     def save(self, folder: str | Path, half: bool = False) -> None:
-        """Write the checkpoint; ``half`` stores float16 weights (read back as float32)."""
+        """Write the checkpoint; ``half`` stores float16 weights (read back as float32).
+
+        Each of the two files appears whole or not at all, the description last.
+        """
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         dtype = torch.float16 if half else torch.float32
         state = {name: x.detach().cpu().to(dtype).contiguous() for name, x in self.model.state_dict().items()}
-        save_file(state, path / WEIGHTS)
+        _write(path / WEIGHTS, to_bytes(state))
         description = {
             "spec": self.spec.model_dump(mode="json"),
             "temperature": self.temperature,
             "fingerprints": self.fingerprints,
             "card": self.card,
         }
-        (path / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        _write(path / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> Checkpoint:
@@ -78,17 +83,75 @@ class Checkpoint:
         return cls(model.eval(), description["temperature"], description["fingerprints"], description.get("card", {}))
 
     @torch.inference_mode()
-    def probabilities(self, examples: Examples, batch: int = 256) -> np.ndarray:
+    def probabilities(self, examples: Data, batch: int = CHUNK) -> np.ndarray:
         """Calibrated probabilities float64 [n, labels]."""
         self.model.eval()
-        parts = [
-            self._softmax(to_tensors(examples.subset(range(start, min(start + batch, len(examples)))), self.spec))
-            for start in range(0, len(examples), batch)
-        ]
+        parts = [self._softmax(to_tensors(examples.subset(rows), self.spec)) for rows in chunks(len(examples), batch)]
         return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.spec.labels)))
 
     def _softmax(self, features: Mapping[str, Tensor]) -> Tensor:
-        return torch.softmax(self.model(features).double() / self.temperature, dim=-1)
+        device = next(self.model.parameters()).device
+        logits = self.model({name: x.to(device) for name, x in features.items()})
+        return torch.softmax(logits.cpu().double() / self.temperature, dim=-1)
+
+
+@dataclass
+class Saved:
+    """What a training needs to go on: tensors by name, and the rest as JSON has it."""
+
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+class StateFile:
+    """How far a training is, in one file that is replaced whole, every so often.
+
+    It holds float32 weights, the best ones and the optimiser's two moments: four times the classifier's size.
+    """
+
+    def __init__(self, path: str | Path, identity: str, every_s: float = 30.0) -> None:
+        """Point at a file, which need not exist yet.
+
+        Args:
+            path: of the file.
+            identity: of the training; a state of another one is not gone on from.
+            every_s: seconds between two times of saving, at least; a kill costs no more than that.
+        """
+        self.path, self.identity, self.every_s = Path(path), identity, every_s
+        self._last = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._last >= self.every_s
+
+    def save(self, saved: Saved) -> None:
+        """Replace the file."""
+        tensors = {name: x.detach().cpu().contiguous() for name, x in saved.tensors.items()}
+        description = json.dumps({"identity": self.identity, "progress": saved.progress})
+        _write(self.path, to_bytes(tensors, {"state": description}))
+        self._last = time.monotonic()
+
+    def load(self) -> Saved | None:
+        """What was saved last; None when nothing was, or by another training.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, "pt") as file:
+                description = json.loads(file.metadata()["state"])
+                if description["identity"] != self.identity:
+                    return None
+                return Saved({name: file.get_tensor(name) for name in file.keys()}, description["progress"])  # noqa: SIM118
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError([f"{str(self.path)!r} is damaged ({error}): delete it to begin anew"]) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_bytes_atomically(*resolve(str(path)), content)
 
 
 def digest(folder: str | Path) -> str:
