@@ -150,7 +150,7 @@ def test_the_blacklist_takes_videos_out_and_leaves_the_split_alone(classes, tmp_
     )
     found = read_ekman6(str(classes), blacklist=str(tmp_path / "black.txt"))
     assert before.keys() - rows(found).keys() == {"an0", "jo1", "jo3"}
-    assert {name: before[name] for name in rows(found)} == rows(found)
+    assert {name: before[name] | {"blacklist": "black.txt"} for name in rows(found)} == rows(found)
     removed = [before[name]["split"] for name in ("an0", "jo1", "jo3")]
     assert found.removed == {name: removed.count(name) for name in set(removed)}
     assert found.notes[0].startswith("3 videos removed by black.txt (")

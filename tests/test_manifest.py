@@ -1,13 +1,17 @@
 """Sources: files, folders, globs and manifests; mistakes before anything starts."""
 
+import contextlib
+import csv
 import hashlib
+import io
+import json
 import os
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vemoclap_batch import listing
@@ -121,6 +125,23 @@ def test_mistakes_in_a_manifest_are_named(tmp_path, text, message):
     assert "bad.csv" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"uri": "a.mp4"}\n\n{"uri": ["b.mp4"]}\n', "line 3: column uri: expected text, found ['b.mp4']"),
+        ('{"uri": "a.mp4"}\n{"uri": "b.m', "line 2: Unterminated string"),
+        ('"a.mp4"\n', "line 1: expected an object"),
+        ("[" * 100_000, "line 1: "),
+        ('{"path": "a.mp4"}\n', "no column 'uri'; found path"),
+    ],
+)
+def test_mistakes_in_lines_of_json_are_named(tmp_path, text, message):
+    (tmp_path / "bad.jsonl").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        M.read_sources([str(tmp_path / "bad.jsonl")])
+    assert message in str(caught.value)
+
+
 def test_all_mistakes_of_all_sources_are_named(tmp_path):
     (tmp_path / "bad.csv").write_text("uri,label,video_id\na.mp4,happy,x\nb.mp4,joy,x\n")
     (tmp_path / "empty").mkdir()
@@ -164,3 +185,83 @@ def test_labels_may_name_videos_by_id_alone(tmp_path):
     (tmp_path / "l.csv").write_text("video_id,label\na,joy\na,fear\n")
     with pytest.raises(ConfigError, match="a video that an earlier row names"):
         M.read_labels(str(tmp_path / "l.csv"))
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("any")
+
+
+def read_any(path, content):
+    """What becomes of a manifest with any content: its rows, or None where its mistakes are named."""
+    path.write_bytes(content)
+    with contextlib.suppress(ConfigError):
+        M.read_labels(str(path))
+    try:
+        rows = M.read_sources([str(path)]).rows
+    except ConfigError as caught:
+        unnamed = [mistake for mistake in caught.mistakes or [""] if path.name not in mistake]
+        rows = None
+    else:
+        unnamed = []
+    assert not unnamed
+    if rows is None:
+        return None
+    assert rows.schema == M.SCHEMA
+    assert rows.num_rows > 0
+    for name in ("video_id", "content_key", "uri"):
+        assert all(rows[name].to_pylist())
+    assert len(set(rows["video_id"].to_pylist())) == rows.num_rows
+    return rows
+
+
+#: What could lie in a cell: no scheme, so that nothing is asked of a network.
+cells = st.text(st.characters(exclude_characters=":"), max_size=12) | st.sampled_from(
+    ["", " ", "a.mp4", "../b", "~", "~x/y", "joy", "2026-01-02", "\0", "1e999", "\ufeffuri", '"', "'", "é\n"]
+)
+columns = st.sampled_from([*M.SCHEMA.names, "note", "uri "])
+values = st.recursive(
+    cells | st.none() | st.booleans() | st.integers() | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(cells, inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: f"uri\n{text}".encode("utf-8", "replace")))
+@example(b"uri,uri\na,b\n")
+@example("\ufeffuri\na.mp4\n".encode())
+@example("uri\na.mp4\n".encode("utf-16"))
+@example(b"uri\n\xff.mp4\n")
+def test_any_bytes_are_rows_or_named_mistakes(scratch, content):
+    for suffix in M.MANIFEST_SUFFIXES:
+        read_any(scratch / f"bytes{suffix}", content)
+
+
+@given(st.lists(columns, min_size=1, max_size=4), st.lists(st.lists(cells, min_size=1, max_size=5), max_size=4))
+@example(["video_id", "uri"], [["2026-01-02", "a.mp4"]])
+def test_any_table_as_csv_is_rows_or_named_mistakes(scratch, header, rows):
+    sink = io.StringIO()
+    csv.writer(sink).writerows([header, *rows])
+    read_any(scratch / "table.csv", sink.getvalue().encode("utf-8", "replace"))
+
+
+@given(st.lists(st.dictionaries(columns, values, max_size=4) | values, max_size=4))
+@example([{"uri": ["a.mp4"]}])
+@example([{"uri": {"a": "b"}}])
+@example([{"uri": "a.mp4", "video_id": 7}, {"uri": "b.mp4", "video_id": "x"}])
+@example([{"uri": "\ud800.mp4"}])
+def test_any_objects_as_jsonl_are_rows_or_named_mistakes(scratch, rows):
+    read_any(scratch / "table.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+@given(
+    st.lists(cells.filter(lambda text: text.strip() and text.strip().isprintable()), min_size=1, unique_by=str.strip)
+)
+@example(["2026-01-02"])
+@example(["7"])
+@example(["true"])
+def test_ids_are_kept_as_they_are_written(scratch, ids):
+    rows = [{"uri": f"{at}.mp4", "video_id": name} for at, name in enumerate(ids)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    found = read_any(scratch / "ids.jsonl", text.encode())
+    assert found["video_id"].to_pylist() == [name.strip() for name in ids]

@@ -16,6 +16,7 @@ from rich.console import Console
 from vemoclap_batch.cli_import import app as import_app
 from vemoclap_batch.cli_import import manifest_ekman6
 from vemoclap_batch.cli_models import Json, ModelsDir, Overrides, Profile, models_app
+from vemoclap_batch.cli_train import mount as mount_train
 from vemoclap_batch.cli_upkeep import mount as mount_upkeep
 from vemoclap_batch.config import Config, ConfigError, load_config
 from vemoclap_batch.failure import RunBroken
@@ -35,6 +36,7 @@ app.add_typer(import_app, name="import")
 
 app.add_typer(models_app, name="models")
 mount_upkeep(app)
+mount_train(app)
 
 Sources = Annotated[
     list[str],
@@ -51,9 +53,6 @@ WindowS = Annotated[float | None, typer.Option("--window", help="Label windows o
 HopS = Annotated[float | None, typer.Option("--hop", help="Seconds from window to window [default: --window].")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
-Labels = Annotated[
-    str, typer.Option(help="File with video_id or uri, label and, if you like, split (.csv, .jsonl, .parquet).")
-]
 Features = Annotated[
     list[str] | None,
     typer.Option(
@@ -182,65 +181,6 @@ def predict(
         counts = {"new": done.new, "skipped": done.there, "incomplete": done.incomplete}
         print(json.dumps({"out": out, "table": done.fingerprint, "counts": counts, "notes": notes}))
     raise typer.Exit(FAILED if done.incomplete else DONE)
-
-
-@app.command()
-def train(
-    out: OutArgument, labels: Labels,
-    checkpoint: Annotated[str, typer.Option("-o", "--out", help="Where the checkpoint goes.")],
-    profile: Profile = "lite", overrides: Overrides = None, features: Features = None,
-    use: Annotated[str | None, typer.Option(help="Features to train on, comma-separated [default: all].")] = None,
-    preset: Annotated[str, typer.Option(help="published (200,000 steps, 1e-5) or quick (2,000, 1e-3).")] = "published",
-    d_model: Annotated[int, typer.Option(help="Width of the classifier.")] = 512,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Train the fusion classifier on the features of OUT and given labels; the split called train is used."""
-    from vemoclap_batch.pipeline.fit import fit
-
-    config = _config(profile, None, overrides)
-    chosen, names = _chosen(features), use.split(",") if use else None
-    result = fit(
-        _existing(out), labels, checkpoint, config, preset=preset, chosen=chosen, names=names, d_model=d_model,
-        heads=heads, seed=seed, say=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    print(
-        f"trained on {result['n_train']} videos ({result['split']}), best validation accuracy {result['accuracy']:.3f}"
-    )
-    print(f"the checkpoint is in {checkpoint}")
-    if as_json:
-        print(json.dumps(result))
-
-
-@app.command()
-def evaluate(
-    out: OutArgument, model: Annotated[str, typer.Option("--model", help="Fusion checkpoint.")], labels: Labels,
-    folder: Annotated[str | None, typer.Option("-o", "--out", help="Where metrics.json and confusion.png go.")] = None,
-    split: Annotated[str, typer.Option(help="Which split is scored; all for every labelled video.")] = "test",
-    features: Features = None, profile: Profile = "lite", overrides: Overrides = None, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Score a checkpoint on labelled videos: accuracy, macro F1, per class, confusion matrix, calibration."""
-    from vemoclap_batch.pipeline.fit import score
-
-    store = _existing(out)
-    result = score(
-        store, model, labels, split=split, chosen=_chosen(features), preferred=_preferred(store, profile, overrides),
-        folder=folder,
-    )  # fmt: skip
-    low, high = result["accuracy_interval"]
-    accuracy = f"accuracy {result['accuracy']:.3f} (95 % {low:.3f}–{high:.3f})"
-    print(f"{accuracy}, macro F1 {result['macro_f1']:.3f}, n = {result['n']}")
-    print(f"split: {result['split']}, from {result['split_source']}")
-    for note in result["model_notes"]:
-        print(f"note: {note}")
-    print(f"  {'':<10} precision  recall      f1       n")
-    for name, row in result["per_class"].items():
-        print(f"  {name:<10} {row['precision']:>9.3f} {row['recall']:>7.3f} {row['f1']:>7.3f} {row['n']:>7}")
-    if folder:
-        print(f"metrics.json and confusion.png are in {folder}")
-    if as_json:
-        print(json.dumps(result))
 
 
 @app.command()

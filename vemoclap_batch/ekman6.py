@@ -26,8 +26,9 @@ from vemoclap_batch.listing import MEDIA_SUFFIXES, walk
 from vemoclap_batch.manifest import SCHEMA, Manifest
 from vemoclap_batch.store.filesystem import local_path
 
-#: The manifest's columns: those of every manifest, and where each row's split is from, for reports.
-COLUMNS = SCHEMA.append(pa.field("split_source", pa.string()))
+#: The manifest's columns: those of every manifest, and for reports where each row's split is from and which list took
+#: videos out.
+COLUMNS = SCHEMA.append(pa.field("split_source", pa.string())).append(pa.field("blacklist", pa.string()))
 _LABEL_FILES = ("labels.csv", "labels.tsv", "labels.jsonl", "labels.txt")
 _NAME_COLUMNS = ("video_id", "uri", "file", "file_name", "filename", "name", "video", "path", "id")
 _SPLITS = {
@@ -71,6 +72,7 @@ class _Video:
     video_id: str = ""
     split: str | None = None
     split_source: str | None = None
+    blacklist: str | None = None
 
 
 def read_ekman6(folder: str, split: str | None = None, blacklist: str | None = None, seed: int = 1) -> Ekman6:
@@ -390,7 +392,8 @@ def _without(
     notes.append(f"{len(out)} videos removed by {posixpath.basename(address)}" + (f" ({told})" if told else ""))
     if unknown := [name for name, rows in listed.items() if not rows]:
         notes.append(f"{len(unknown)} names in {posixpath.basename(address)} are no video here: {_some(unknown)}")
-    return [video for row, video in enumerate(videos) if row not in out], removed
+    name = posixpath.basename(address)
+    return [replace(video, blacklist=name) for row, video in enumerate(videos) if row not in out], removed
 
 
 def _some(names: Sequence[str]) -> str:

@@ -14,12 +14,12 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
@@ -31,6 +31,10 @@ MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("video_id", "content_key", "uri", "label", "split")],
 )
+#: Columns that are read as text; others a manifest may have as it likes.
+_TEXTS = (*SCHEMA.names, "split_source")
+#: What reading a file that is no such file may raise.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError)
 _SHOWN = 10
 
 
@@ -177,7 +181,7 @@ def _remote_source(source: str, ignored: Counter[str], policy: Policy) -> list[t
 def _read_manifest_file(address: str, policy: Policy) -> pa.Table:
     try:
         raw = _parse(address)
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ConfigError([f"{address!r}: cannot be read as a manifest ({error})"]) from error
     if "uri" not in raw.column_names:
         raise ConfigError([f"{address!r}: no column 'uri'; found {', '.join(raw.column_names) or 'no column'}"])
@@ -190,8 +194,9 @@ def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[
     """A labels file, for training and evaluation: a manifest that may name its videos by ``video_id`` alone.
 
     Returns:
-        ``video_id``, ``uri`` (normalised), ``label``, ``split`` and ``split_source`` (where the split is from, in
-        words), each with a value or None per row; rows without a label are left out.
+        ``video_id``, ``uri`` (normalised), ``label``, ``split``, ``split_source`` (where the split is from, in words)
+        and ``blacklist`` (which list took videos out), each with a value or None per row; rows without a label are
+        left out.
 
     Raises:
         ConfigError: neither ``video_id`` nor ``uri``, no ``label``, an unknown label, a video named twice.
@@ -199,12 +204,13 @@ def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[
     address = normalise(address)
     try:
         raw = _parse(address)
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ConfigError([f"--labels {address!r}: cannot be read ({error})"]) from error
     names = set(raw.column_names)
     if "label" not in names or not names & {"video_id", "uri"}:
         raise ConfigError([f"--labels {address!r}: needs 'label' and 'video_id' or 'uri'; found {', '.join(names)}"])
-    columns = {name: _strings(raw, name) for name in ("video_id", "uri", "label", "split", "split_source")}
+    wanted = ("video_id", "uri", "label", "split", "split_source", "blacklist")
+    columns = {name: _strings(raw, name) for name in wanted}
     rows = [row for row, label in enumerate(columns["label"]) if label]
     columns = {name: [column[row] for row in rows] for name, column in columns.items()}
     columns["label"] = [label.lower() if label else None for label in columns["label"]]
@@ -221,20 +227,65 @@ def _parse(address: str) -> pa.Table:
     filesystem, path = resolve(address)
     with filesystem.open_input_file(path) as stream:
         if address.endswith(".parquet"):
-            return pq.read_table(stream)
+            return _with_texts(pq.read_table(stream))
         content = io.BytesIO(stream.read())
     if address.endswith(".jsonl"):
-        return pajson.read_json(content)
-    text = {name: pa.string() for name in SCHEMA.names}
-    return pacsv.read_csv(
-        content, convert_options=pacsv.ConvertOptions(column_types=text, strings_can_be_null=True, null_values=[""])
+        return _with_texts(_parse_jsonl(content))
+    text = {name: pa.string() for name in _TEXTS}
+    options = pacsv.ConvertOptions(column_types=text, strings_can_be_null=True, null_values=[""])
+    return _with_texts(pacsv.read_csv(content, convert_options=options))
+
+
+def _parse_jsonl(content: io.BytesIO) -> pa.Table:
+    """One object a line. Not by pyarrow: it rewrites text that looks like a time, and crashes on some broken files."""
+    columns: dict[str, list[str | None]] = {name: [] for name in _TEXTS}
+    names: dict[str, None] = {}
+    rows = 0
+    for number, line in enumerate(content, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("expected an object")
+            for name, column in columns.items():
+                column.append(_json_text(name, row.get(name)))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+        names.update(dict.fromkeys(row))
+        rows += 1
+    return pa.table(
+        {name: pa.array(columns[name], pa.string()) if name in columns else pa.nulls(rows) for name in names}
     )
+
+
+def _json_text(name: str, value: Any) -> str | None:
+    if isinstance(value, list | dict):
+        raise ValueError(f"column {name}: expected text, found {value!r:.80}")
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _with_texts(raw: pa.Table) -> pa.Table:
+    """The columns that have a meaning, as text.
+
+    Raises:
+        ValueError, ArrowException: one is there twice, or is no text.
+    """
+    there = [name for name in raw.column_names if name in _TEXTS]
+    if twice := sorted({name for name in there if there.count(name) > 1}):
+        raise ValueError(f"more than one column {', '.join(twice)}")
+    for name in there:
+        kind = raw.schema.field(name).type
+        if pa.types.is_nested(kind):
+            raise ValueError(f"column {name}: expected text, found {kind}")
+        raw = raw.set_column(raw.column_names.index(name), name, raw[name].cast(pa.string()))
+    return raw
 
 
 def _strings(raw: pa.Table, name: str) -> list[str | None]:
     if name not in raw.column_names:
         return [None] * raw.num_rows
-    return [text.strip() or None if text else None for text in raw[name].cast(pa.string()).to_pylist()]
+    return [text.strip() or None if text else None for text in raw[name].to_pylist()]
 
 
 def _complete(address: str, columns: dict[str, list[str | None]], policy: Policy) -> pa.Table:

@@ -1,5 +1,7 @@
 """Tiny random language models in the files of the published ones: XLM-R's language classifier and NLLB."""
 
+import json
+import math
 import string
 
 import torch
@@ -7,13 +9,17 @@ import torch
 from vemoclap_batch.extractors.translation import NLLB_CODES
 
 LETTERS = ["▁", *string.ascii_lowercase, *string.digits, ".", "!"]
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
-def language_folder(folder, seed=0, sharpness=1.0):
-    """A classifier of the published twenty languages; the larger the sharpness, the surer of itself."""
+def language_folder(folder, seed=0, sharpness=1.0, likely=None):
+    """A classifier of the published twenty languages; the larger the sharpness, the surer of itself.
+
+    With ``likely`` it takes every text for that language.
+    """
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification, XLMRobertaTokenizer
 
-    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -2.0) for letter in LETTERS)]
+    pieces = [*((token, 0.0) for token in SPECIAL), *((letter, -2.0) for letter in LETTERS)]
     XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)]).save_pretrained(folder)
     labels = dict(enumerate(NLLB_CODES))
     torch.manual_seed(seed)
@@ -26,23 +32,78 @@ def language_folder(folder, seed=0, sharpness=1.0):
     )  # fmt: skip
     with torch.no_grad():
         network.classifier.out_proj.weight.mul_(sharpness)
+        if likely:
+            network.classifier.out_proj.bias[list(NLLB_CODES).index(likely)] += 100
     network.save_pretrained(folder)
     return folder
 
 
 def nllb_folder(folder, seed=0):
-    """A translator that writes random letters."""
-    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
+    """A translator that writes letters for a while, others for other texts and languages."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
 
-    vocabulary = {name: at for at, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", *LETTERS])}
-    tokenizer = NllbTokenizer(vocab=vocabulary, merges=[])
-    tokenizer.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = _nllb_tokenizer(folder)
     torch.manual_seed(seed)
-    M2M100ForConditionalGeneration(
-        M2M100Config(
-            vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=600,
-            init_std=0.5, decoder_start_token_id=2, pad_token_id=1, eos_token_id=2, bos_token_id=0,
-        )
-    ).save_pretrained(folder)  # fmt: skip
+    config = M2M100Config(
+        vocab_size=count, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=1024, init_std=0.5,
+        decoder_start_token_id=2, pad_token_id=1, eos_token_id=2, bos_token_id=0, scale_embedding=True,
+    )  # fmt: skip
+    network = M2M100ForConditionalGeneration(config)
+    with torch.no_grad():
+        _prefer_letters(network.model)
+    config.architectures = [type(network).__name__]
+    config.save_pretrained(folder)
+    network.generation_config.save_pretrained(folder)
+    # As published: one pickle of tensors, shared ones under each of their names.
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
     return folder
+
+
+def _prefer_letters(model):
+    """There is no bias for words: one coordinate, which the last norm sets to a constant, takes its place."""
+    words = model.shared.weight
+    words.normal_(0, 1 / math.sqrt(words.shape[1]))
+    words[:, -1] = -4
+    words[len(SPECIAL) : len(SPECIAL) + len(LETTERS), -1] = 0
+    words[2, -1] = 0.1
+    model.decoder.layer_norm.weight.fill_(4.0)
+    model.decoder.layer_norm.weight[-1] = 0
+    model.decoder.layer_norm.bias[-1] = 10
+
+
+def _nllb_tokenizer(folder):
+    """The two files as the published model has them, in the order of its tokens; returns how many tokens there are."""
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    codes = sorted(FAIRSEQ_LANGUAGE_CODES)
+    tokens = [*SPECIAL, *LETTERS]
+    added = [*enumerate(SPECIAL), *enumerate([*codes, "<mask>"], len(tokens))]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    (folder / "tokenizer.json").write_text(
+        json.dumps(
+            {
+                "version": "1.0",
+                "truncation": None,
+                "padding": None,
+                "added_tokens": [{"id": number, "content": token, **flags} for number, token in added],
+                "normalizer": None,
+                "pre_tokenizer": space,
+                "post_processor": None,
+                "decoder": space,
+                "model": {
+                    "type": "BPE",
+                    "unk_token": "<unk>",
+                    "fuse_unk": True,
+                    "vocab": {token: number for number, token in enumerate(tokens)},
+                    "merges": [],
+                },
+            }
+        )
+    )
+    roles = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
+    roles |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>", "tokenizer_class": "NllbTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**roles, "additional_special_tokens": codes}))
+    return len(tokens) + len(codes) + 1

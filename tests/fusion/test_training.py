@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.fusion.data import Examples, drop_modalities, to_tensors
 from vemoclap_batch.fusion.evaluation import calibration_error, draw_confusion, evaluate
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.training import PRESETS, TrainSettings, fit_statistics, split_validation, train
 
 LABELS = ("anger", "disgust", "fear")
@@ -101,3 +102,95 @@ def test_calibration_error_of_perfect_confidence_is_zero():
 def test_the_confusion_matrix_is_drawn(tmp_path):
     draw_confusion(evaluate(np.eye(3), np.arange(3), LABELS), LABELS, tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_team_of_two_shares_every_batch_and_adds_up_to_its_mean_loss():
+    """Both halves of a step, one after the other, are the gradients of the whole: also of an odd batch, weighted."""
+    examples = made(61, 4)
+    shape = fit_statistics(SHAPE.model_copy(update={"dropout": 0.0}), examples)
+    settings = QUICK.model_copy(
+        update={"max_steps": 1, "batch": 61, "class_weights": True, "label_smoothing": 0.1, "modality_dropout": 0.3}
+    )
+
+    class Half:
+        size, device = 2, torch.device("cpu")
+
+        def __init__(self, rank):
+            self.rank, self.sent = rank, []
+
+        def add(self, values):
+            self.sent.append(values.clone())
+
+    class Whole(Half):
+        size = 2
+
+        def __init__(self, halves):
+            super().__init__(0)
+            self._halves = halves
+
+        def add(self, values):
+            self.sent.append(values.copy_(sum(half.sent[len(self.sent)] for half in self._halves)))
+
+    halves = [Half(0), Half(1)]
+    for half in halves:
+        train(shape, examples, examples.subset([]), settings, team=half)
+    whole = Whole(halves)
+    _, shared = train(shape, examples, examples.subset([]), settings, team=whole)
+    _, alone = train(shape, examples, examples.subset([]), settings)
+    assert shared.losses == pytest.approx(alone.losses, rel=1e-5)
+    counts = np.bincount(examples.labels)
+    weights = torch.tensor(61 / counts / 3, dtype=torch.float32)
+    torch.manual_seed(settings.seed)
+    reference = AttentionClassifier(shape)
+    batch = drop_modalities(to_tensors(examples, shape, 0, 1), examples, 0.3, 0, 1)
+    loss_of = torch.nn.CrossEntropyLoss(weights, label_smoothing=0.1)
+    loss = loss_of(reference(batch), torch.from_numpy(examples.labels))
+    assert alone.losses[0] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    flat = torch.cat([x.grad.reshape(-1) for x in reference.parameters()])
+    torch.testing.assert_close(whole.sent[0][:-1], flat, atol=1e-6, rtol=1e-4)
+
+
+def test_a_bias_of_all_keys_makes_no_difference_and_is_left_alone():
+    shape = SHAPE.model_copy(update={"dropout": 0.0})
+    examples = made(64, 5)
+    settings = QUICK.model_copy(update={"max_steps": 10})
+    torch.manual_seed(settings.seed)
+    before = AttentionClassifier(shape).state_dict()
+    after, _ = train(shape, examples, examples.subset([]), settings)
+    state = after.model.state_dict()
+    probabilities = after.probabilities(examples)
+    for name in ("key_proj.face.bias", "key_proj.sound.bias"):
+        assert torch.equal(state[name], before[name])
+        state[name].add_(1.0)
+    inner, d = "attention_layers.face_sound.in_proj_bias", shape.d_model
+    assert torch.equal(state[inner][d : 2 * d], before[inner][d : 2 * d])
+    assert not torch.equal(state[inner][2 * d :], before[inner][2 * d :])
+    np.testing.assert_allclose(after.probabilities(examples), probabilities, atol=1e-6)
+
+
+def test_training_leaves_the_random_numbers_of_the_caller_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(SHAPE, made(40, 1), made(10, 2), QUICK.model_copy(update={"max_steps": 3}))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_ends_it():
+    examples = made(40, 1)
+    examples.features["face"][3][0, 0] = np.nan
+    with pytest.raises(RunBroken, match="not finite any more by step"):
+        train(SHAPE, examples, examples.subset([]), QUICK)
+
+
+def test_of_steps_with_the_same_accuracy_the_surest_is_kept_and_patience_goes_on():
+    """Two videos of validation are soon right; the loss on them says that later steps are better."""
+    training, validation = made(300, 1), made(400, 2)
+    easy = validation.subset([int(np.flatnonzero(validation.labels == label)[0]) for label in (0, 1)])
+    settings = QUICK.model_copy(update={"max_steps": 2_000, "evaluate_every": 10, "patience": 150})
+    _, history = train(fit_statistics(SHAPE, training), training, easy, settings)
+    assert history.best_accuracy == 1
+    assert history.improved_step == history.steps[history.accuracies.index(1.0)]
+    assert history.steps[-1] == history.improved_step + 150
+    assert history.best_step > history.improved_step

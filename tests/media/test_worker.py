@@ -105,7 +105,7 @@ def test_failures_are_data(tmp_path, path):
 
 
 def test_a_hang_costs_one_video_and_the_time_limit(path):
-    with DecodeWorker(limits=Limits(timeout_s=1)) as worker:
+    with DecodeWorker(limits=Limits(timeout_s=3)) as worker:
         worker.decode("v", path)
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)
@@ -114,8 +114,8 @@ def test_a_hang_costs_one_video_and_the_time_limit(path):
         failure = worker.decode("v", path)
 
         assert failure.error_type is ErrorType.TIMEOUT
-        assert "1 s and was killed" in failure.message
-        assert 0.9 < time.monotonic() - start < 5
+        assert "3 s and was killed" in failure.message
+        assert 2.9 < time.monotonic() - start < 20
         assert wait_until_gone(pid)
         assert worker.decode("v", path)[1].has_video
 

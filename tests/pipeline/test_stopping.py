@@ -30,10 +30,11 @@ def send_term(times, on_stop, grace_s):
 
 def test_the_first_signal_asks_and_the_end_of_the_grace_stops():
     asked = []
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
         send_term(1, lambda: asked.append(1), grace_s=0.2)
     assert asked == [1]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_second_signal_stops_at_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -51,9 +52,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release(error: BaseException) -> None:
     """Let go of what a failed batch held: the frames of its traceback, and torch's cache on the GPU."""
     error.__traceback__ = None
-    import torch
-
-    if torch.cuda.is_available():
+    # Where the network is not torch's there is nothing to empty, and importing it would take memory of its own.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

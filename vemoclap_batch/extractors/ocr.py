@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -16,6 +14,7 @@ import yaml
 from pydantic import Field
 
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
+from vemoclap_batch.extractors.paddle_reader import ONNX, paddle_reader
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
@@ -54,26 +53,15 @@ class PaddleOcr(Extractor):
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         super().__init__(settings, resources)
-        os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
-        from paddleocr import PaddleOCR
-
-        logging.getLogger("paddlex").setLevel(logging.WARNING)
         # The models are read while the object is made; the folders that PaddleOCR wants them in are not needed after.
         with tempfile.TemporaryDirectory(prefix="vemoclap-ocr-") as scratch:
-            self._ocr = PaddleOCR(
-                text_detection_model_name=DETECTOR,
-                text_detection_model_dir=_detector_folder(Path(scratch)),
-                text_recognition_model_name=RECOGNISER,
-                text_recognition_model_dir=_recogniser_folder(Path(scratch)),
-                use_doc_orientation_classify=False,
-                use_doc_unwarping=False,
-                use_textline_orientation=False,
-                # One at a time: padding to the widest line of a batch changes what is read, and a CPU gains nothing.
-                text_recognition_batch_size=1,
-                device="cpu",
-                engine="onnxruntime",
-                engine_config={"intra_op_num_threads": resources.threads},
-            )
+            self._ocr = self._reader(Path(scratch))
+
+    def _reader(self, scratch: Path) -> Any:
+        """The PaddleOCR object; ``scratch`` is a folder that is there until it is made."""
+        return paddle_reader(
+            bundled_detector(scratch), bundled_recogniser(scratch), ONNX, "cpu", self.resources.threads
+        )
 
     @classmethod
     def weights(cls, settings: ExtractorSettings) -> str:
@@ -153,7 +141,8 @@ def _unique(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _detector_folder(parent: Path) -> str:
+def bundled_detector(parent: Path) -> Path:
+    """The bundled model that finds lines, in a new folder."""
     normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": "1./255.", "order": "hwc"}
     steps: list[dict[str, Any]] = [
         {"DetResizeForTest": {"resize_long": 960}},
@@ -170,7 +159,8 @@ def _detector_folder(parent: Path) -> str:
     return _model_folder(parent, DETECTOR, steps, decoding)
 
 
-def _recogniser_folder(parent: Path) -> str:
+def bundled_recogniser(parent: Path) -> Path:
+    """The bundled model that reads lines, in a new folder."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(_bundled(RECOGNISER)), providers=["CPUExecutionProvider"])
@@ -179,7 +169,7 @@ def _recogniser_folder(parent: Path) -> str:
     return _model_folder(parent, RECOGNISER, [{"RecResizeImg": {"image_shape": [3, 48, 320]}}], decoding)
 
 
-def _model_folder(parent: Path, name: str, steps: list[dict[str, Any]], decoding: dict[str, Any]) -> str:
+def _model_folder(parent: Path, name: str, steps: list[dict[str, Any]], decoding: dict[str, Any]) -> Path:
     """A folder as PaddleOCR wants it: the model, and what to do before and after it."""
     folder = parent / name
     folder.mkdir()
@@ -191,7 +181,7 @@ def _model_folder(parent: Path, name: str, steps: list[dict[str, Any]], decoding
         "PostProcess": decoding,
     }
     (folder / "inference.yml").write_text(yaml.safe_dump(spec, allow_unicode=True), encoding="utf-8")
-    return str(folder)
+    return folder
 
 
 def _bundled(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,21 +101,28 @@ class Nllb:
         self._english = codes[NLLB_CODES[ENGLISH]]
         self._batches = Batches(CPU_BATCH if device == "cpu" else GPU_BATCH)
 
-    def __call__(self, texts: Sequence[str], language: str) -> list[str]:
-        """Texts of one language (two letters) in English."""
+    def __call__(self, texts: Sequence[str], languages: Sequence[str]) -> list[str]:
+        """Texts in English, each from its own language (two letters); those of a length go together."""
+        tokens = [self._tokens(text, language) for text, language in zip(texts, languages, strict=True)]
+        return _by_length(tokens, lambda batch: self._batches.run(self._run, batch))
+
+    def _tokens(self, text: str, language: str) -> list[int]:
+        """Token ids of a text, the first of them names its language."""
         self._tokenizer.src_lang = NLLB_CODES[language]
-        return _by_length(texts, lambda batch: self._batches.run(self._run, batch))
+        return self._tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"]
 
-    def _run(self, texts: Sequence[str]) -> list[str]:
+    def _run(self, texts: Sequence[list[int]]) -> list[str]:
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
-        tokens = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
-        ).to(self._device)
+        ids = [torch.tensor(tokens) for tokens in texts]
+        padded = pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id)  # [n, tokens]
+        mask = pad_sequence([torch.ones_like(tokens) for tokens in ids], batch_first=True)
         with torch.inference_mode(), autocast(self._device, self._precision):
             found = self.network.generate(
-                **tokens, forced_bos_token_id=self._english, max_new_tokens=MOST_TOKENS, num_beams=1, do_sample=False
-            )
+                padded.to(self._device), attention_mask=mask.to(self._device), forced_bos_token_id=self._english,
+                max_new_tokens=MOST_TOKENS, num_beams=1, do_sample=False,
+            )  # fmt: skip
         return [text.strip() for text in self._tokenizer.batch_decode(found, skip_special_tokens=True)]
 
 
@@ -137,17 +144,17 @@ class Translator:
         different = list(dict.fromkeys(texts))
         found = dict(zip(different, self._classifier(different), strict=True))
         english = {text: text for text in different}
-        for language in sorted({name for name, share in found.values() if share > self._sure and name != ENGLISH}):
-            foreign = [text for text in different if found[text][0] == language and found[text][1] > self._sure]
-            english |= zip(foreign, self.nllb(foreign, language), strict=True)
+        foreign = [text for text in different if found[text][1] > self._sure and found[text][0] != ENGLISH]
+        if foreign:
+            english |= zip(foreign, self.nllb(foreign, [found[text][0] for text in foreign]), strict=True)
         return [
             Reading(found[text][0] if found[text][1] > self._sure else None, found[text][1], english[text])
             for text in texts
         ]
 
 
-def _by_length(texts: Sequence[str], run: Any) -> list[Any]:
-    """Run on texts ordered by length, so that little of a batch is padding; results in the texts' own order."""
+def _by_length(texts: Sequence[Any], run: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """Run on texts (or their tokens) ordered by length, so that little is padding; results in the texts' own order."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     results: list[Any] = [None] * len(texts)
     for row, result in zip(order, run([texts[row] for row in order]), strict=True):

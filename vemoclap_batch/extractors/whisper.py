@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.whisper_weights import BUNDLED, BUNDLED_SHA256, bundled_folder
+from vemoclap_batch.extractors.whisper_weights import (
+    BUNDLED,
+    BUNDLED_SHA256,
+    bundled_folder,
+    check_folder,
+    load_cublas,
+)
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 
@@ -27,8 +31,9 @@ if TYPE_CHECKING:
 WINDOW = 30 * SAMPLE_RATE
 #: Windows in one pass. A CPU gains nothing from more than two; a GPU does.
 CPU_BATCH, GPU_BATCH = 2, 16
-#: Whisper's own limit on the tokens of a window.
-MOST_TOKENS = 224
+#: Tokens of a window unless the settings say otherwise; Whisper's own limit is :data:`MOST_TOKENS`. A window that
+#: needs more is taken up where its last whole segment ended.
+TOKENS, MOST_TOKENS = 112, 224
 #: Whisper's own thresholds: more compressible is a loop; silent *and* unsure is no speech.
 LOOP_COMPRESSION, NO_SPEECH, UNSURE = 2.4, 0.6, -1.0
 #: Less sure than this, a window's words are invented. Whisper would sample other words instead, differing each time.
@@ -52,10 +57,32 @@ class WhisperSettings(ExtractorSettings):
 
     model: str = Field(BUNDLED, description=f"{BUNDLED!r}, or where a CTranslate2 Whisper model lies")
     compute_type: str = Field("int8", description="CTranslate2's arithmetic, such as int8, float16, float32")
+    # Left out of fingerprints where they are as ever, so that they change none.
+    precision: Literal["auto", "float32", "float16"] | None = Field(
+        None, exclude_if=lambda value: value is None,
+        description="of what compute_type int8 leaves in floating point: float16 on a GPU, else float32",
+    )  # fmt: skip
+    max_tokens: int = Field(
+        TOKENS, ge=1, le=MOST_TOKENS, exclude_if=lambda value: value == TOKENS,
+        description="tokens of a window of 30 s at most",
+    )  # fmt: skip
     task: Literal["translate", "transcribe"] = Field("translate", description="translate makes English of any language")
     beam_size: int = Field(5, ge=1, le=20)
     vad_filter: bool = Field(True, description="hear only what Silero takes for speech")
     language: str | None = Field(None, description="a code such as en; without it, detected in each clip")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> WhisperSettings:
+        if self.precision is not None and self.compute_type != "int8":
+            raise ValueError(f"compute_type {self.compute_type!r} leaves no precision open; set one of the two")
+        return self
+
+    @property
+    def arithmetic(self) -> str:
+        """CTranslate2's name for ``compute_type`` with ``precision``."""
+        if self.precision is None:
+            return self.compute_type
+        return f"{self.compute_type}_{'float32' if self.precision == 'auto' else self.precision}"
 
 
 @dataclass
@@ -133,6 +160,14 @@ class Whisper(Extractor):
     settings: WhisperSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
+        """Load the model.
+
+        Raises:
+            FileNotFoundError: the folder lacks a file.
+            ValueError: the device cannot compute as the settings say, or the model hears other spectra than its
+                folder describes.
+            RuntimeError: on a GPU, cuBLAS 12 is not installed.
+        """
         super().__init__(settings, resources)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from faster_whisper import WhisperModel
@@ -141,14 +176,22 @@ class Whisper(Extractor):
         if device == "cuda":
             load_cublas()
         self._batches = Batches(CPU_BATCH if device == "cpu" else GPU_BATCH)
+        folder = resources.models["model"] if self.references(settings) else bundled_folder()
+        check_folder(folder)
         self._model = WhisperModel(
-            str(resources.models["model"] if self.references(settings) else bundled_folder()),
+            str(folder),
             device=device,
             device_index=int(index or 0),
-            compute_type=self.settings.compute_type,
+            compute_type=self.settings.arithmetic,
             cpu_threads=resources.threads,
             local_files_only=True,
         )
+        heard, given = self._model.model.n_mels, len(self._model.feature_extractor.mel_filters)
+        if heard != given:
+            raise ValueError(
+                f"{folder} hears {heard} mel bands, and its preprocessor_config.json describes {given}; "
+                "without that file, 80 are taken"
+            )
         self._tokenizers: dict[str, Tokenizer] = {}
 
     @classmethod
@@ -221,7 +264,8 @@ class Whisper(Extractor):
             encoded,
             [tokenizer.sot_sequence for tokenizer in tokenizers],
             beam_size=self.settings.beam_size,
-            max_length=MOST_TOKENS,
+            # CTranslate2 writes half as many.
+            max_length=2 * self.settings.max_tokens,
             no_repeat_ngram_size=no_repeat_ngram_size,
             return_scores=True,
             return_no_speech_prob=True,
@@ -277,28 +321,6 @@ class Whisper(Extractor):
         ]
         speech.done += heard
         return [row for row in rows if row["text"]] if words.is_speech else []
-
-
-def load_cublas() -> None:
-    """Load the library that CTranslate2 opens on a GPU: cuBLAS 12, where torch may have brought another version.
-
-    Raises:
-        RuntimeError: it is not installed; names the package that has it.
-    """
-    names = ("libcublasLt.so.12", "libcublas.so.12")
-    try:
-        files = metadata.files("nvidia-cublas-cu12") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    packaged = {file.name: str(file.locate()) for file in files}
-    for name in names:
-        try:
-            ctypes.CDLL(packaged.get(name, name), ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            raise RuntimeError(
-                f"speech recognition on a GPU needs {name}: pip install nvidia-cublas-cu12, or run it on the CPU with "
-                f"--set extractors.asr.pool.gpus=0 ({error})"
-            ) from error
 
 
 def _timed(

@@ -1,10 +1,12 @@
-"""The Whisper model that two packages carry in parts."""
+"""What Whisper needs before it can be loaded: a whole folder (that two packages carry in parts), cuBLAS on a GPU."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
+from importlib import metadata
 from importlib import resources as packages
 from pathlib import Path
 
@@ -33,6 +35,41 @@ def bundled_folder() -> Path:
         if not _is_whole(folder, parts):
             _join(folder, parts)
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """See that a CTranslate2 Whisper is whole; faster-whisper would look for a missing tokenizer on the network.
+
+    Raises:
+        FileNotFoundError: names what is missing.
+    """
+    missing = [name for name in ("model.bin", "config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not any(folder.glob("vocabulary.*")):
+        missing.append("vocabulary.json")
+    if missing:
+        raise FileNotFoundError(f"{folder} is no whole CTranslate2 Whisper model: {', '.join(missing)} is missing")
+
+
+def load_cublas() -> None:
+    """Load the library that CTranslate2 opens on a GPU: cuBLAS 12, where torch may have brought another version.
+
+    Raises:
+        RuntimeError: it is not installed; names the package that has it.
+    """
+    names = ("libcublasLt.so.12", "libcublas.so.12")
+    try:
+        files = metadata.files("nvidia-cublas-cu12") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    packaged = {file.name: str(file.locate()) for file in files}
+    for name in names:
+        try:
+            ctypes.CDLL(packaged.get(name, name), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise RuntimeError(
+                f"speech recognition on a GPU needs {name}: pip install nvidia-cublas-cu12, or run it on the CPU with "
+                f"--set extractors.asr.pool.gpus=0 ({error})"
+            ) from error
 
 
 def _is_whole(folder: Path, parts: dict[str, list[Path]]) -> bool:

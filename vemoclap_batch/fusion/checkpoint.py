@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
-from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
+from vemoclap_batch.fusion.model import Classifier, FusionSpec
+from vemoclap_batch.fusion.variants import build
 from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -36,7 +37,7 @@ class Checkpoint:
         card: how it was trained and what it scores, for a reader.
     """
 
-    model: AttentionClassifier
+    model: Classifier
     temperature: float = 1.0
     fingerprints: dict[str, list[str]] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class Checkpoint:
         path = Path(folder)
         try:
             description = json.loads((path / DESCRIPTION).read_text("utf-8"))
-            model = AttentionClassifier(FusionSpec.model_validate(description["spec"]))
+            model = build(FusionSpec.model_validate(description["spec"]))
             state = {name: x.float() for name, x in load_file(path / WEIGHTS).items()}
             model.load_state_dict(state)
         except FileNotFoundError as error:

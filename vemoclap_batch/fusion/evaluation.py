@@ -176,8 +176,11 @@ def describe(result: dict[str, Any]) -> str:
             f"{result['macro_f1']:.3f} ± {result['macro_f1_deviation']:.3f} over {len(result['seeds'])} seeds, "
             f"n = {result['n']}"
         )
-    low, high = result["accuracy_interval"]
-    return f"accuracy {result['accuracy']:.3f} (95 % {low:.3f}–{high:.3f}), macro F1 {result['macro_f1']:.3f}, n = {result['n']}"
+    accuracy, f1 = (
+        f"{result[name]:.3f} (95 % {result[f'{name}_interval'][0]:.3f}–{result[f'{name}_interval'][1]:.3f})"
+        for name in ("accuracy", "macro_f1")
+    )
+    return f"accuracy {accuracy}, macro F1 {f1}, n = {result['n']}"
 
 
 def draw_confusion(result: dict[str, Any], labels: Sequence[str], path: str | Path) -> None:
@@ -211,9 +214,9 @@ def draw_reliability(result: dict[str, Any], path: str | Path) -> None:
     above.bar(left, [b["accuracy"] for b in bins], width, align="edge", color="#4c78a8", edgecolor="white")
     above.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="confidence = accuracy")
     above.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o", color="#e45756", label="bin means")
-    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.05))
     above.set_title(f"calibration error {result['calibration_error']:.3f}, n = {result['n']}", fontsize=9)
-    above.legend(loc="upper left", fontsize=8)
+    above.legend(loc="lower right", fontsize=8)
     below.bar(left, [b["n"] for b in bins], width, align="edge", color="#9ecae9", edgecolor="white")
     below.set(xlabel="confidence", ylabel="predictions")
     figure.savefig(path, dpi=120)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import permutations
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from vemoclap_batch.config import LABELS
+
+Fusion = Literal["cross_attention", "concatenation", "addition", "transformer", "late"]
 
 
 class FeatureSpec(BaseModel):
@@ -32,7 +35,7 @@ class FeatureSpec(BaseModel):
 
 
 class FusionSpec(BaseModel):
-    """Everything that shapes the classifier."""
+    """Everything that shapes the classifier; :func:`~vemoclap_batch.fusion.variants.build` makes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +44,8 @@ class FusionSpec(BaseModel):
     d_model: int = Field(512, ge=1)
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
+    # Left out of what is written where it is the published one, so that it changes no checkpoint's digest.
+    fusion: Fusion = Field("cross_attention", exclude_if=lambda value: value == "cross_attention")
 
     @model_validator(mode="after")
     def _fits(self) -> FusionSpec:
@@ -56,17 +61,39 @@ class FusionSpec(BaseModel):
         return sorted(name for name, feature in self.features.items() if feature.sequence)
 
 
-class AttentionClassifier(nn.Module):
-    """One Linear per feature, cross-attention between every ordered pair of sequences, one Linear on all of it.
+class Classifier(nn.Module):
+    """Any fusion: from per feature float32 [batch, length, width], normalised and zero-padded, to logits."""
+
+    def __init__(self, spec: FusionSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+
+class EncodingClassifier(Classifier):
+    """A fusion that begins with one Linear per feature, then dropout."""
+
+    def __init__(self, spec: FusionSpec) -> None:
+        super().__init__(spec)
+        features = sorted(spec.features.items())
+        self.encoders = nn.ModuleDict({name: nn.Linear(f.width, spec.d_model) for name, f in features})
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def encode(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Per feature [batch, length, d_model], in the order of the names."""
+        return {name: self.dropout(layer(features[name])) for name, layer in self.encoders.items()}
+
+
+class AttentionClassifier(EncodingClassifier):
+    """Cross-attention between every ordered pair of sequences, one Linear on all of it: the published one.
 
     The names of the parameters are the published ones, so that the authors' weights load as they are.
     """
 
     def __init__(self, spec: FusionSpec) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
+        if spec.fusion != "cross_attention":
+            raise ValueError(f"the spec asks for fusion {spec.fusion!r}: use fusion.variants.build")
         d, sequences = spec.d_model, spec.sequences
-        self.encoders = nn.ModuleDict({name: nn.Linear(f.width, d) for name, f in sorted(spec.features.items())})
         self.pairs = list(permutations(sequences, 2))
         projected = sequences if self.pairs else []
         self.query_proj = nn.ModuleDict({name: nn.Linear(d, d) for name in projected})
@@ -76,7 +103,6 @@ class AttentionClassifier(nn.Module):
             {f"{f}_{g}": nn.MultiheadAttention(d, spec.heads, batch_first=True) for f, g in self.pairs}
         )
         self.attn_norms = nn.ModuleDict({f"{f}_{g}": nn.LayerNorm(d) for f, g in self.pairs})
-        self.dropout = nn.Dropout(spec.dropout)
         singles = len(spec.features) - len(sequences)
         # A lone sequence has no pair: its mean over time takes the place (the released code leaves this undefined).
         parts = len(self.pairs) + singles + (1 if len(sequences) == 1 else 0)
@@ -91,7 +117,7 @@ class AttentionClassifier(nn.Module):
         Returns:
             Logits [batch, labels].
         """
-        encoded = {name: self.dropout(layer(features[name])) for name, layer in self.encoders.items()}  # [B, n, d]
+        encoded = self.encode(features)  # [B, n, d]
         parts = {name: x.squeeze(1) for name, x in encoded.items() if not self.spec.features[name].sequence}  # [B, d]
         parts |= self._attend(encoded)
         joined = torch.cat([parts[name] for name in sorted(parts)], dim=-1)  # [B, parts * d]

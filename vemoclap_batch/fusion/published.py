@@ -104,6 +104,7 @@ def read_checkpoint(
         "imported_from": Path(model).name,
         "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
         "notes": result.warnings + result.notes,
+        "leaks": LEAK,
     }
     return result
 

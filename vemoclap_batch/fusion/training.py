@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,8 @@ from vemoclap_batch.fusion.data import (
     to_tensors,
     validation_rows,
 )
-from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
+from vemoclap_batch.fusion.model import FusionSpec
+from vemoclap_batch.fusion.variants import build
 
 
 class TrainSettings(BaseModel):
@@ -66,7 +68,7 @@ class Team(Protocol):
         """Sum a tensor over the workers, in place; all call it with the same shape."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Alone:
     """A team of one."""
 
@@ -78,15 +80,26 @@ class Alone:
         """Nothing to sum."""
 
 
+ALONE = Alone()
+
+
 @dataclass
 class History:
-    """What happened: the step, mean loss and validation accuracy of every evaluation, and the best of them."""
+    """What happened: the step, mean loss and validation accuracy of every evaluation, and the best of them.
+
+    Attributes:
+        best_step: of the best accuracy; of several such steps the one with the least loss on the validation videos,
+            since a few videos often give the same accuracy at many steps.
+        improved_step: when the accuracy was last better than ever; patience counts from here.
+    """
 
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     best_step: int = 0
     best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    improved_step: int = 0
 
 
 Report = Callable[[int, float, float], None]
@@ -115,7 +128,7 @@ def train(
     settings: TrainSettings,
     report: Report | None = None,
     *,
-    team: Team | None = None,
+    team: Team = ALONE,
     state: StateFile | None = None,
     at: Callable[[int], None] | None = None,
 ) -> tuple[Checkpoint, History]:
@@ -135,7 +148,6 @@ def train(
         state: where the first worker keeps how far it is; what is there is gone on from.
         at: called with the step, after each.
     """
-    team = team or Alone()
     with _keyed_chance(team.device):
         learner = _Learner(spec, settings, team)
         saved = state.load() if state else None
@@ -200,7 +212,7 @@ class _Learner:
     def __init__(self, spec: FusionSpec, settings: TrainSettings, team: Team) -> None:
         self.settings, self.team = settings, team
         torch.manual_seed(settings.seed)
-        self.model = AttentionClassifier(spec).to(team.device)
+        self.model = build(spec).to(team.device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.is_mixed = settings.amp and team.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.is_mixed)
@@ -212,7 +224,7 @@ class _Learner:
     def is_over(self) -> bool:
         """Whether the steps, or the patience, are used up."""
         step = self.place.step
-        return step >= self.settings.max_steps or step - self.history.best_step >= self.settings.patience
+        return step >= self.settings.max_steps or step - self.history.improved_step >= self.settings.patience
 
     def step(self, data: Data, rows: np.ndarray) -> None:
         """Learn from one batch, of which each worker takes its share.
@@ -231,11 +243,14 @@ class _Learner:
         # Each worker divides by the weight of the whole batch: the sum over workers is the mean over the batch,
         # however unevenly it was shared out.
         whole = self._class_weights[torch.from_numpy(data.labels[rows])].sum().item()
-        self.optimiser.zero_grad(set_to_none=False)
+        self.optimiser.zero_grad()
         loss = self._backward(data.subset(own), whole) if len(own) else 0.0
         self.place.loss += self._sum_gradients(loss)
         self.place.losses += 1
         self.scaler.unscale_(self.optimiser)
+        for parameter, part in self._idle:
+            if parameter.grad is not None:
+                parameter.grad[part] = 0
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradients)
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -270,30 +285,50 @@ class _Learner:
             start += parameter.numel()
         return float(flat[-1])
 
+    @cached_property
+    def _idle(self) -> list[tuple[Tensor, slice]]:
+        """Biases that make no difference: one of all keys moves all scores of a query alike, and softmax none.
+
+        Their gradients are zero; computed they are rounding, which Adam would blow up to whole steps, so that the
+        weights would depend on the number of workers. Dropout tells keys apart after the first of the two biases.
+        """
+        spec, parameters = self.model.spec, dict(self.model.named_parameters())
+        inner = [x for name, x in parameters.items() if name.endswith("in_proj_bias")]
+        outer = [x for name, x in parameters.items() if name.startswith("key_proj.") and name.endswith("bias")]
+        return [(x, slice(spec.d_model, 2 * spec.d_model)) for x in inner] + [
+            (x, slice(None)) for x in outer if not spec.dropout
+        ]
+
     def evaluate(self, validation: Data) -> None:
         """Record the mean loss since the last time and the validation accuracy; keep the weights if they are best."""
         history, place = self.history, self.place
         if not math.isfinite(place.loss):
             raise RunBroken(f"the loss is not finite any more by step {place.step}: lr {self.settings.lr} is too much")
-        accuracy = self._accuracy(validation)
+        accuracy, loss = self._validate(validation)
         history.steps.append(place.step)
         history.losses.append(place.loss / place.losses)
         history.accuracies.append(accuracy)
         place.loss, place.losses = 0.0, 0
         # Without a validation set every step is as good as it gets so far.
         if np.isnan(accuracy) or accuracy > history.best_accuracy:
-            history.best_step, history.best_accuracy = place.step, accuracy
-            self.best = self._weights()
+            history.improved_step = place.step
+        elif accuracy < history.best_accuracy or loss >= history.best_loss:
+            return
+        history.best_step, history.best_accuracy, history.best_loss = place.step, accuracy, loss
+        self.best = self._weights()
 
-    def _accuracy(self, data: Data) -> float:
+    def _validate(self, data: Data) -> tuple[float, float]:
+        """Accuracy and mean negative log-likelihood; NaN without videos. The workers share the videos."""
         if not len(data):
-            return float("nan")
-        checkpoint, hits = Checkpoint(self.model), torch.zeros(1, device=self.team.device)
+            return math.nan, math.nan
+        checkpoint, sums = Checkpoint(self.model), torch.zeros(2, dtype=torch.float64)
         for rows in chunks(len(data))[self.team.rank :: self.team.size]:
-            found = checkpoint.probabilities(data.subset(rows)).argmax(1)
-            hits += int((found == data.labels[rows]).sum())
-        self.team.add(hits)
-        return float(hits) / len(data)
+            found, labels = checkpoint.probabilities(data.subset(rows)), data.labels[rows]
+            given = np.maximum(found[np.arange(len(rows)), labels], 1e-12)
+            sums += torch.tensor([(found.argmax(1) == labels).sum(), -np.log(given).sum()])
+        sums = sums.to(self.team.device)
+        self.team.add(sums)
+        return float(sums[0]) / len(data), float(sums[1]) / len(data)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: x.detach().clone() for name, x in self.model.state_dict().items()}

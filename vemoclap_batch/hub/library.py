@@ -16,7 +16,21 @@ from vemoclap_batch.hub.manifest import absent, read_manifest
 
 HUB = "hf:"
 #: What decides an output: weights, and the settings and vocabularies beside them.
-_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".txt", ".model", ".yml", ".yaml", ".csv"}
+_SUFFIXES = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".onnx",
+    ".json",
+    ".txt",
+    ".model",
+    ".yml",
+    ".yaml",
+    ".csv",
+    ".pdiparams",
+    ".pdmodel",
+}
 
 
 class MissingWeights(FileNotFoundError):

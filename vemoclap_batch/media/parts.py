@@ -42,7 +42,7 @@ def divide(frames: int, sound: Sound, part_frames: int, part_s: float) -> list[P
         part_s: seconds of sound in a part, at most.
     """
     pictures = [(first, min(first + part_frames, frames)) for first in range(0, frames, part_frames)]
-    ends = cuts(sound, max(int(part_s * SAMPLE_RATE), 1))
+    ends = cuts(sound, max(round(part_s * SAMPLE_RATE), 1))
     sounds = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
     count = max(len(pictures), len(sounds), 1)
     pictures += [(frames, frames)] * (count - len(pictures))
