@@ -17,19 +17,8 @@ from vemoclap_batch.hub.manifest import absent, read_manifest
 HUB = "hf:"
 #: What decides an output: weights, and the settings and vocabularies beside them.
 _SUFFIXES = {
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".onnx",
-    ".json",
-    ".txt",
-    ".model",
-    ".yml",
-    ".yaml",
-    ".csv",
-    ".pdiparams",
-    ".pdmodel",
+    *(".safetensors", ".bin", ".pt", ".pth", ".onnx", ".pdiparams", ".pdmodel"),
+    *(".json", ".txt", ".model", ".yml", ".yaml", ".csv"),
 }
 
 
