@@ -72,6 +72,8 @@ def hub(monkeypatch):
     server.repos["lab/faces"] = Repo(dict(FILES))
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    # Extractors that were loaded before this test forbid their process, and its children, to ask a hub.
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     # The library reads these when it is imported, which other tests may have had happen with other values.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
