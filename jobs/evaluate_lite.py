@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vemoclap_batch.cli import default_checkpoint
+from vemoclap_batch.cli_common import default_checkpoint
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.lite import sets

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vemoclap_batch.cli import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, default_checkpoint
+from vemoclap_batch.cli_common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, default_checkpoint
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.manifest import read_sources

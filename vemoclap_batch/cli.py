@@ -6,21 +6,43 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from vemoclap_batch.cli_analysis import mount as mount_analysis
+from vemoclap_batch.cli_common import (
+    Address,
+    Features,
+    Frames,
+    HopS,
+    Json,
+    Model,
+    ModelsDir,
+    NoWait,
+    Out,
+    OutArgument,
+    Overrides,
+    Profile,
+    Sources,
+    Verbose,
+    WindowS,
+    chosen_fingerprints,
+    configuration,
+    default_checkpoint,
+    existing_store,
+    exit_statuses,
+    preferred_fingerprints,
+    window_of,
+)
 from vemoclap_batch.cli_import import app as import_app
 from vemoclap_batch.cli_import import manifest_ekman6
-from vemoclap_batch.cli_models import Json, ModelsDir, Overrides, Profile, models_app
+from vemoclap_batch.cli_models import models_app
 from vemoclap_batch.cli_train import mount as mount_train
 from vemoclap_batch.cli_upkeep import mount as mount_upkeep
 from vemoclap_batch.config import Config, ConfigError, load_config
-from vemoclap_batch.failure import RunBroken
-from vemoclap_batch.store.lock import Busy
 
 DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 143
 _SHOWN = 40
@@ -36,29 +58,8 @@ app.add_typer(import_app, name="import")
 
 app.add_typer(models_app, name="models")
 mount_upkeep(app)
+mount_analysis(app)
 mount_train(app)
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...", help="Videos, folders, globs, or manifests (.csv, .jsonl, .parquet with a column uri)."
-    ),
-]
-Out = Annotated[str, typer.Option("-o", "--out", help="Output folder; what is there already is not computed again.")]
-OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
-Frames = Annotated[int | None, typer.Option(help="Frames per video, evenly spaced [default: the profile's, 16].")]
-Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint [default: the profile's own].")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT, instead of waiting.")]
-WindowS = Annotated[float | None, typer.Option("--window", help="Label windows of so many seconds, not whole videos.")]
-HopS = Annotated[float | None, typer.Option("--hop", help="Seconds from window to window [default: --window].")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
-Features = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--features", metavar="NAME=FINGERPRINT", help="Which features table to use, where there are several."
-    ),
-]
 
 
 @app.command()
@@ -70,9 +71,9 @@ def label(
     """Extract what is missing, predict the emotion of every video, write all of it to OUT and print a table."""
     from vemoclap_batch.pipeline.run import Classifier
 
-    config = _config(profile, frames, overrides, models_dir)
+    config = configuration(profile, frames, overrides, models_dir)
     classifier = Classifier.load(model or default_checkpoint(config))
-    _run(source, out, config, classifier, no_wait, as_json, address, verbose, _window(window, hop))
+    _run(source, out, config, classifier, no_wait, as_json, address, verbose, window_of(window, hop))
 
 
 @app.command()
@@ -82,8 +83,8 @@ def extract(
     models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Extract the features that are missing and write them to OUT; the first half of label."""
-    config = _config(profile, frames, overrides, models_dir)
-    _run(source, out, config, None, no_wait, as_json, address, verbose, _window(window, hop))
+    config = configuration(profile, frames, overrides, models_dir)
+    _run(source, out, config, None, no_wait, as_json, address, verbose, window_of(window, hop))
 
 
 def _run(
@@ -165,9 +166,10 @@ def predict(
 
     classifier = Classifier.load(model)
     spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}
-    store = _existing(out)
-    chosen = _window(window, hop)
-    selected = select(store, spaces, _chosen(features), _preferred(store, profile, overrides, chosen), chosen)
+    store = existing_store(out)
+    chosen = window_of(window, hop)
+    preferred = preferred_fingerprints(store, profile, overrides, chosen)
+    selected = select(store, spaces, chosen_fingerprints(features), preferred, chosen)
     run_id = new_run_id()
     with store.writing(run_id, wait=not no_wait):
         videos = store.current_videos()
@@ -195,8 +197,8 @@ def plan(
     from vemoclap_batch.pipeline.dry_run import dry_run
     from vemoclap_batch.pipeline.timeline import windowed
 
-    config = _config(profile, frames, overrides, models_dir)
-    if (chosen := _window(window, hop)) is not None:
+    config = configuration(profile, frames, overrides, models_dir)
+    if (chosen := window_of(window, hop)) is not None:
         config = windowed(config, chosen)
     result = dry_run(read_sources(source, config.sources.policy).rows, out, config)
     for name, cells in result["cells"].items():
@@ -260,105 +262,12 @@ def demo(
     raise typer.Exit(FAILED if done.failed else DONE)
 
 
-def _config(profile: str, frames: int | None, overrides: list[str] | None, models_dir: str | None = None) -> Config:
-    chosen = list(overrides or [])
-    if models_dir is not None:
-        # As JSON, which YAML reads back whatever the path holds.
-        chosen.append(f"models_dir={json.dumps(models_dir)}")
-    if frames is not None:
-        chosen.append(f"sampling.frames={frames}")
-    return load_config(profile, chosen)
-
-
-def default_checkpoint(config: Config) -> str:
-    """Where the profile's own fusion checkpoint lies.
-
-    Raises:
-        ConfigError: the profile has none.
-    """
-    if config.checkpoint is None:
-        raise ConfigError(
-            [f"profile {config.profile!r} has no fusion checkpoint of its own: give one with --model, or use extract"]
-        )
-    return str(resources.files("vemoclap_batch") / config.checkpoint)
-
-
-def _window(window: float | None, hop: float | None) -> Any:
-    """The windows asked for; None for whole videos."""
-    from vemoclap_batch.media.timeline import Window
-
-    mistakes = [
-        f"{name} {value:g}: expected more than 0 seconds"
-        for name, value in (("--window", window), ("--hop", hop))
-        if value is not None and not value > 0
-    ]
-    if hop is not None and window is None:
-        mistakes.append("--hop: needs --window")
-    if mistakes:
-        raise ConfigError(mistakes)
-    return None if window is None else Window(window, window if hop is None else hop)
-
-
-def _existing(out: str) -> Any:
-    from vemoclap_batch.store.store import Store
-
-    store = Store(out)
-    if not store.exists():
-        raise ConfigError([f"{out!r}: no such output folder"])
-    return store
-
-
-def _chosen(features: list[str] | None) -> dict[str, str]:
-    pairs = [item.partition("=") for given in features or [] for item in given.split(",")]
-    wrong = [
-        f"--features {name!r}: expected NAME=FINGERPRINT" for name, equals, value in pairs if not (equals and value)
-    ]
-    if wrong:
-        raise ConfigError(wrong)
-    return {name: value for name, _, value in pairs}
-
-
-def _preferred(store: Any, profile: str, overrides: list[str] | None, window: Any = None) -> dict[str, str]:
-    """The profile's own fingerprints; none where there is nothing to choose, so that its packages are not needed."""
-    config = load_config(profile, overrides or [])
-    if window is not None:
-        from vemoclap_batch.pipeline.timeline import windowed
-
-        config = windowed(config, window)
-    if all(len(store.fingerprints(name)) < 2 for name in config.extractors):
-        return {}
-    from vemoclap_batch.extractors.catalog import resolvable
-
-    return {name: spec.fingerprint for name, spec in resolvable(config).items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command; wrong usage is reported in full on standard error with exit status 2.
 
     Args:
         arguments: the command and its arguments; without them, those of the process.
     """
-    from vemoclap_batch.pipeline.stopping import Stopped
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
+    with exit_statuses():
         app(arguments)
-    except ConfigError as error:
-        for mistake in error.mistakes:
-            print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(USAGE)
-    except RunBroken as error:
-        print(f"error: the run broke off: {error}", file=sys.stderr)
-        print(
-            "what was finished is kept, and the same command goes on from there; --verbose shows more", file=sys.stderr
-        )
-        sys.exit(BROKEN)
-    except Busy as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(HELD)
-    except Stopped:
-        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(STOPPED)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(INTERRUPTED)

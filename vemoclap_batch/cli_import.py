@@ -11,11 +11,10 @@ from typing import Annotated
 
 import typer
 
+from vemoclap_batch.cli_common import Json
 from vemoclap_batch.config import ConfigError
 
 app = typer.Typer(help="Take over the authors' files; nothing that they name is run.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 
 
 @app.command()

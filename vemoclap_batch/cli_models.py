@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vemoclap_batch.cli_common import BROKEN, DONE, FAILED, Json, ModelsDir, Overrides, Profile
 from vemoclap_batch.config import Config, ConfigError, describe_errors, load_config
 from vemoclap_batch.hub import check
 from vemoclap_batch.hub.library import HUB, default_folder, split
@@ -22,8 +23,6 @@ from vemoclap_batch.hub.pull import Refused, pull, size_in_words, sole
 from vemoclap_batch.hub.remote import Hub, HubError
 from vemoclap_batch.hub.survey import Standing, standing
 
-DONE, BROKEN, FAILED = 0, 1, 3
-
 models_app = typer.Typer(
     help="The weights of a profile: list them, fetch them ahead of time, check them.",
     no_args_is_help=True,
@@ -31,15 +30,6 @@ models_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, paper, or a .yaml file of your own.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
-]
-ModelsDir = Annotated[
-    str | None, typer.Option("--models-dir", help="Folder of the models [default: $VEMOCLAP_MODELS, else the cache].")
-]
-Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 Accept = Annotated[bool, typer.Option("--accept", help="Take the hashes that were recorded for the right ones.")]
 
 

@@ -6,21 +6,22 @@ import json
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from vemoclap_batch.cli_models import Json, Overrides, Profile
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.cli_common import (
+    Features,
+    Json,
+    Labels,
+    OutArgument,
+    Overrides,
+    Profile,
+    chosen_fingerprints,
+    existing_store,
+    hyper_parameters,
+    numbers,
+    preferred_fingerprints,
+)
+from vemoclap_batch.config import load_config
 
-OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
-Labels = Annotated[
-    str, typer.Option(help="File with video_id or uri, label and, if you like, split (.csv, .jsonl, .parquet).")
-]
-Features = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--features", metavar="NAME=FINGERPRINT", help="Which features table to use, where there are several."
-    ),
-]
 Stream = Annotated[
     bool | None,
     typer.Option("--stream/--no-stream", help="Read features from disk, not memory [default: from 2 GiB on]."),
@@ -58,15 +59,14 @@ def train(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the fusion classifier on the features of OUT and given labels; the split called train is used."""
-    from vemoclap_batch.cli import _chosen, _existing
     from vemoclap_batch.pipeline.fit import fit
 
     config = load_config(profile, overrides or [])
     result = fit(
-        _existing(out), labels, checkpoint, config, preset=preset, chosen=_chosen(features),
+        existing_store(out), labels, checkpoint, config, preset=preset, chosen=chosen_fingerprints(features),
         names=use.split(",") if use else None, d_model=d_model, heads=heads, dropout=dropout, seed=seed,
-        seeds=_numbers(seeds), hyper=_hyper(hyper), workers=workers, stream=stream, save_every_s=save_every,
-        address=address, verbose=verbose,
+        seeds=numbers("--seeds", seeds) if seeds else None, hyper=hyper_parameters(hyper), workers=workers,
+        stream=stream, save_every_s=save_every, address=address, verbose=verbose,
     )  # fmt: skip
     print(f"trained on {result['n_train']} videos; split: {result['split']}")
     print(f"preset {result['preset']}; blacklist: {result['blacklist'] or 'none named'}")
@@ -97,14 +97,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score a checkpoint on labelled videos: accuracy, macro F1, per class, confusion matrix, calibration."""
-    from vemoclap_batch.cli import _chosen, _existing, _preferred
     from vemoclap_batch.fusion.evaluation import describe
     from vemoclap_batch.pipeline.scoring import score
 
-    store = _existing(out)
-    preferred = _preferred(store, profile, overrides)
+    store = existing_store(out)
+    preferred = preferred_fingerprints(store, profile, overrides)
     result = score(
-        store, model, labels, split=split, chosen=_chosen(features), preferred=preferred, folder=folder, stream=stream
+        store,
+        model,
+        labels,
+        split=split,
+        chosen=chosen_fingerprints(features),
+        preferred=preferred,
+        folder=folder,
+        stream=stream,
     )
     print(describe(result))
     print(f"preset {result['preset'] or 'unknown'}; calibration error {result['calibration_error']:.3f}")
@@ -119,30 +125,6 @@ def evaluate(
         print(f"metrics.json, confusion.png and reliability.png are in {folder}")
     if as_json:
         print(json.dumps(result))
-
-
-def _hyper(given: list[str] | None) -> dict[str, Any]:
-    pairs = [item.partition("=") for item in given or []]
-    mistakes = [f"--hyper {name!r}: expected KEY=VALUE" for name, equals, value in pairs if not (name and value)]
-    values: dict[str, Any] = {}
-    for name, _, text in pairs:
-        try:
-            # YAML reads 1e-3 as a text, which pydantic then takes for the number that it is.
-            values[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            mistakes.append(f"--hyper {name}: the value {text!r} is not YAML")
-    if mistakes:
-        raise ConfigError(mistakes)
-    return values
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError as error:
-        raise ConfigError([f"--seeds {text!r}: expected numbers such as 1,2,3"]) from error
 
 
 def mount(app: typer.Typer) -> None:

@@ -8,13 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from vemoclap_batch.cli_models import Json, ModelsDir, Overrides, Profile
+from vemoclap_batch.cli_common import (
+    DONE,
+    FAILED,
+    Address,
+    Json,
+    ModelsDir,
+    NoWait,
+    OutArgument,
+    Overrides,
+    Profile,
+    Verbose,
+    configuration,
+    default_checkpoint,
+    existing_store,
+)
 
-OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
 Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint to predict with.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT, instead of waiting.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
 Stage = Annotated[str | None, typer.Option(help="Only failures of decode, of extract or of one extractor.")]
 Type = Annotated[str | None, typer.Option("--type", help="Only failures of this error type, such as timeout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
@@ -25,10 +35,9 @@ def status(
     models_dir: ModelsDir = None,
 ) -> None:  # fmt: skip
     """Say what is done, missing and failed in OUT, for each extractor of the profile. Loads no model."""
-    from vemoclap_batch.cli import _config, _existing
     from vemoclap_batch.pipeline.upkeep import status as find_status
 
-    found = find_status(_existing(out), _config(profile, None, overrides, models_dir))
+    found = find_status(existing_store(out), configuration(profile, None, overrides, models_dir))
     print(f"{found['videos']} videos in {out}")
     for name, cells in found["extractors"].items():
         given_up = f" ({cells['given_up']} given up)" if cells["given_up"] else ""
@@ -59,12 +68,12 @@ def retry(
     Profile and settings are those of the runs that failed. The videos get whatever else they lack, too, and emotions
     if --model is given or if OUT's newest predictions are those of the profile's own checkpoint.
     """
-    from vemoclap_batch.cli import DONE, FAILED, _config, _existing, print_run
+    from vemoclap_batch.cli import print_run
     from vemoclap_batch.pipeline.run import run
     from vemoclap_batch.pipeline.upkeep import failed_again
 
-    config = _config(profile, None, overrides, models_dir)
-    store = _existing(out)
+    config = configuration(profile, None, overrides, models_dir)
+    store = existing_store(out)
     again = failed_again(store, config, stage, error_type)
     if not again.cells:
         print("nothing to try again: 0 failures" + (" of this kind" if stage or error_type else ""))
@@ -82,11 +91,10 @@ def retry(
 
 def compact(out: OutArgument, no_wait: NoWait = False, as_json: Json = False) -> None:
     """Merge the many small shards of each table of OUT into few large ones. Safe to kill at any moment."""
-    from vemoclap_batch.cli import _existing
     from vemoclap_batch.store.compaction import compact as run_compact
     from vemoclap_batch.store.store import new_run_id
 
-    store = _existing(out)
+    store = existing_store(out)
     with store.writing(new_run_id(), wait=not no_wait):
         tables = run_compact(store)
     for table in tables:
@@ -110,12 +118,11 @@ def gc(
     What the profile's current settings name, what the newest predictions were made from and imported features stay;
     so do the features of an extractor whose current settings have none yet.
     """
-    from vemoclap_batch.cli import _config, _existing
     from vemoclap_batch.pipeline.upkeep import collect, garbage
     from vemoclap_batch.store.store import new_run_id
 
-    config = _config(profile, None, overrides, models_dir)
-    store = _existing(out)
+    config = configuration(profile, None, overrides, models_dir)
+    store = existing_store(out)
     if dry_run:
         found = garbage(store, config)
     else:
@@ -140,7 +147,6 @@ def mount(app: typer.Typer) -> None:
 
 
 def _classifier(store: Any, config: Any, model: str | None) -> Any:
-    from vemoclap_batch.cli import default_checkpoint
     from vemoclap_batch.pipeline.run import Classifier
     from vemoclap_batch.pipeline.upkeep import newest_model
 

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import posixpath
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,8 +20,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from vemoclap_batch.blacklist import VideoNames, read_blacklist
 from vemoclap_batch.config import LABELS, ConfigError
-from vemoclap_batch.listing import MEDIA_SUFFIXES, walk
+from vemoclap_batch.listing import walk
 from vemoclap_batch.manifest import SCHEMA, Manifest
 from vemoclap_batch.store.filesystem import local_path
 
@@ -98,10 +98,10 @@ def read_ekman6(folder: str, split: str | None = None, blacklist: str | None = N
     notes: list[str] = []
     ignored: Counter[str] = Counter()
     split_list = _read_list(split, "split", mistakes) if split else None
-    names = _read_blacklist(blacklist, mistakes) if blacklist else []
+    names = _blacklist(blacklist, mistakes) if blacklist else []
     videos, label_list = _videos(folder, top, ignored, split_list, mistakes, notes)
     videos = _with_ids(videos, mistakes)
-    lookup = _Lookup(videos)
+    lookup = _lookup(videos)
     if split_list is None and label_list is not None and label_list.has("split"):
         split_list = label_list
     if split_list is not None:
@@ -164,7 +164,7 @@ def _label_list(folder: str, top: str, split_list: _List | None, mistakes: list[
 
 
 def _labelled(videos: list[_Video], folder: str, given: _List, mistakes: list[str], notes: list[str]) -> list[_Video]:
-    lookup = _Lookup(videos)
+    lookup = _lookup(videos)
 
     def accept(text: str) -> str | None:
         return text.lower() if text.lower() in LABELS else None
@@ -188,37 +188,8 @@ def _with_ids(videos: list[_Video], mistakes: list[str]) -> list[_Video]:
     return [replace(video, video_id=name) for video, name in zip(videos, stems, strict=True)]
 
 
-class _Lookup:
-    """Which video a name in a list means."""
-
-    def __init__(self, videos: Sequence[_Video]) -> None:
-        self._videos = videos
-        self._at: defaultdict[str, set[int]] = defaultdict(set)
-        for row, video in enumerate(videos):
-            base = posixpath.basename(video.relative)
-            for name in filter(None, (video.video_id, video.uri, video.relative, base)):
-                self._at[name].add(row)
-                self._at[_bare(name)].add(row)
-
-    def rows(self, name: str) -> set[int]:
-        """The videos that a name fits: none, one, or several where it is ambiguous."""
-        parts = name.strip().replace("\\", "/").removeprefix("./").split("/")
-        for start in range(len(parts)):
-            tail = "/".join(parts[start:])
-            found = self._at.get(tail) or self._at.get(_bare(tail)) or set()
-            # Of joy/12.mp4 the part 12.mp4 may only mean a video of joy.
-            classes = {part.lower() for part in parts[:start]} & set(LABELS)
-            if classes:
-                found = {row for row in found if self._videos[row].label in classes | {""}}
-            if found:
-                return found
-        return set()
-
-
-def _bare(name: str) -> str:
-    """A name without a suffix of videos; another dot belongs to the name."""
-    stem, suffix = posixpath.splitext(name)
-    return stem if suffix.lower() in MEDIA_SUFFIXES else name
+def _lookup(videos: Sequence[_Video]) -> VideoNames:
+    return VideoNames([v.video_id for v in videos], [v.uri for v in videos], [v.label for v in videos])
 
 
 # ---- lists
@@ -236,7 +207,7 @@ class _List:
         return any(column in row for row in self.rows)
 
     def values(
-        self, column: str, lookup: _Lookup, accept: Callable[[str], str | None], expected: str, mistakes: list[str],
+        self, column: str, lookup: VideoNames, accept: Callable[[str], str | None], expected: str, mistakes: list[str],
         notes: list[str],
     ) -> dict[int, str]:  # fmt: skip
         """The accepted value of each video that the list names; what is wrong goes to ``mistakes``."""
@@ -344,7 +315,7 @@ def _row(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
 
 
 def _split_by_list(
-    videos: list[_Video], lookup: _Lookup, given: _List, source: str, mistakes: list[str], notes: list[str]
+    videos: list[_Video], lookup: VideoNames, given: _List, source: str, mistakes: list[str], notes: list[str]
 ) -> list[_Video]:
     expected = "train, test or validation"
     # Without videos there is a mistake already, and every name would be another.
@@ -371,13 +342,16 @@ def _split_by_seed(videos: list[_Video], seed: int, source: str) -> list[_Video]
     return [replace(v, split="train" if v.video_id in training else "test", split_source=source) for v in videos]
 
 
-def _read_blacklist(address: str, mistakes: list[str]) -> list[str]:
-    names = [re.split(r"(?:^|\s)#", line)[0].strip() for line in _lines(address, mistakes) or []]
-    return list(dict.fromkeys(filter(None, names)))
+def _blacklist(address: str, mistakes: list[str]) -> list[str]:
+    try:
+        return read_blacklist(address)
+    except ConfigError as error:
+        mistakes += error.mistakes
+        return []
 
 
 def _without(
-    videos: list[_Video], lookup: _Lookup, names: list[str], address: str | None, mistakes: list[str],
+    videos: list[_Video], lookup: VideoNames, names: list[str], address: str | None, mistakes: list[str],
     notes: list[str],
 ) -> tuple[list[_Video], Counter[str]]:  # fmt: skip
     if address is None or not videos:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vemoclap_batch.cli import default_checkpoint
+from vemoclap_batch.cli_common import default_checkpoint
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.catalog import resolve
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces

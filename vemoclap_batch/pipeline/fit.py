@@ -72,8 +72,8 @@ def fit(
         ConfigError: wrong names, settings or labels, or nothing to train on.
         RunBroken: the training broke off.
     """
-    settings, called = _settings(preset, hyper or {})
-    selected = _selected_for_training(store, config, names, chosen or {})
+    settings, called = training_settings(preset, hyper or {})
+    selected = select_for_training(store, config, names, chosen or {})
     shape = _shape(selected, config, d_model, heads, dropout)
     if workers < 1:
         raise ConfigError([f"--workers {workers}: expected at least 1"])
@@ -109,7 +109,7 @@ def _folders(checkpoint: str, seed: int, seeds: Sequence[int] | None) -> list[tu
     return [(each, seed_folder(checkpoint, each)) for each in seeds]
 
 
-def _settings(preset: str, hyper: Mapping[str, Any]) -> tuple[TrainSettings, str]:
+def training_settings(preset: str, hyper: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     """The hyper-parameters, and what reports call them: the preset and what differs from it."""
     if preset not in PRESETS:
         raise ConfigError([f"--preset {preset!r}: expected one of {', '.join(PRESETS)}"])
@@ -118,8 +118,14 @@ def _settings(preset: str, hyper: Mapping[str, Any]) -> tuple[TrainSettings, str
         settings = TrainSettings.model_validate(base.model_dump() | dict(hyper))
     except ValidationError as error:
         raise ConfigError(describe_errors("--hyper", error)) from error
-    changed = {name: value for name, value in settings.model_dump().items() if value != getattr(base, name)}
-    return settings, ", ".join([preset, *(f"{name}={value}" for name, value in changed.items())])
+    return settings, in_words(preset, settings)
+
+
+def in_words(preset: str, settings: TrainSettings) -> str:
+    """What reports call hyper-parameters: the preset and what differs from it."""
+    base = PRESETS[preset].model_dump()
+    changed = [f"{name}={value}" for name, value in settings.model_dump().items() if value != base[name]]
+    return ", ".join([preset, *changed])
 
 
 def _job(
@@ -208,9 +214,14 @@ def _summary(cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**shared, "accuracy": mean, "accuracy_deviation": deviation}
 
 
-def _selected_for_training(
+def select_for_training(
     store: Store, config: Config, names: Sequence[str] | None, chosen: Mapping[str, str]
 ) -> dict[str, Selected]:
+    """The features tables that a training reads: those named, else all that the profile has and the store holds.
+
+    Raises:
+        ConfigError: unknown names, or none of the features is there.
+    """
     specs = {name: spec for name, spec in resolve(config).items() if spec.space is not None}
     if unknown := sorted(set(names or []) - set(specs)):
         raise ConfigError([f"--use {name!r}: expected one of {', '.join(specs)}" for name in unknown])
