@@ -143,8 +143,8 @@ def roberta_folder(folder, *, seed=0, labels=("negative", "neutral", "positive")
     return folder
 
 
-def blip_folder(folder, *, seed=0):
-    """A folder as on the hub: configurations, ``pytorch_model.bin`` and vocab.txt."""
+def blip_folder(folder, *, seed=0, end=4.0):
+    """A folder as on the hub: configurations, ``pytorch_model.bin`` and vocab.txt; ``end`` is what ends captions."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def blip_folder(folder, *, seed=0):
     network = BlipForConditionalGeneration(config)
     # Some captions end before they have to.
     with torch.no_grad():
-        network.text_decoder.cls.predictions.decoder.bias[text["sep_token_id"]] += 4
+        network.text_decoder.cls.predictions.decoder.bias[text["sep_token_id"]] += end
     config.architectures = [type(network).__name__]
     config.save_pretrained(folder)
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
