@@ -21,6 +21,14 @@ def cluster():
         yield found
 
 
+@pytest.fixture(scope="session")
+def address(cluster):
+    """Where commands of their own processes join the session's Ray."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
 @pytest.fixture
 def tiny_profile(tmp_path):
     """A profile with the tiny extractors."""

@@ -1,14 +1,16 @@
 """The commands around the main job, on a store that the test fills: train, evaluate, predict, plan, manifest."""
 
 import json
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tests.tiny import PROFILE
+from vemoclap_batch.cli import main
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.catalog import resolve
@@ -21,10 +23,21 @@ from vemoclap_batch.store.store import Store
 PER_LABEL = 30
 
 
+@dataclass
+class Done:
+    """How a command ended and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "vemoclap_batch", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    """Run a command in this process."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return Done(left.value.code or 0, out.getvalue(), err.getvalue())
 
 
 def last(done):
@@ -145,6 +158,8 @@ def test_help_explains_every_command():
         "predict",
         "train",
         "evaluate",
+        "analyze",
+        "suggest-blacklist",
         "plan",
         "manifest",
         "models",

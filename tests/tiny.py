@@ -119,6 +119,7 @@ def _misbehave(video_id: str) -> None:
 
 
 PROFILE = """
+decode: {actors: 1}
 pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}

@@ -55,13 +55,11 @@ def mini(tmp_path_factory):
     return top
 
 
-def start(mini, *arguments):
-    import ray
-
+def start(mini, address, *arguments):
     command = [
         sys.executable, "jobs/ekman6.py", str(mini / "data"), "-o", str(mini / "out"), "--split",
         str(mini / "split.csv"), "--blacklist", str(mini / "a <b>list</b>.txt"), "--profile", str(mini / "mini.yaml"),
-        "--address", ray.get_runtime_context().gcs_address, *TRAINING, "--json", *arguments,
+        "--address", address, *TRAINING, "--json", *arguments,
     ]  # fmt: skip
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -73,9 +71,9 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def done(mini, cluster):
+def done(mini, address):
     """The report of a run that was killed between two trainings and started again."""
-    process = start(mini)
+    process = start(mini, address)
     models = mini / "out" / "ekman6" / "models"
     end = time.monotonic() + 200
     while not (models / "as-given" / "seed-1" / "model.json").exists():
@@ -85,7 +83,7 @@ def done(mini, cluster):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (mini / "out" / "ekman6" / "report.json").exists()
-    return finish(start(mini))
+    return finish(start(mini, address))
 
 
 def files(mini):
@@ -93,12 +91,12 @@ def files(mini):
     return {path: path.stat().st_mtime_ns for path in paths if path.suffix in {".safetensors", ".parquet"}}
 
 
-def test_a_killed_job_goes_on_and_a_finished_one_trains_and_extracts_nothing(mini, done):
+def test_a_killed_job_goes_on_and_a_finished_one_trains_and_extracts_nothing(mini, done, address):
     calls = [line for line in (mini / "calls.txt").read_text().splitlines() if line.startswith("frames")]
     assert len(calls) == len(set(calls)) == 6 * PER_CLASS
     before = {path: at for path, at in files(mini).items() if path.parent.name != "ekman6"}
     assert len([path for path in before if path.name == "model.safetensors"]) == 4
-    again = finish(start(mini))
+    again = finish(start(mini, address))
     assert again == done
     assert {path: at for path, at in files(mini).items() if path.parent.name != "ekman6"} == before
 

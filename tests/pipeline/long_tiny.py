@@ -97,6 +97,7 @@ class Words(Extractor):
 
 
 PROFILE = """
+decode: {actors: 1}
 pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}

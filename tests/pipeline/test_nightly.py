@@ -78,7 +78,7 @@ def job(*arguments):
     )
 
 
-def test_two_nights(tmp_path, tiny_profile, model):
+def test_two_nights(tmp_path, tiny_profile, model, address):
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
     make_clip(clips / "first.mp4", seconds=1)
@@ -87,6 +87,7 @@ def test_two_nights(tmp_path, tiny_profile, model):
     seen = tmp_path / "seen.json"
     hook = f"{sys.executable} -c \"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())\""
     arguments = ["--source", clips, "--out", out, "--profile", tiny_profile, "--model", model, "--hook", hook]
+    arguments += ["--address", address]
 
     night = job(*arguments)
     assert night.returncode == 0, night.stderr

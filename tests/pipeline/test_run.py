@@ -165,13 +165,13 @@ def cli(*arguments, **options):
     return subprocess.Popen([sys.executable, "-m", "vemoclap_batch", *map(str, arguments)], **options)
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, tiny_profile, calls):
+def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, tiny_profile, calls, address):
     for at in range(5, 9):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
     out = tmp_path / "out"
     arguments = [
         "extract", clips, "-o", out, "--profile", tiny_profile, "--set", f"extractors.clip.calls={calls}",
-        "--set", "extractors.clip.delay_s=1.0", "--set", "pipeline.block_videos=1",
+        "--set", "extractors.clip.delay_s=1.0", "--set", "pipeline.block_videos=1", "--address", address,
     ]  # fmt: skip
     process = cli(*arguments, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -192,10 +192,10 @@ def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, tiny_profile
     assert cli(*arguments, stdout=subprocess.DEVNULL).wait() == 0
 
 
-def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, tiny_profile):
+def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, tiny_profile, address):
     process = cli(
         "extract", clips, "-o", tmp_path / "out", "--profile", tiny_profile, "--set", "extractors.asr.scale=-1",
-        stderr=subprocess.PIPE, text=True,
+        "--address", address, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     text = process.communicate()[1]
     assert process.returncode == 1

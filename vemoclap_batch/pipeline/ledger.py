@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -77,10 +78,16 @@ def guarded(
     return redone
 
 
-def start_ledger() -> Any:
-    """A ledger beside the driver, so that no other node's death takes it along."""
+@contextmanager
+def open_ledger() -> Iterator[Any]:
+    """A ledger for one run, beside the driver, so that no other node's death takes it along."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here).remote()
+    ledger = ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here).remote()
+    try:
+        yield ledger
+    finally:
+        # Stages that hold its handle outlive the run, and would keep its process.
+        ray.kill(ledger)
 
 
 def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T]]) -> T | Failure | None:

@@ -22,7 +22,7 @@ from vemoclap_batch.pipeline import plan as planning
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.graph import block_size, run_graph
-from vemoclap_batch.pipeline.ledger import start_ledger
+from vemoclap_batch.pipeline.ledger import open_ledger
 from vemoclap_batch.pipeline.missing import Cell, Work, features_table, find_work
 from vemoclap_batch.pipeline.predict import Predicted, predict
 from vemoclap_batch.pipeline.progress import tracking
@@ -177,9 +177,8 @@ def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
         tracker.say(f"run {this.run_id}: {describe_plan(this.plan, work)}")
         committer = Committer(this.store, this.specs, work, this.run_id)
         this.totals = committer.totals
-        ledger = start_ledger()
         # After Ray has started, which puts a handler of its own in place.
-        with stoppable(ledger.stop.remote) as stop:
+        with open_ledger() as ledger, stoppable(ledger.stop.remote) as stop:
             rows = with_pieces(this.store, work.rows, this.specs)
             for block in run_graph(rows, this.config, this.specs, this.plan, size, ledger):
                 committer.commit(block)
