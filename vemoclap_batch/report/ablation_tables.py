@@ -158,7 +158,7 @@ def _frame_notes(about: Row, frames: str) -> list[str]:
         "the frames. Text read off the frames stays that of all of them, and so does its time.",
         "Position error: how far the kept frames lie from those that extracting n takes, in shares of the video. None "
         "where n − 1 divides the intervals between the extracted frames: with --frames 31 for n = 1, 2, 4, 7, 16, 31 "
-        "(of 7 the middle one may be the frame beside it). 32 frames (31 intervals) serve only 1, 2 and 32 so; frames "
+        "(of 7 one may be the frame beside it). 32 frames (31 intervals) serve only 1, 2 and 32 so; frames "
         "that serve 1, 2, 4, 8, 16 and 32 would be 52.",
     ]
 
