@@ -93,7 +93,8 @@ def killed(filled, address):
     command = [
         sys.executable, "jobs/ablate.py", str(filled / "out"), "--labels", str(filled / "labels.csv"), "--seeds", "1,2",
         "--profile", str(filled / "tiny.yaml"), "--set", f"sampling.frames={WANTED}", "--d-model", "16", "--heads",
-        "2", "--dropout", "0.1", "--address", address, *[item for pair in HYPER.items() for item in ("--hyper", "=".join(map(str, pair)))],
+        "2", "--dropout", "0.1", "--address", address,
+        *[item for pair in HYPER.items() for item in ("--hyper", "=".join(map(str, pair)))],
     ]  # fmt: skip
     job = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.PIPE)
     until = time.monotonic() + 120

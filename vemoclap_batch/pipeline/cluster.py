@@ -26,6 +26,8 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
     ours = not ray.is_initialized()
     if ours:
         address = address or os.environ.get("RAY_ADDRESS") or "local"
+        # Ray would ask the network whose cloud it runs in, and report it.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         with nullcontext() if verbose else _quiet():
             ray.init(
                 address=address,
