@@ -82,7 +82,7 @@ def guarded(
 def open_ledger() -> Iterator[Any]:
     """A ledger for one run, beside the driver, so that no other node's death takes it along."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger = ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here).remote()
+    ledger: Any = ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here).remote()
     try:
         yield ledger
     finally:
