@@ -94,6 +94,11 @@ class Pipeline(_Settings):
     block_videos: int = Field(4, ge=1, description="videos that travel and are batched together, at most")
     max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
     max_actor_restarts: int = Field(1000, ge=0, description="restarts of one actor before the run gives up")
+    wait_for_nodes_s: float = Field(
+        1800.0,
+        gt=0,
+        description="how long a run that stands still waits for new nodes",
+    )
 
 
 class ExtractorEntry(BaseModel):

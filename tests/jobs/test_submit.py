@@ -1,7 +1,8 @@
-"""A real head node with its dashboard and token authentication: a job is submitted, followed and read; a node dies."""
+"""A real head node with its dashboard and token authentication: a job is submitted, followed and read; nodes die."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,18 +10,29 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pyarrow.dataset as ds
 import pytest
 
-from tests.clips import make_clip
+from tests.clips import make_clip, pattern
 from tests.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
+SIZE = ("--num-cpus=2", "--object-store-memory=300000000")
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
+
+
+@dataclass
+class Head:
+    """Addresses of a head node and of its dashboard, and where its files lie."""
+
+    gcs: str
+    dashboard: str
+    scratch: Path
 
 
 def free_port():
@@ -49,18 +61,18 @@ def node(*arguments):
 
 @pytest.fixture(scope="module")
 def head():
-    """Address of the head and of its dashboard."""
+    """One with two CPUs and 300 MB for objects."""
     gcs, dashboard = free_port(), free_port()
     # A short path: sockets lie in it.
     with (
         tempfile.TemporaryDirectory(prefix="vb") as scratch,
         node(
-            "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true", "--num-cpus=2",
-            f"--temp-dir={scratch}", "--object-store-memory=300000000", f"--ray-client-server-port={free_port()}",
+            "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
+            f"--temp-dir={scratch}", f"--ray-client-server-port={free_port()}", *SIZE,
         ),
     ):  # fmt: skip
         wait_for(lambda: answers(dashboard))
-        yield f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", Path(scratch))
 
 
 def answers(port):
@@ -94,7 +106,7 @@ def test_a_submitted_job(head, tmp_path, tiny_profile):
     (clips / "broken.mp4").write_bytes(b"no video")
     model = tiny_checkpoint(tmp_path / "model")
     job = [sys.executable, "jobs/label.py", clips, "-o", out, "--profile", tiny_profile, "--model", model]
-    done = submit(head[1], *job)
+    done = submit(head.dashboard, *job)
     assert "{" in done.stdout, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     summary = next(json.loads(line) for line in reversed(lines) if line.startswith("{"))
@@ -105,32 +117,68 @@ def test_a_submitted_job(head, tmp_path, tiny_profile):
     assert "broken.mp4" in done.stdout
     assert len(committed(out)) == len(committed(out, "predictions")) == 4
     # Whoever has no token gets nowhere.
-    refused = submit(head[1], *job, token=False)
+    refused = submit(head.dashboard, *job, token=False)
     assert refused.returncode != 0
     assert "token authentication is enabled" in refused.stderr
 
 
-def test_a_node_that_dies_half_way(head, tmp_path, tiny_profile):
+def test_nodes_that_die_half_way(head, tmp_path, tiny_profile):
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
-    for at in range(12):
+    for at in range(14):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
-    with node(f"--address={head[0]}", "--num-cpus=2", "--object-store-memory=300000000") as worker:
+    command = [
+        sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile,
+        "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
+        "--set", "pipeline.wait_for_nodes_s=20",
+    ]  # fmt: skip
+    more = ["--set", "extractors.clip.pool.actors=2"]
+    with node(f"--address={head.gcs}", *SIZE) as worker:
         wait_for(lambda: "raylet" in names(worker))
-        command = [
-            sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile,
-            "--address", head[0], "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
-            "--set", "extractors.clip.pool.actors=2",
-        ]  # fmt: skip
-        run = subprocess.Popen(command, env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen([*command, *more], env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: len(committed(out)) >= 2 or run.poll() is not None)
-        for each in psutil.Process(worker.pid).children(recursive=True):
-            each.send_signal(signal.SIGKILL)
-        # As any cluster manager does. Pools are sized once, so what lay on the dead node may not fit the others.
-        with node(f"--address={head[0]}", "--num-cpus=2", "--object-store-memory=300000000"):
+        kill(worker)
+        # As any cluster manager does.
+        with node(f"--address={head.gcs}", *SIZE) as second:
+            there = len(committed(out))
+            wait_for(lambda: len(committed(out)) >= there + 3 or run.poll() is not None)
+            assert run.poll() is None, run.communicate()[1]
+            # Now for good: pools are sized once, so what lay on the node may not fit the others.
+            kill(second)
             said = run.communicate(timeout=240)[1]
-    assert run.returncode == 0, said
-    assert len(committed(out)) == len(set(committed(out))) == 12
+    kept = committed(out)
+    assert (run.returncode == 0) == (len(kept) == 14), said
+    if run.returncode:
+        assert "stood still for 20 s: the cluster has only 2 of the" in said
+        assert run.returncode == 1
+    assert subprocess.run(command, env={**os.environ, **TOKEN}, check=False).returncode == 0
+    assert len(committed(out)) == len(set(committed(out))) == 14
+
+
+def kill(node):
+    for each in psutil.Process(node.pid).children(recursive=True):
+        each.send_signal(signal.SIGKILL)
+
+
+def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_path, tiny_profile):
+    """Five times as much as the object store holds."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    first = make_clip(clips / "clip.mp4", frames=pattern(32, (640, 360)), fps=16, options={"preset": "ultrafast"})
+    for at in range(139):
+        shutil.copy(first, clips / f"clip{at}.mp4")
+    command = [
+        sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", tmp_path / "out", "--profile", tiny_profile,
+        "--address", head.gcs, "--set", "extractors.clip.delay_s=0.1",
+    ]  # fmt: skip
+    run = subprocess.Popen(command, env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
+    spilled = 0
+    while run.poll() is None:
+        spilled = max(spilled, sum(path.stat().st_size for path in head.scratch.rglob("ray_spilled_objects*/**/*")))
+        time.sleep(0.2)
+    assert run.returncode == 0, run.communicate()[1]
+    assert len(committed(tmp_path / "out")) == 140
+    assert spilled == 0
 
 
 def names(process):

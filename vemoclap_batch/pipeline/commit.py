@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Committer:
         self._features = {name: features_table(store, spec) for name, spec in self._specs.items()}
         self._videos, self._errors = store.videos(), store.errors()
         self.totals = Totals()
+        #: When a block was committed last, by the monotonic clock.
+        self.advanced_at = time.monotonic()
         # Long videos come twice; the second time they are not counted again.
         self._long: set[str] = set()
         for spec in self._specs.values():
@@ -74,6 +77,7 @@ class Committer:
         if DECODED in block.column_names:
             long = block.filter(pc.greater(pc.fill_null(pc.struct_field(block[DECODED], "parts"), 1), 1))
             self._long.update(keys(long).to_pylist())
+        self.advanced_at = time.monotonic()
 
     def _commit_videos(self, rows: pa.Table) -> None:
         if rows.num_rows:

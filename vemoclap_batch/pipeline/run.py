@@ -15,6 +15,7 @@ import pyarrow as pa
 from vemoclap_batch import __version__
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.catalog import Spec, resolve
+from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
 from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.media.timeline import Window
@@ -26,6 +27,7 @@ from vemoclap_batch.pipeline.ledger import open_ledger
 from vemoclap_batch.pipeline.missing import Cell, Work, features_table, find_work
 from vemoclap_batch.pipeline.predict import Predicted, predict
 from vemoclap_batch.pipeline.progress import tracking
+from vemoclap_batch.pipeline.shrunken import watching
 from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 from vemoclap_batch.pipeline.timeline import windowed, with_pieces
 from vemoclap_batch.store.store import Store, new_run_id
@@ -180,9 +182,13 @@ def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
         # After Ray has started, which puts a handler of its own in place.
         with open_ledger() as ledger, stoppable(ledger.stop.remote) as stop:
             rows = with_pieces(this.store, work.rows, this.specs)
-            for block in run_graph(rows, this.config, this.specs, this.plan, size, ledger):
-                committer.commit(block)
-                tracker.at(committer.totals.videos, committer.totals.failed_videos)
+            with watching(
+                this.plan, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
+                lambda why: stop.abort(RunBroken(why)),
+            ):  # fmt: skip
+                for block in run_graph(rows, this.config, this.specs, this.plan, size, ledger):
+                    committer.commit(block)
+                    tracker.at(committer.totals.videos, committer.totals.failed_videos)
         if stop.asked:
             raise Stopped
 

@@ -17,18 +17,32 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether a stop was asked for."""
+    """Whether a stop was asked for.
+
+    Attributes:
+        asked: by SIGTERM.
+        heard: whether the process listens to signals.
+        error: what the main thread is to raise in the end.
+    """
 
     def __init__(self) -> None:
         """Not yet."""
         self.asked = False
+        self.heard = False
+        self.error: Exception = Stopped()
+
+    def abort(self, error: Exception) -> None:
+        """Have an error raised in the main thread, whatever it waits for; for any thread to call."""
+        self.error = error
+        if self.heard:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
 
 @contextmanager
 def stoppable(on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterator[StopRequest]:
     """Turn the first SIGTERM into a request, and the end of its grace, or a second SIGTERM, into :class:`Stopped`.
 
-    Outside a process's main thread, where no signal arrives, nothing changes.
+    Outside a process's main thread, where no signal arrives, nothing changes, and nothing can be aborted.
 
     Args:
         on_stop: called once, in the signal's handler: has no new work begun.
@@ -40,7 +54,7 @@ def stoppable(on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterat
         return
 
     def at_the_end(number: int, frame: FrameType | None) -> None:
-        raise Stopped
+        raise request.error
 
     def at_first(number: int, frame: FrameType | None) -> None:
         request.asked = True
@@ -51,6 +65,7 @@ def stoppable(on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterat
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
     signal.signal(signal.SIGTERM, at_first)
     signal.signal(signal.SIGALRM, at_the_end)
+    request.heard = True
     try:
         yield request
     finally:

@@ -1,0 +1,57 @@
+"""A run that stands still on too small a cluster is given up; one that gets on, or has enough, is not."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import ray
+
+from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.pipeline.cluster import cluster_resources
+from vemoclap_batch.pipeline.plan import Cluster, Plan, StagePlan
+from vemoclap_batch.pipeline.shrunken import lacks, watching
+from vemoclap_batch.pipeline.stopping import stoppable
+
+STAGE = StagePlan("clip", ("clip",), 3, 0.5, 0.25, 1, 1.0, 1.0)
+
+
+def plan(actors=3):
+    return Plan((STAGE, replace(STAGE, actors=actors, gpus=0.0)), Cluster(4, 1, 8))
+
+
+def test_what_is_lacking_is_said_in_words():
+    assert lacks(plan(), Cluster(3.0, 0.75, 0)) is None
+    assert lacks(plan(), Cluster(2, 0.75, 0)) == "2 of the 3 CPUs"
+    assert lacks(plan(), Cluster(2.5, 0, 0)) == "2.5 of the 3 CPUs and 0 of the 0.75 GPUs"
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(("actors", "advances", "given_up"), [(1000, False, True), (1000, True, False)])
+def test_a_run_that_gets_on_is_let_go_on(actors, advances, given_up):
+    said, began = [], time.monotonic()
+    with watching(plan(actors), 0.4, lambda: time.monotonic() if advances else began, said.append):
+        time.sleep(1.2)
+    assert len(said) == given_up
+    assert not said or said[0].startswith("it stood still for 0.4 s: the cluster has only ")
+
+
+def test_a_cluster_that_is_large_enough_may_be_slow(cluster):
+    said = []
+    small = Plan((replace(STAGE, actors=1, gpus=0.0),), cluster_resources())
+    with watching(small, 0.2, lambda: 0.0, said.append):
+        time.sleep(0.6)
+    assert said == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_main_thread_that_waits_for_ray_is_reached():
+    never = ray.remote(num_cpus=1000)(int).remote()
+    began = time.monotonic()
+    with (
+        pytest.raises(RunBroken, match="it stood still"),
+        stoppable(lambda: None) as stop,
+        watching(plan(1000), 0.4, lambda: began, lambda why: stop.abort(RunBroken(why))),
+    ):
+        ray.get(never, timeout=60)
+    assert time.monotonic() - began < 30
+    ray.cancel(never)
