@@ -5,6 +5,9 @@ VENV := .venv
 UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
 DONE := $(VENV)/.installed
 
+# Every actor would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test lint lock
 
 setup: $(DONE)
@@ -12,11 +15,11 @@ setup: $(DONE)
 $(DONE): requirements.txt pyproject.toml Makefile
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(UV) pip install --quiet --require-hashes -r requirements.txt
+	@# Compiled now and for all: the actors of a run would each compile what they import, which doubles the start-up.
+	$(UV) pip install --quiet --require-hashes --compile-bytecode -r requirements.txt
 	@# Three opencv distributions share one folder; the headless one goes last, since the others need libGL.
 	$(UV) pip install --quiet --require-hashes --no-deps --reinstall-package opencv-python-headless -r requirements.txt
-	@# Compiled now and for all: the actors of a run would each compile what they import, which doubles the start-up.
-	$(UV) pip install --quiet --no-deps --no-build-isolation --compile-bytecode -e .
+	$(UV) pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(DONE)
 
 demo: setup

@@ -95,7 +95,14 @@ def committed(out, table="features/clip"):
 def submit(dashboard, *entrypoint, token=True):
     environment = {**os.environ, **(TOKEN if token else {"RAY_AUTH_MODE": "disabled"}), "RAY_ADDRESS": dashboard}
     command = [RAY, "job", "submit", "--runtime-env", "cluster/runtime-env.yaml", "--", *map(str, entrypoint)]
-    return subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300)
+    end = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300
+        )
+        # The head takes requests a while before it can start jobs.
+        if "No available agent to submit job" not in done.stderr or time.monotonic() > end:
+            return done
 
 
 def test_a_submitted_job(head, tmp_path, tiny_profile):
