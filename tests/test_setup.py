@@ -35,6 +35,11 @@ def test_naming_the_extractors_loads_no_model_library():
     assert python(code) == "[]"
 
 
+def test_a_driver_that_only_extracts_loads_no_torch():
+    code = "import sys, vemoclap_batch.pipeline.run, vemoclap_batch.pipeline.upkeep; print('torch' in sys.modules)"
+    assert python(code) == "False"
+
+
 def test_imports_go_down_only():
     floors = [
         {"config", "failure", "store", "media", "networks", "hub"},

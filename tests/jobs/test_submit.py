@@ -46,7 +46,8 @@ def node(*arguments):
     """A Ray node of its own processes, which end with it."""
     environment = {**os.environ, **TOKEN, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [RAY, "start", "--block", "--disable-usage-stats", *arguments],
+        # The session's own Ray may have the usual port.
+        [RAY, "start", "--block", "--disable-usage-stats", f"--dashboard-agent-listen-port={free_port()}", *arguments],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -129,50 +130,12 @@ def test_a_submitted_job(head, tmp_path, tiny_profile):
     assert "token authentication is enabled" in refused.stderr
 
 
-def test_nodes_that_die_half_way(head, tmp_path, tiny_profile):
-    clips, out = tmp_path / "clips", tmp_path / "out"
-    clips.mkdir()
-    for at in range(14):
-        make_clip(clips / f"clip{at}.mp4", seconds=1)
-    command = [
-        sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile,
-        "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
-        "--set", "pipeline.wait_for_nodes_s=20",
-    ]  # fmt: skip
-    more = ["--set", "extractors.clip.pool.actors=2"]
-    with node(f"--address={head.gcs}", *SIZE) as worker:
-        wait_for(lambda: "raylet" in names(worker))
-        run = subprocess.Popen([*command, *more], env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: len(committed(out)) >= 2 or run.poll() is not None)
-        kill(worker)
-        # As any cluster manager does.
-        with node(f"--address={head.gcs}", *SIZE) as second:
-            there = len(committed(out))
-            wait_for(lambda: len(committed(out)) >= there + 3 or run.poll() is not None)
-            assert run.poll() is None, run.communicate()[1]
-            # Now for good: pools are sized once, so what lay on the node may not fit the others.
-            kill(second)
-            said = run.communicate(timeout=240)[1]
-    kept = committed(out)
-    assert (run.returncode == 0) == (len(kept) == 14), said
-    if run.returncode:
-        assert "stood still for 20 s: the cluster has only 2 of the" in said
-        assert run.returncode == 1
-    assert subprocess.run(command, env={**os.environ, **TOKEN}, check=False).returncode == 0
-    assert len(committed(out)) == len(set(committed(out))) == 14
-
-
-def kill(node):
-    for each in psutil.Process(node.pid).children(recursive=True):
-        each.send_signal(signal.SIGKILL)
-
-
 def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_path, tiny_profile):
-    """Five times as much as the object store holds."""
+    """More than twice as much as the object store holds."""
     clips = tmp_path / "clips"
     clips.mkdir()
     first = make_clip(clips / "clip.mp4", frames=pattern(32, (640, 360)), fps=16, options={"preset": "ultrafast"})
-    for at in range(139):
+    for at in range(69):
         shutil.copy(first, clips / f"clip{at}.mp4")
     command = [
         sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", tmp_path / "out", "--profile", tiny_profile,
@@ -184,8 +147,35 @@ def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_pat
         spilled = max(spilled, sum(path.stat().st_size for path in head.scratch.rglob("ray_spilled_objects*/**/*")))
         time.sleep(0.2)
     assert run.returncode == 0, run.communicate()[1]
-    assert len(committed(tmp_path / "out")) == 140
+    assert len(committed(tmp_path / "out")) == 70
     assert spilled == 0
+
+
+def test_a_node_that_dies_half_way(head, tmp_path, tiny_profile):
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    for at in range(12):
+        make_clip(clips / f"clip{at}.mp4", seconds=1)
+    with node(f"--address={head.gcs}", *SIZE) as worker:
+        wait_for(lambda: "raylet" in names(worker))
+        command = [
+            sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile,
+            "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
+            "--set", "extractors.clip.pool.actors=2",
+        ]  # fmt: skip
+        run = subprocess.Popen(command, env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: len(committed(out)) >= 2 or run.poll() is not None)
+        kill(worker)
+        # As any cluster manager does. Pools are sized once, so what lay on the dead node may not fit the others.
+        with node(f"--address={head.gcs}", *SIZE):
+            said = run.communicate(timeout=240)[1]
+    assert run.returncode == 0, said
+    assert len(committed(out)) == len(set(committed(out))) == 12
+
+
+def kill(node):
+    for each in psutil.Process(node.pid).children(recursive=True):
+        each.send_signal(signal.SIGKILL)
 
 
 def names(process):

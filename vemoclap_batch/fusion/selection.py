@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.media.timeline import Window, inside
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
+
+if TYPE_CHECKING:
+    from vemoclap_batch.fusion.data import Examples
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ def load(
     store: Store, selected: Mapping[str, Selected], videos: pa.Table, labels: Sequence[int] | None = None
 ) -> Examples:
     """The features of videos that have them all, in the order of ``videos`` (float32 in memory)."""
+    # Here, since it loads torch, which choosing a table has no use for.
+    from vemoclap_batch.fusion.data import Examples
+
     wanted = keys(videos)
     at = {key: row for row, key in enumerate(wanted.to_pylist())}
     features: dict[str, list[np.ndarray]] = {}

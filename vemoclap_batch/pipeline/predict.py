@@ -6,18 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.fusion.checkpoint import Checkpoint
-from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.selection import Selected, complete_mask, load, load_timed
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY, Table, keys
+
+if TYPE_CHECKING:
+    from vemoclap_batch.fusion.checkpoint import Checkpoint
+    from vemoclap_batch.fusion.data import Examples
 
 #: Mean valence and arousal of the labels (published with VEMOCLAP).
 AFFECT = {
@@ -134,6 +136,8 @@ def _windows(
     durations: Sequence[float | None], window: Window,
 ) -> pa.Table:  # fmt: skip
     """One row for each window of each video."""
+    from vemoclap_batch.fusion.data import Examples
+
     timed = load_timed(store, selected, videos)
     texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
     owners, numbers, starts, ends = [], [], [], []

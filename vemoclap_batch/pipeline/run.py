@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ from vemoclap_batch import __version__
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.catalog import Spec, resolve
 from vemoclap_batch.failure import RunBroken
-from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
 from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline import plan as planning
@@ -32,6 +31,9 @@ from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 from vemoclap_batch.pipeline.timeline import windowed, with_pieces
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys
+
+if TYPE_CHECKING:
+    from vemoclap_batch.fusion.checkpoint import Checkpoint
 
 _VERSIONS = ("ray", "torch", "numpy", "pyarrow", "av", "decord", "faster-whisper", "paddleocr", "onnxruntime")
 
@@ -116,6 +118,9 @@ class Classifier:
     @classmethod
     def load(cls, folder: str) -> Classifier:
         """Read it from a folder."""
+        # Here, since it loads torch, which the driver of extract has no use for.
+        from vemoclap_batch.fusion.checkpoint import Checkpoint, digest
+
         return cls(Checkpoint.load(folder), digest(folder))
 
 
@@ -150,6 +155,8 @@ def run(
         config = windowed(config, window)
         specs = resolve(config)
     if classifier:
+        from vemoclap_batch.fusion.checkpoint import check_spaces
+
         check_spaces(classifier.checkpoint, _spaces(specs), sorted(classifier.checkpoint.spec.features))
     command = "label" if classifier else "extract"
     this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
