@@ -16,6 +16,7 @@ import psutil
 
 from vemoclap_batch.bench.report import Report
 from vemoclap_batch.bench.videos import write_video
+from vemoclap_batch.config import ConfigError
 
 #: How often the processes are looked at.
 _EVERY_S = 0.5
@@ -73,7 +74,7 @@ def peaks(source: Path, out: Path, profile: str, overrides: Sequence[str]) -> di
 
     Raises:
         RuntimeError: the run failed, or some video in it.
-        NotImplementedError: no Linux, or one too old to tell shared memory from the rest.
+        ConfigError: no Linux, or one too old to tell shared memory from the rest.
     """
     _check_kernel()
     command = [sys.executable, "-m", "vemoclap_batch", "extract", str(source), "-o", str(out), "--profile", profile]
@@ -133,9 +134,9 @@ def _check_kernel() -> None:
     try:
         found = _rollup("self")
     except OSError as error:
-        raise NotImplementedError("memory is measured by /proc/PID/smaps_rollup, which only Linux has") from error
+        raise ConfigError(["memory is measured by /proc/PID/smaps_rollup, which only Linux has"]) from error
     if "Pss_Shmem" not in found:
-        raise NotImplementedError("this kernel does not tell shared memory from the rest; 5.4 does")
+        raise ConfigError(["this kernel does not tell shared memory from the rest; 5.4 does"])
 
 
 def highest_memory() -> int:
@@ -144,7 +145,7 @@ def highest_memory() -> int:
     for line in Path("/proc/self/status").read_text("ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise NotImplementedError("this kernel does not tell the peak of a process' memory")
+    raise ConfigError(["this kernel does not tell the peak of a process' memory"])
 
 
 def _above(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

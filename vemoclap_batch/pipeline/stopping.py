@@ -32,7 +32,10 @@ class StopRequest:
         self.error: Exception = Stopped()
 
     def abort(self, error: Exception) -> None:
-        """Have an error raised in the main thread, whatever it waits for; for any thread to call."""
+        """Have an error raised in the main thread, for any thread to call.
+
+        That is where it waits in Python, as for the next block of a run; a wait inside Ray's own core goes on.
+        """
         self.error = error
         if self.heard:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
