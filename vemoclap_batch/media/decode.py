@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -13,44 +13,14 @@ import numpy as np
 from vemoclap_batch.failure import ErrorType
 from vemoclap_batch.media import decord_reader, pyav_reader
 from vemoclap_batch.media.address import local_copy
-from vemoclap_batch.media.audio import to_float
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, MediaInfo
+from vemoclap_batch.media.decoded import Decoded
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
-from vemoclap_batch.media.parts import FOLLOWING_S, Part, divide
+from vemoclap_batch.media.parts import FOLLOWING_S, divide
 from vemoclap_batch.media.pictures import Pictures
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.scan import Scan, VideoIndex, scan
 from vemoclap_batch.media.windows import evenly_spaced
-
-
-@dataclass
-class Decoded:
-    """What a Clip is made of, with the sound in half the memory.
-
-    Attributes:
-        frames: uint8 [n, height, width, 3].
-        frame_times: float64 [n], seconds.
-        pcm: int16 [samples], mono, 16 kHz.
-        following: int16 [samples], the beginning of the next part's.
-        part: which part of the video this is.
-        sound_samples: of the whole video.
-    """
-
-    frames: np.ndarray
-    frame_times: np.ndarray
-    pcm: np.ndarray
-    following: np.ndarray
-    info: MediaInfo
-    part: Part
-    sound_samples: int
-
-    def clip(self, video_id: str) -> Clip:
-        """The Clip."""
-        return Clip(
-            video_id, self.frames, self.frame_times, to_float(self.pcm), self.info.duration_s,
-            start_s=self.part.start / SAMPLE_RATE, part=self.part.number, parts=self.part.of,
-            first_frame=self.part.first_frame, following=to_float(self.following), sound_samples=self.sound_samples,
-        )  # fmt: skip
 
 
 def decode(

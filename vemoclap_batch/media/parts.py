@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from vemoclap_batch.media.audio import Sound
 from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.media.decoded import Part
 
 #: What a part knows of the sound after its own: no window of sound may be longer.
 FOLLOWING_S = 10.0
@@ -16,17 +15,6 @@ _SEARCH_S = 30.0
 #: A pause between words; the quietest stretch of this length is cut in the middle.
 _PAUSE_S = 0.4
 _STEP_S = 0.02
-
-
-class Part(NamedTuple):
-    """One part of a video: frames [first_frame, last_frame) of those wanted, samples [start, end) of the sound."""
-
-    number: int
-    of: int
-    first_frame: int
-    last_frame: int
-    start: int
-    end: int
 
 
 def divide(frames: int, sound: Sound, part_frames: int, part_s: float) -> list[Part]:

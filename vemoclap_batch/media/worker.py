@@ -18,8 +18,7 @@ from typing import IO, Any
 from vemoclap_batch.failure import MAX_MESSAGE, ErrorType, Failure
 from vemoclap_batch.media import channel
 from vemoclap_batch.media.clip import Clip, MediaInfo
-from vemoclap_batch.media.decode import Decoded
-from vemoclap_batch.media.parts import Part
+from vemoclap_batch.media.decoded import Decoded, Part
 from vemoclap_batch.media.sampling import Limits, Sampling
 
 #: The owner's module path is handed over, as multiprocessing's spawn does; its main module is not imported again.

@@ -17,7 +17,8 @@ from typing import Any
 
 from vemoclap_batch.failure import ErrorType, Failure
 from vemoclap_batch.media import channel
-from vemoclap_batch.media.decode import Decoded, decode_parts
+from vemoclap_batch.media.decode import decode_parts
+from vemoclap_batch.media.decoded import Decoded
 from vemoclap_batch.media.error import MediaError
 from vemoclap_batch.media.sampling import Limits, Sampling
 
