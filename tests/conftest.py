@@ -37,3 +37,13 @@ def tiny_profile(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(PROFILE)
     return str(path)
+
+
+@pytest.fixture
+def frames_profile(tmp_path):
+    """A profile with the tiny extractor of frames alone, for what needs no texts."""
+    from tests.tiny import FRAMES_PROFILE
+
+    path = tmp_path / "frames.yaml"
+    path.write_text(FRAMES_PROFILE)
+    return str(path)

@@ -1,6 +1,7 @@
 """The main job as a newcomer runs it: the demo, with the real lite models, then the same again."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,17 @@ import duckdb
 import pytest
 
 
-def command(*arguments):
+def command(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "vemoclap_batch", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "vemoclap_batch", *map(str, arguments)], env=os.environ | environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, address):
     out = tmp_path_factory.mktemp("demo")
-    done = command("demo", "-o", out, "--json")
+    done = command("demo", "-o", out, "--json", RAY_ADDRESS=address)
     assert done.returncode == 0, done.stderr
     return out, done
 

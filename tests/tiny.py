@@ -128,7 +128,16 @@ extractors:
 """
 
 
-def tiny_checkpoint(folder):
+#: Of frames alone: every extractor is one more process to start, so tests of other things than texts use this.
+FRAMES_PROFILE = """
+decode: {actors: 1}
+pipeline: {block_videos: 3}
+extractors:
+  clip: {class: "tests.tiny:TinyFrames"}
+"""
+
+
+def tiny_checkpoint(folder, names=("clip", "asr_sentiment")):
     """A fusion checkpoint with random weights for these extractors; returns its folder."""
     import torch
 
@@ -141,6 +150,7 @@ def tiny_checkpoint(folder):
         "asr_sentiment": FeatureSpec(width=2, length=1, sequence=False, space="tiny/length"),
     }
     torch.manual_seed(0)
+    features = {name: features[name] for name in names}
     model = AttentionClassifier(FusionSpec(features=features, labels=LABELS, d_model=8, heads=2, dropout=0.0))
     Checkpoint(model.eval()).save(folder)
     return str(folder)

@@ -130,7 +130,7 @@ def test_a_submitted_job(head, tmp_path, tiny_profile):
     assert "token authentication is enabled" in refused.stderr
 
 
-def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_path, tiny_profile):
+def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_path, frames_profile):
     """More than twice as much as the object store holds."""
     clips = tmp_path / "clips"
     clips.mkdir()
@@ -138,7 +138,7 @@ def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_pat
     for at in range(69):
         shutil.copy(first, clips / f"clip{at}.mp4")
     command = [
-        sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", tmp_path / "out", "--profile", tiny_profile,
+        sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", tmp_path / "out", "--profile", frames_profile,
         "--address", head.gcs, "--set", "extractors.clip.delay_s=0.1",
     ]  # fmt: skip
     run = subprocess.Popen(command, env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
@@ -151,7 +151,7 @@ def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_pat
     assert spilled == 0
 
 
-def test_a_node_that_dies_half_way(head, tmp_path, tiny_profile):
+def test_a_node_that_dies_half_way(head, tmp_path, frames_profile):
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
     for at in range(12):
@@ -159,7 +159,7 @@ def test_a_node_that_dies_half_way(head, tmp_path, tiny_profile):
     with node(f"--address={head.gcs}", *SIZE) as worker:
         wait_for(lambda: "raylet" in names(worker))
         command = [
-            sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile,
+            sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", frames_profile,
             "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
             "--set", "extractors.clip.pool.actors=2",
         ]  # fmt: skip

@@ -80,7 +80,6 @@ pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.pipeline.faulty:FaultyFrames"}
   asr: {class: "tests.tiny:TinySound"}
-  asr_sentiment: {class: "tests.tiny:TinyText", input: asr}
 """
 LITE = """
 pipeline: {block_videos: 1}

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds and limits processes by /proc"),
 ]
 
-TABLES = ("videos", "features/clip", "features/asr", "features/asr_sentiment")
+TABLES = ("videos", "features/clip", "features/asr")
 #: Long enough that decoding one can be caught.
 LONG = ("hanging", "segfault", "killed")
 

@@ -63,10 +63,10 @@ def test_the_hook_gets_the_summary_and_no_shell(tmp_path, capfd):
 
 @pytest.fixture
 def model(tmp_path):
-    """A fusion checkpoint for the tiny extractors."""
+    """A fusion checkpoint for the tiny extractor of frames."""
     from tests.tiny import tiny_checkpoint
 
-    return tiny_checkpoint(tmp_path / "model")
+    return tiny_checkpoint(tmp_path / "model", ["clip"])
 
 
 def job(*arguments):
@@ -78,7 +78,7 @@ def job(*arguments):
     )
 
 
-def test_two_nights(tmp_path, tiny_profile, model, address):
+def test_two_nights(tmp_path, frames_profile, model, address):
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
     make_clip(clips / "first.mp4", seconds=1)
@@ -86,7 +86,7 @@ def test_two_nights(tmp_path, tiny_profile, model, address):
     os.utime(clips / "first.mp4", (time.time() - 3600,) * 2)
     seen = tmp_path / "seen.json"
     hook = f"{sys.executable} -c \"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())\""
-    arguments = ["--source", clips, "--out", out, "--profile", tiny_profile, "--model", model, "--hook", hook]
+    arguments = ["--source", clips, "--out", out, "--profile", frames_profile, "--model", model, "--hook", hook]
     arguments += ["--address", address]
 
     night = job(*arguments)

@@ -27,15 +27,44 @@ def bucket(monkeypatch):
     server.stop()
 
 
-def label(profile, model):
-    command = [
-        sys.executable, "-m", "vemoclap_batch", "label", "s3://videos/incoming", "-o", "s3://videos/labelled set",
-        "--profile", profile, "--model", model, "--json",
-    ]  # fmt: skip
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 3, done.stderr
-    assert "AWS" not in done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+#: The command once for each line of input, on a Ray whose processes have the credentials too.
+PROGRAM = """
+import sys
+from vemoclap_batch.cli import main
+from vemoclap_batch.pipeline.cluster import connected
+
+with connected():
+    for _ in sys.stdin:
+        try:
+            main(sys.argv[1:])
+        except SystemExit as end:
+            print(end.code, flush=True)
+"""
+
+
+@pytest.fixture
+def label(bucket, frames_profile, tmp_path):
+    """Labels what is in the bucket: the command's summary."""
+    model = tiny_checkpoint(tmp_path / "model", ["clip"])
+    command = [sys.executable, "-c", PROGRAM, "label", "s3://videos/incoming", "-o", "s3://videos/labelled set"]
+    command += ["--profile", frames_profile, "--model", model, "--json"]
+    said, errors = [], tmp_path / "errors.txt"
+
+    def once():
+        print(file=process.stdin, flush=True)
+        for line in process.stdout:
+            if line == "3\n":  # the exit status, after the summary
+                return json.loads(said[-1])
+            said.append(line)
+        raise AssertionError(errors.read_text())
+
+    with errors.open("w") as file, subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+    ) as process:  # fmt: skip
+        yield once
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert "AWS" not in "".join(said) + errors.read_text()
 
 
 def read(table):
@@ -45,15 +74,14 @@ def read(table):
     return ds.dataset(paths, filesystem=store).to_table().sort_by("video_id").to_pylist()
 
 
-def test_videos_and_tables_in_a_bucket(bucket, tmp_path, tiny_profile):
+def test_videos_and_tables_in_a_bucket(bucket, label, tmp_path):
     names = ["a clip é.mp4", "deeper/other.mp4"]
     for name in names:
         bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=1)), "videos", f"incoming/{name}")
     bucket.put_object(Bucket="videos", Key="incoming/broken.mp4", Body=b"no video")
     bucket.put_object(Bucket="videos", Key="incoming/readme.txt", Body=b"no video either")
-    model = tiny_checkpoint(tmp_path / "model")
 
-    first = label(tiny_profile, model)
+    first = label()
     assert first["counts"] == {"videos": 3, "done": 2, "skipped": 0, "failed": 1}
     predictions = read("predictions")
     assert [row["uri"] for row in predictions] == [f"s3://videos/incoming/{name}" for name in names]
@@ -63,6 +91,6 @@ def test_videos_and_tables_in_a_bucket(bucket, tmp_path, tiny_profile):
 
     # By its ETag a video is known again, and one that was replaced is done again.
     bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=2)), "videos", "incoming/deeper/other.mp4")
-    second = label(tiny_profile, model)
+    second = label()
     assert second["counts"] == {"videos": 3, "done": 1, "skipped": 1, "failed": 1}
     assert len(read("predictions")) == 3

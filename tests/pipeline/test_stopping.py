@@ -44,12 +44,12 @@ def test_a_second_signal_stops_at_once():
     assert time.monotonic() - began < 5
 
 
-def test_a_run_that_is_asked_to_stop(tmp_path, tiny_profile, address):
+def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
     clips, out, calls = tmp_path / "clips", tmp_path / "out", tmp_path / "calls.txt"
     clips.mkdir()
     for at in range(10):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
-    command = [sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", tiny_profile]
+    command = [sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", frames_profile]
     command += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
     command += ["--set", "pipeline.block_videos=1", "--address", address]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

@@ -243,13 +243,13 @@ def test_the_commands_end_with_one_object(store, profile, command, troubled):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_retry_runs_what_has_failed_for_good(tmp_path, tiny_profile, command):
+def test_retry_runs_what_has_failed_for_good(tmp_path, frames_profile, command):
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
     make_clip(clips / "raise.mp4", seconds=1)
     make_clip(clips / "fine.mp4", seconds=1)
     (clips / "text.mp4").write_text("not a video")
-    settings = ["--profile", tiny_profile, "--json"]
+    settings = ["--profile", frames_profile, "--json"]
     assert command("extract", clips, "-o", out, *settings)[0] == 3
     code, said, _ = command("retry", out, "--stage", "clip", *settings)
     assert (code, said["counts"]) == (3, {"videos": 1, "done": 0, "skipped": 0, "failed": 1})

@@ -93,7 +93,7 @@ class PaddleOcr(Extractor):
                 for text, score, polygon in zip(page["rec_texts"], page["rec_scores"], page["rec_polys"], strict=True)
                 if self._is_trusted(text, score)
             ]
-            for page in (self._ocr.predict(pictures) if pictures else ())
+            for page in (self._ocr.predict_iter(pictures) if pictures else ())
         ]
 
     def _is_trusted(self, text: str, score: float) -> bool:

@@ -25,6 +25,8 @@ from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
 
 #: Frames and sound of an ordinary video as they travel, generously: 16 frames of 640x360 and two minutes.
 _VIDEO_BYTES = 16 * 2**20
+#: An actor is busy with one block and makes another of it; more would only wait.
+_BLOCKS_PER_ACTOR = 2
 
 
 def block_size(videos: int, config: Config, cpus: float) -> int:
@@ -70,7 +72,7 @@ def _run(
     ledger: Any,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """Run rows through some of the plan's stages."""
-    _set_context(size)
+    _set_context(size, sum(stage.actors for stage in stages))
     # Each slice stays a block; to look at them, from_arrow would start a process on the cluster and wait for it.
     dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
     last = {FRAMES: _last(plan, specs, "reads_frames"), WAVEFORM: _last(plan, specs, "reads_waveform")}
@@ -131,8 +133,12 @@ def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
     return readers[-1] if readers else None
 
 
-def _set_context(size: int) -> None:
+def _set_context(size: int, actors: int) -> None:
     context = ray.data.DataContext.get_current()
+    # Else a quarter of the machine's memory would fill with blocks that wait for the slowest stage.
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=actors * _BLOCKS_PER_ACTOR * size * _VIDEO_BYTES
+    )
     context.enable_progress_bars = False
     # A block is what was put together: only what is larger than so many videos usually are is split, and the parts of
     # a long video, which decoding yields one by one, are not put together beyond that.
