@@ -5,7 +5,7 @@ VENV := .venv
 UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
 DONE := $(VENV)/.installed
 
-# Every actor would compile our modules again.
+# Every actor would compile again all that it imports, which doubles the start-up.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test lint lock
@@ -15,8 +15,7 @@ setup: $(DONE)
 $(DONE): requirements.txt pyproject.toml Makefile
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@# Compiled now and for all: the actors of a run would each compile what they import, which doubles the start-up.
-	$(UV) pip install --quiet --require-hashes --compile-bytecode -r requirements.txt
+	$(UV) pip install --quiet --require-hashes -r requirements.txt
 	@# Three opencv distributions share one folder; the headless one goes last, since the others need libGL.
 	$(UV) pip install --quiet --require-hashes --no-deps --reinstall-package opencv-python-headless -r requirements.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation -e .

@@ -25,8 +25,8 @@ from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
 
 #: Frames and sound of an ordinary video as they travel, generously: 16 frames of 640x360 and two minutes.
 _VIDEO_BYTES = 16 * 2**20
-#: An actor is busy with one block and makes another of it; more would only wait.
-_BLOCKS_PER_ACTOR = 2
+#: Blocks under way for each actor: what it reads, what it makes of it, and what waits on either side.
+_BLOCKS_PER_ACTOR = 4
 
 
 def block_size(videos: int, config: Config, cpus: float) -> int:
@@ -135,10 +135,14 @@ def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
 
 def _set_context(size: int, actors: int) -> None:
     context = ray.data.DataContext.get_current()
-    # Else a quarter of the machine's memory would fill with blocks that wait for the slowest stage.
+    # Else blocks that wait for the slowest stage would fill half of the object store, however large the machine is.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         object_store_memory=actors * _BLOCKS_PER_ACTOR * size * _VIDEO_BYTES
     )
+    # Above half of the limit a stage whose output has no room may still run one task; without these, Ray Data lets
+    # the decoder go on instead, and the parts of a long video pile up.
+    context.object_store_memory_pressure_fraction = 0.5
+    context.object_store_reservation_overshoot_ratio = 1.5
     context.enable_progress_bars = False
     # A block is what was put together: only what is larger than so many videos usually are is split, and the parts of
     # a long video, which decoding yields one by one, are not put together beyond that.
