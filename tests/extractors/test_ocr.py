@@ -44,8 +44,8 @@ def test_a_still_picture_is_read_once(ocr, monkeypatch):
     still = written("Nothing moves here").astype(int)
     clip = frames_clip(*np.clip(still + noise, 0, 255).astype(np.uint8))
     read = []
-    predict = ocr._ocr.predict
-    monkeypatch.setattr(ocr._ocr, "predict", lambda pictures: read.extend(pictures) or predict(pictures))
+    predict = ocr._ocr.predict_iter
+    monkeypatch.setattr(ocr._ocr, "predict_iter", lambda pictures: read.extend(pictures) or predict(pictures))
     (result,) = ocr.extract([clip])
     assert len(read) == 1
     assert [line["frame"] for line in result.extras["lines"]] == [0, 1, 2, 3, 4]
