@@ -22,6 +22,15 @@ pytestmark = pytest.mark.usefixtures("cluster")
 HYPER = {"max_steps": 25, "evaluate_every": 10, "lr": 1e-3, "label_smoothing": 0.1, "class_weights": True}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _impatient():
+    """Ray Train looks after its workers five times a second, and starts no actor that waits for nodes to be taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("distributed") / "made", per_label=27, shards=3)
