@@ -17,14 +17,15 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.pipeline.parts import Joiner
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
 from vemoclap_batch.pipeline.stages import DecodeStage, ExtractStage
 from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
 
-#: Frames and sound of an ordinary video as they travel, generously: 16 frames of 640x360 and two minutes.
-_VIDEO_BYTES = 16 * 2**20
+#: Two minutes of sound, as it travels.
+_SOUND_BYTES = 2 * 120 * SAMPLE_RATE
 #: Blocks under way for each actor: what it reads, what it makes of it, and what waits on either side.
 _BLOCKS_PER_ACTOR = 4
 
@@ -72,7 +73,7 @@ def _run(
     ledger: Any,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """Run rows through some of the plan's stages."""
-    _set_context(size, sum(stage.actors for stage in stages))
+    _set_context(size * _video_bytes(config), sum(stage.actors for stage in stages))
     # Each slice stays a block; to look at them, from_arrow would start a process on the cluster and wait for it.
     dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
     last = {FRAMES: _last(plan, specs, "reads_frames"), WAVEFORM: _last(plan, specs, "reads_waveform")}
@@ -133,11 +134,17 @@ def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
     return readers[-1] if readers else None
 
 
-def _set_context(size: int, actors: int) -> None:
+def _video_bytes(config: Config) -> int:
+    """Frames and sound of an ordinary video as they travel: RGB pictures of 16 to 9, and two minutes."""
+    picture = 3 * config.sampling.short_side**2 * 16 // 9
+    return min(config.sampling.frames, config.decode.part_frames) * picture + _SOUND_BYTES
+
+
+def _set_context(block_bytes: int, actors: int) -> None:
     context = ray.data.DataContext.get_current()
     # Else blocks that wait for the slowest stage would fill half of the object store, however large the machine is.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-        object_store_memory=actors * _BLOCKS_PER_ACTOR * size * _VIDEO_BYTES
+        object_store_memory=actors * _BLOCKS_PER_ACTOR * block_bytes
     )
     # Above half of the limit a stage whose output has no room may still run one task; without these, Ray Data lets
     # the decoder go on instead, and the parts of a long video pile up.
@@ -146,7 +153,7 @@ def _set_context(size: int, actors: int) -> None:
     context.enable_progress_bars = False
     # A block is what was put together: only what is larger than so many videos usually are is split, and the parts of
     # a long video, which decoding yields one by one, are not put together beyond that.
-    context.target_max_block_size = size * _VIDEO_BYTES
+    context.target_max_block_size = block_bytes
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Bounds on restarts and retries have no other way in as yet; the pinned version keeps this one.
