@@ -45,16 +45,18 @@ def test_a_sound_is_the_same_in_memory_and_on_disk(samples, start, end):
     samples=st.integers(0, 300_000),
     frames=st.integers(0, 500),
     part_frames=st.integers(1, 120),
+    more=st.integers(0, 120),
     part_samples=st.integers(1000, 120_000),
 )
-def test_parts_cover_everything_once_and_keep_the_bounds(samples, frames, part_frames, part_samples):
-    parts = divide(frames, sound_of(noise(samples)), part_frames, part_samples / SAMPLE_RATE)
+def test_parts_cover_everything_once_and_keep_the_bounds(samples, frames, part_frames, more, part_samples):
+    whole = part_frames + more
+    parts = divide(frames, sound_of(noise(samples)), part_frames, whole, part_samples / SAMPLE_RATE)
 
     assert [part.number for part in parts] == list(range(len(parts)))
     assert {part.of for part in parts} == {len(parts)}
-    assert len(parts) == 1 or frames > part_frames or samples > part_samples
+    assert len(parts) == 1 or frames > whole or samples > part_samples
     for size, most, ranges in (
-        (frames, part_frames, [(part.first_frame, part.last_frame) for part in parts]),
+        (frames, part_frames if frames > whole else frames, [(part.first_frame, part.last_frame) for part in parts]),
         (samples, part_samples, [(part.start, part.end) for part in parts]),
     ):
         assert ranges[0][0] == 0

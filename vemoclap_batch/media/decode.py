@@ -98,11 +98,11 @@ class _Parts:
 
     def read(self, address: str) -> Iterator[Decoded]:
         """Every part in turn."""
-        index, sound = self._found.video, self._found.pcm
+        index, sound, limits = self._found.video, self._found.pcm, self._limits
         wanted = np.zeros(0, np.int64)
         if index is not None and self._want_frames:
             wanted = self._numbers(index)
-        parts = divide(len(wanted), sound, self._limits.part_frames, self._limits.part_s)
+        parts = divide(len(wanted), sound, limits.part_frames, limits.whole_frames, limits.part_s)
         groups = [wanted[part.first_frame : part.last_frame].tolist() for part in parts]
         for part, (frames, times) in zip(parts, self._pictures(index, groups), strict=True):
             if part.number == part.of - 1:
@@ -123,7 +123,7 @@ class _Parts:
             return wanted_frames(index, self._sampling)
         total = len(index.pts)
         count = _count(index, self._sampling)
-        if min(count, total) > self._limits.part_frames:
+        if min(count, total) > self._limits.whole_frames:
             # Read in turn, and too many to keep: how many there really are has to be known first.
             total = pyav_reader.count_in_turn(self._path, index, self._sampling.short_side, self._threads, self._beat)
         return evenly_spaced(total, min(count, total))

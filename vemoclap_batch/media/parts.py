@@ -17,7 +17,7 @@ _PAUSE_S = 0.4
 _STEP_S = 0.02
 
 
-def divide(frames: int, sound: Sound, part_frames: int, part_s: float) -> list[Part]:
+def divide(frames: int, sound: Sound, part_frames: int, whole_frames: int, part_s: float) -> list[Part]:
     """The parts of a video; one when both its frames and its sound fit into it.
 
     Frames and sound are divided each by itself: no extractor reads both. All parts of one kind but the last are full;
@@ -26,10 +26,12 @@ def divide(frames: int, sound: Sound, part_frames: int, part_s: float) -> list[P
     Args:
         frames: how many frames are wanted of the video.
         sound: its sound.
-        part_frames: frames in a part, at most.
+        part_frames: frames in a part of several.
+        whole_frames: as many frames are not divided.
         part_s: seconds of sound in a part, at most.
     """
-    pictures = [(first, min(first + part_frames, frames)) for first in range(0, frames, part_frames)]
+    step = part_frames if frames > whole_frames else max(frames, 1)
+    pictures = [(first, min(first + step, frames)) for first in range(0, frames, step)]
     ends = cuts(sound, max(round(part_s * SAMPLE_RATE), 1))
     sounds = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
     count = max(len(pictures), len(sounds), 1)

@@ -18,6 +18,7 @@ from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.pipeline.parts import Joiner
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
@@ -27,7 +28,7 @@ from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
 #: Two minutes of sound, as it travels.
 _SOUND_BYTES = 2 * 120 * SAMPLE_RATE
 #: Blocks under way for each actor: what it reads, what it makes of it, and what waits on either side.
-_BLOCKS_PER_ACTOR = 4
+_BLOCKS_PER_ACTOR = 3
 
 
 def block_size(videos: int, config: Config, cpus: float) -> int:
@@ -137,7 +138,9 @@ def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
 def _video_bytes(config: Config) -> int:
     """Frames and sound of an ordinary video as they travel: RGB pictures of 16 to 9, and two minutes."""
     picture = 3 * config.sampling.short_side**2 * 16 // 9
-    return min(config.sampling.frames, config.decode.part_frames) * picture + _SOUND_BYTES
+    return (
+        min(config.sampling.frames, Limits(part_frames=config.decode.part_frames).whole_frames) * picture + _SOUND_BYTES
+    )
 
 
 def _set_context(block_bytes: int, actors: int) -> None:
