@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata, util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, th
         threads: of the CPU.
     """
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
-    from paddleocr import PaddleOCR
+    with _unseen("torch"):
+        from paddleocr import PaddleOCR
 
     logging.getLogger("paddlex").setLevel(logging.WARNING)
     if engine == ONNX:
@@ -54,6 +58,25 @@ def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, th
         engine=engine,
         **options,
     )
+
+
+@contextmanager
+def _unseen(hidden: str) -> Iterator[None]:
+    """Let a package that is looked for seem absent.
+
+    Among what PaddleOCR imports is modelscope, which imports torch where it is installed, to name a logger after the
+    process' rank. That takes 3 s and 480 MiB of every process that reads text, and serves nothing there.
+    """
+    find_spec = util.find_spec
+
+    def look_for(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == hidden else find_spec(name, package)
+
+    util.find_spec = look_for
+    try:
+        yield
+    finally:
+        util.find_spec = find_spec
 
 
 def installed_engine() -> str:
