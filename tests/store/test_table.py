@@ -90,6 +90,24 @@ def test_duckdb_pandas_and_pyarrow_read_it(tmp_path):
     assert pq.read_schema(shard).metadata[b"width"] == b"3"
 
 
+def test_numbers_that_never_repeat_are_written_without_a_dictionary(tmp_path):
+    nested = {"lines": pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))}
+    schema = schemas.features(False, nested, 1000)
+    store = Store(str(tmp_path))
+    feature = np.random.default_rng(0).normal(size=(20, 1000)).astype(np.float32)
+    row = {"video_id": ["v"], "content_key": ["c"], "run_id": ["r"], "feature": feature_array([feature])}
+    wanted = pa.table(row | {"lines": [[{"text": "a", "score": 0.5}] * 9]}).cast(schema)
+    sent = store.features("asr", "f", schema)
+    assert sent.append(wanted) == 1
+    assert sent.read().drop_columns(["run_id"]).equals(wanted.drop_columns(["run_id"]))
+    [shard] = (tmp_path / "features" / "asr" / "f").glob("part-*.parquet")
+    group = pq.read_metadata(shard).row_group(0)
+    columns = {group.column(at).path_in_schema: group.column(at) for at in range(group.num_columns)}
+    has = {path for path, column in columns.items() if column.has_dictionary_page}
+    assert has == {"video_id", "content_key", "run_id", "lines.list.element.text"}
+    assert columns["feature.list.element.list.element"].compression == "ZSTD"
+
+
 def test_the_current_content_of_a_video_is_the_latest_runs(tmp_path):
     store = Store(str(tmp_path))
     for run, content in (("20260102", "new"), ("20260101", "old")):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.filesystem import delete, files
 from vemoclap_batch.store.journal import Entry
+from vemoclap_batch.store.parquet import encoding
 from vemoclap_batch.store.patience import is_local, patiently
 from vemoclap_batch.store.store import Store
 
@@ -156,7 +157,7 @@ def _merge(filesystem: pafs.FileSystem, group: Sequence[_Shard], path: str) -> N
 
 
 def _write(filesystem: pafs.FileSystem, group: Sequence[_Shard], stream: object) -> None:
-    with closing(pq.ParquetWriter(stream, group[0].schema, compression="zstd")) as writer:
+    with closing(pq.ParquetWriter(stream, group[0].schema, **encoding(group[0].schema))) as writer:
         pending: list[pa.Table] = []
         size = 0
         for shard in group:

@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.store.parquet import encoding
 from vemoclap_batch.store.patience import is_local, patiently, reason
 
 _TEMPORARY = ".tmp"
@@ -61,7 +62,7 @@ def write_atomically(
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, **encoding(table.schema))
     return sink.getvalue().to_pybytes()
 
 
