@@ -17,7 +17,7 @@ from vemoclap_batch.pipeline.missing import Work, features_table
 from vemoclap_batch.pipeline.rows import DECODED
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import Table, keys
+from vemoclap_batch.store.table import Table, keys, picked
 
 
 @dataclass
@@ -61,13 +61,13 @@ class Committer:
         """Commit one finished block."""
         failed: set[str] = set()
         if DECODED in block.column_names:
-            decoded = block.filter(pc.is_valid(block[DECODED]))
+            decoded = picked(block, pc.is_valid(block[DECODED]))
             self._count("decode", decoded, DECODED)
             failed |= self._commit_failures(decoded, DECODED, None)
             self._commit_videos(_succeeded(decoded, DECODED))
         for name, spec in self._specs.items():
             if name in block.column_names:
-                found = block.filter(pc.is_valid(block[name]))
+                found = picked(block, pc.is_valid(block[name]))
                 self._count(name, found, name)
                 failed |= self._commit_failures(found, name, spec)
                 self._commit_features(_succeeded(found, name), name)
@@ -132,7 +132,7 @@ _FAILURE_COLUMNS = ["video_id", "content_key", "uri"]
 
 
 def _succeeded(rows: pa.Table, column: str) -> pa.Table:
-    return rows.filter(pc.is_null(pc.struct_field(rows[column], "error_type")))
+    return picked(rows, pc.is_null(pc.struct_field(rows[column], "error_type")))
 
 
 def _names(rows: pa.Table, column: str) -> list[str]:

@@ -15,7 +15,7 @@ from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline import rows as R
 from vemoclap_batch.pipeline.missing import features_table
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import keys
+from vemoclap_batch.store.table import KEY, keys
 
 #: Frames are taken this often where the profile does not say: as often as the paper says that it does.
 EVERY_S = 1.0
@@ -105,6 +105,7 @@ class LaterTexts:
         """Take the texts of joined rows."""
         if R.DECODED not in joined.column_names:
             return
+        joined = joined.select([name for name in joined.column_names if name in {*KEY, R.DECODED, *self._sources}])
         long = joined.filter(pc.greater(pc.fill_null(pc.struct_field(joined[R.DECODED], "parts"), 1), 1))
         for row, key in enumerate(keys(long).to_pylist()):
             texts: dict[str, object] = {}

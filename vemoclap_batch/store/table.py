@@ -28,6 +28,11 @@ T = TypeVar("T")
 _READERS, _REMOTE_READERS = 4, 32
 
 
+def picked(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The rows that a mask picks; the table itself when it picks all, since a copy of long features is large."""
+    return rows if pc.all(mask, skip_nulls=False).as_py() else rows.filter(mask)
+
+
 def keys(table: pa.Table | pa.RecordBatch) -> pa.ChunkedArray | pa.Array:
     """One string per row that names its video and content; NUL parts the two, which neither may hold."""
     return pc.binary_join_element_wise(
@@ -118,7 +123,7 @@ class Table:
         for key in found:
             new.append(key not in there)
             there.add(key)
-        return rows.filter(pa.array(new, pa.bool_()))
+        return picked(rows, pa.array(new, pa.bool_()))
 
     def _keys(self) -> pa.ChunkedArray:
         return keys(self._steadily(lambda paths: pa.concat_tables(self._parts(paths, list(KEY)) or [self._none(KEY)])))
