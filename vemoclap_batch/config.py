@@ -57,8 +57,10 @@ class Decode(_Settings):
     timeout_s: float = Field(120, gt=0, description="a worker silent for this long is killed")
     memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
     max_duration_s: float = Field(86_400, gt=0, description="sound after this is left out, with a warning")
-    part_s: float = Field(600, ge=1, description="seconds of sound that travel as one piece; ASR is cut there")
-    part_frames: int = Field(16, ge=1, description="frames in a part of a long video; twice as many are not divided")
+    whole_s: float = Field(600, ge=0, description="a video with more seconds of sound travels in parts")
+    whole_frames: int = Field(32, ge=0, description="a video of which more frames are taken travels in parts")
+    part_s: float = Field(120, ge=1, description="seconds of sound in a part, at most; ASR is cut there")
+    part_frames: int = Field(16, ge=1, description="frames in a part, at most")
     decoder: Literal["decord", "pyav"] = Field(
         "decord", description="reads the frames; PyAV steps in where decord cannot"
     )

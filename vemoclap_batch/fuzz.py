@@ -150,7 +150,7 @@ def _faults(clip: Clip, info: MediaInfo, limits: Limits) -> list[str]:
         "times outside the video": not ((times >= 0) & (times <= info.duration_s)).all(),
         "times out of order": bool((np.diff(times) < 0).any()),
         "more frames than asked for": len(clip.frames) > limits.whole_frames,
-        "more sound than asked for": len(clip.waveform) > limits.part_s * 16_000 + 1,
+        "more sound than asked for": len(clip.waveform) > limits.whole_s * 16_000 + 1,
         "sound beyond full scale": bool(len(sound)) and not np.abs(sound).max() <= 1,
         "neither frames nor sound": not (info.has_video or info.has_audio),
         "no finite length": not 0 <= info.duration_s < float("inf"),

@@ -11,7 +11,7 @@ from tests.clips import make_clip, pattern, sine
 from vemoclap_batch.media.audio import Sound
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.decode import decode, decode_parts
-from vemoclap_batch.media.decoded import to_float
+from vemoclap_batch.media.decoded import Part, to_float
 from vemoclap_batch.media.parts import FOLLOWING_S, cuts, divide, quietest
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import clip_windows, evenly_spaced, window_starts
@@ -45,18 +45,27 @@ def test_a_sound_is_the_same_in_memory_and_on_disk(samples, start, end):
     samples=st.integers(0, 300_000),
     frames=st.integers(0, 500),
     part_frames=st.integers(1, 120),
-    more=st.integers(0, 120),
     part_samples=st.integers(1000, 120_000),
+    whole_frames=st.integers(0, 500),
+    whole_samples=st.integers(0, 300_000),
 )
-def test_parts_cover_everything_once_and_keep_the_bounds(samples, frames, part_frames, more, part_samples):
-    whole = part_frames + more
-    parts = divide(frames, sound_of(noise(samples)), part_frames, whole, part_samples / SAMPLE_RATE)
+def test_parts_cover_everything_once_and_keep_the_bounds(
+    samples, frames, part_frames, part_samples, whole_frames, whole_samples
+):
+    limits = Limits(
+        part_s=part_samples / SAMPLE_RATE, part_frames=part_frames,
+        whole_s=whole_samples / SAMPLE_RATE, whole_frames=whole_frames,
+    )  # fmt: skip
+    parts = divide(frames, sound_of(noise(samples)), limits)
+    if frames <= whole_frames and samples <= whole_samples:
+        assert parts == [Part(0, 1, 0, frames, 0, samples)]
+        return
 
     assert [part.number for part in parts] == list(range(len(parts)))
     assert {part.of for part in parts} == {len(parts)}
-    assert len(parts) == 1 or frames > whole or samples > part_samples
+    assert len(parts) == 1 or frames > part_frames or samples > part_samples
     for size, most, ranges in (
-        (frames, part_frames if frames > whole else frames, [(part.first_frame, part.last_frame) for part in parts]),
+        (frames, part_frames, [(part.first_frame, part.last_frame) for part in parts]),
         (samples, part_samples, [(part.start, part.end) for part in parts]),
     ):
         assert ranges[0][0] == 0
@@ -114,7 +123,7 @@ def long(tmp_path_factory):
                          options=options))  # fmt: skip
 
 
-LIMITS = Limits(part_s=20, part_frames=7)
+LIMITS = Limits(whole_s=20, whole_frames=7, part_s=20, part_frames=7)
 EVERY = Sampling(every_s=1.0)
 
 
@@ -162,7 +171,7 @@ def test_a_file_without_times_gives_the_same_frames_in_parts(tmp_path):
     path = str(make_clip(tmp_path / "h264.avi", frames=pattern(90), codec="libx264", options={"bf": "2", "g": "12"}))
     sampling = Sampling(frames=40)
     whole, _ = decode(path, sampling=sampling)
-    parts = [item.clip("v") for item in decode_parts(path, sampling, Limits(part_frames=9))]
+    parts = [item.clip("v") for item in decode_parts(path, sampling, Limits(whole_frames=9, part_frames=9))]
     assert [len(part.frames) for part in parts] == [9, 9, 9, 9, 4]
     assert np.array_equal(np.concatenate([part.frames for part in parts]), whole.frames)
     assert np.array_equal(np.concatenate([part.frame_times for part in parts]), whole.frame_times)

@@ -85,5 +85,5 @@ LITE = """
 pipeline: {block_videos: 1}
 extractors:
   clip: {class: "vemoclap_batch.extractors.efficientnet:EfficientNetLite"}
-  beats: {class: "vemoclap_batch.extractors.voice:Voice"}
+  asr: {class: "vemoclap_batch.extractors.whisper:Whisper"}
 """

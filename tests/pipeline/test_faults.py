@@ -23,7 +23,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pytest
 
-from tests.clips import make_clip, pattern
+from tests.clips import make_clip, pattern, speech
 from tests.pipeline.faulty import FRAMES_AT_A_TIME, LITE, PROFILE
 from tests.s3 import Server
 from vemoclap_batch.cli import main
@@ -370,8 +370,10 @@ def test_lite_after_its_actor_and_then_its_driver_were_killed(address, tmp_path)
     profile, folder = tmp_path / "lite.yaml", tmp_path / "clips"
     profile.write_text(LITE)
     folder.mkdir()
+    words, rate = speech()
     for at in range(3):
-        make_clip(folder / f"clip{at}.mp4", size=(320, 240))
+        spoken = words[at * rate : (at + 4) * rate]
+        make_clip(folder / f"clip{at}.mp4", seconds=4, size=(320, 240), audio=spoken, audio_rate=rate)
     out = tmp_path / "out"
     process = start(address, folder, out, profile)
     wait_for(lambda: committed(out) or process.poll() is not None)
@@ -382,4 +384,5 @@ def test_lite_after_its_actor_and_then_its_driver_were_killed(address, tmp_path)
     process.communicate()
     assert extract(folder, out, profile) == 0
     assert extract(folder, tmp_path / "undisturbed", profile) == 0
-    check_same(out, tmp_path / "undisturbed", ("videos", "features/clip", "features/beats"))
+    assert all(row["text"] for row in read(out, "features/asr"))
+    check_same(out, tmp_path / "undisturbed")

@@ -67,7 +67,7 @@ def test_parts_and_one_piece_give_the_same_tables_and_windows_their_predictions(
     window, videos = Window(10, 5), read_sources([str(clips)]).rows
     calls = {name: tmp_path / f"{name}.txt" for name in ("one", "parts")}
     overrides = {
-        "one": ["decode.part_s=10000", "decode.part_frames=10000"],
+        "one": ["decode.whole_s=10000", "decode.whole_frames=10000"],
         "parts": ["decode.part_s=60", "decode.part_frames=50", "pipeline.block_videos=2"],
     }
     runs = {}

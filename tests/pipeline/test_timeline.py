@@ -44,7 +44,7 @@ def parts(tmp_path_factory):
     audio = (sine(60, rate=16_000) * (np.mod(times, 5) > 1)).astype(np.float32)
     path = tmp_path_factory.mktemp("clips") / "v.mkv"
     make_clip(path, frames=pattern(120), fps=2, audio=audio, audio_rate=16_000, audio_codec="pcm_s16le")
-    decoded = decode_parts(str(path), Sampling(every_s=1.0), Limits(part_s=15, part_frames=30))
+    decoded = decode_parts(str(path), Sampling(every_s=1.0), Limits(whole_s=15, part_s=15, part_frames=30))
     return [(item.clip("v"), item.info) for item in decoded]
 
 

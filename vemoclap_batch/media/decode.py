@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,7 +52,7 @@ def decode(
         MediaError: there is no clip to be had, and why.
         MemoryError: the video needs more memory than the process may use.
     """
-    whole = replace(limits or Limits(), part_s=sys.maxsize / SAMPLE_RATE, part_frames=sys.maxsize)
+    whole = replace(limits or Limits(), whole_s=math.inf, whole_frames=sys.maxsize)
     [decoded] = decode_parts(address, sampling or Sampling(), whole, want_frames=want_frames, want_audio=want_audio)
     return decoded.clip(video_id), decoded.info
 
@@ -98,11 +99,11 @@ class _Parts:
 
     def read(self, address: str) -> Iterator[Decoded]:
         """Every part in turn."""
-        index, sound, limits = self._found.video, self._found.pcm, self._limits
+        index, sound = self._found.video, self._found.pcm
         wanted = np.zeros(0, np.int64)
         if index is not None and self._want_frames:
             wanted = self._numbers(index)
-        parts = divide(len(wanted), sound, limits.part_frames, limits.whole_frames, limits.part_s)
+        parts = divide(len(wanted), sound, self._limits)
         groups = [wanted[part.first_frame : part.last_frame].tolist() for part in parts]
         for part, (frames, times) in zip(parts, self._pictures(index, groups), strict=True):
             if part.number == part.of - 1:

@@ -7,6 +7,7 @@ import numpy as np
 from vemoclap_batch.media.audio import Sound
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.media.decoded import Part
+from vemoclap_batch.media.sampling import Limits
 
 #: What a part knows of the sound after its own: no window of sound may be longer.
 FOLLOWING_S = 10.0
@@ -17,8 +18,8 @@ _PAUSE_S = 0.4
 _STEP_S = 0.02
 
 
-def divide(frames: int, sound: Sound, part_frames: int, whole_frames: int, part_s: float) -> list[Part]:
-    """The parts of a video; one when both its frames and its sound fit into it.
+def divide(frames: int, sound: Sound, limits: Limits) -> list[Part]:
+    """The parts of a video; one while neither its frames nor its sound are more than is left whole.
 
     Frames and sound are divided each by itself: no extractor reads both. All parts of one kind but the last are full;
     where there are more parts of the other kind, those that are left have none of it.
@@ -26,13 +27,13 @@ def divide(frames: int, sound: Sound, part_frames: int, whole_frames: int, part_
     Args:
         frames: how many frames are wanted of the video.
         sound: its sound.
-        part_frames: frames in a part of several.
-        whole_frames: as many frames are not divided.
-        part_s: seconds of sound in a part, at most.
+        limits: how much is left whole, and how much a part has at most.
     """
-    step = part_frames if frames > whole_frames else max(frames, 1)
+    if frames <= limits.whole_frames and len(sound) <= limits.whole_s * SAMPLE_RATE:
+        return [Part(0, 1, 0, frames, 0, len(sound))]
+    step = limits.part_frames
     pictures = [(first, min(first + step, frames)) for first in range(0, frames, step)]
-    ends = cuts(sound, max(round(part_s * SAMPLE_RATE), 1))
+    ends = cuts(sound, max(round(limits.part_s * SAMPLE_RATE), 1))
     sounds = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
     count = max(len(pictures), len(sounds), 1)
     pictures += [(frames, frames)] * (count - len(pictures))

@@ -46,8 +46,9 @@ class Limits:
             video takes as long as it needs.
         memory_gb: address space of the worker process above its start, in GiB.
         max_duration_s: sound after this is left out, with a warning; it bounds the disk that waiting sound takes.
-        part_s: seconds of sound in one part of a video, at most. What a model of speech hears is cut there.
-        part_frames: frames in one part of several. Up to twice as many are not divided.
+        whole_s, whole_frames: a video with no more sound and frames goes through in one piece, another in parts.
+        part_s: seconds of sound in one of several parts, at most. What a model of speech hears is cut there.
+        part_frames: frames in one of several parts, at most.
         threads: of the video decoder. One, because the pipeline runs a worker per core.
         decoder: what reads the frames. Both give the same pixels (of more than 8 bits, the same but for how chroma is
             interpolated); PyAV skips the pictures that no wanted one depends
@@ -58,13 +59,10 @@ class Limits:
     timeout_s: float = 120.0
     memory_gb: float = 4.0
     max_duration_s: float = 86_400.0
-    part_s: float = 600.0
+    whole_s: float = 600.0
+    whole_frames: int = 32
+    part_s: float = 120.0
     part_frames: int = 16
     threads: int = 1
     decoder: Literal["pyav", "decord"] = "pyav"
     policy: Policy = ANYWHERE
-
-    @property
-    def whole_frames(self) -> int:
-        """As many frames are not divided: a little more in one piece is cheaper than joining two."""
-        return 2 * self.part_frames

@@ -21,7 +21,7 @@ SILENCE_DB = -100.0
 _FFT = 1024
 _SHORTEST, _LONGEST = int(SAMPLE_RATE / HIGHEST), int(np.ceil(SAMPLE_RATE / LOWEST))
 # Frames in one piece of work: long tracks do not fit into memory at once.
-_CHUNK = 2048
+_CHUNK = 256
 
 # Boersma (1993), "Accurate short-term analysis of the fundamental frequency", with the costs given there per 10 ms
 # halved where they are per change, since our frames are 20 ms apart.

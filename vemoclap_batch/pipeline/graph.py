@@ -18,7 +18,6 @@ from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.catalog import Spec
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.pipeline.parts import Joiner
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
@@ -138,9 +137,7 @@ def _last(plan: Plan, specs: Mapping[str, Spec], reads: str) -> str | None:
 def _video_bytes(config: Config) -> int:
     """Frames and sound of an ordinary video as they travel: RGB pictures of 16 to 9, and two minutes."""
     picture = 3 * config.sampling.short_side**2 * 16 // 9
-    return (
-        min(config.sampling.frames, Limits(part_frames=config.decode.part_frames).whole_frames) * picture + _SOUND_BYTES
-    )
+    return min(config.sampling.frames, config.decode.whole_frames) * picture + _SOUND_BYTES
 
 
 def _set_context(block_bytes: int, actors: int) -> None:

@@ -156,7 +156,7 @@ def _is_long(item: _Media) -> bool:
 
 
 def _limits(config: Config) -> Limits:
-    names = ("timeout_s", "memory_gb", "max_duration_s", "decoder", "part_s", "part_frames")
+    names = ("timeout_s", "memory_gb", "max_duration_s", "decoder", "whole_s", "whole_frames", "part_s", "part_frames")
     return Limits(**{name: getattr(config.decode, name) for name in names}, policy=config.sources.policy)
 
 
