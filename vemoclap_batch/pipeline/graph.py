@@ -27,7 +27,7 @@ from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
 #: Two minutes of sound, as it travels.
 _SOUND_BYTES = 2 * 120 * SAMPLE_RATE
 #: Blocks under way for each actor: what it reads, what it makes of it, and what waits on either side.
-_BLOCKS_PER_ACTOR = 3
+_BLOCKS_PER_ACTOR = 2
 
 
 def block_size(videos: int, config: Config, cpus: float) -> int:

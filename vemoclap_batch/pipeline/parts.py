@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,8 @@ class Joiner:
             specs: the run's extractors.
         """
         self._specs = specs
-        self._waiting: defaultdict[str, dict[int, pa.Table]] = defaultdict(dict)
+        self._waiting: defaultdict[str, dict[int, _Packed]] = defaultdict(dict)
+        self._schemas: list[pa.Schema] = []
         self._stopped: set[str] = set()
 
     def add(self, block: pa.Table) -> pa.Table:
@@ -48,13 +49,20 @@ class Joiner:
             part = row[R.DECODED][0].as_py()
             if not part["parts"]:
                 self._stopped.add(key)
-            self._waiting[key][part["part"]] = row
+            self._waiting[key][part["part"]] = self._packed(row, part["parts"])
             if key in self._stopped:
                 del self._waiting[key]
             elif len(self._waiting[key]) == _parts(self._waiting[key].values()):
                 found = self._waiting.pop(key)
-                ready.append(join([found[number] for number in sorted(found)], self._specs))
+                ready.append(join([found[number].row() for number in sorted(found)], self._specs))
         return pa.concat_tables(ready, promote_options="default")
+
+    def _packed(self, row: pa.Table, parts: int) -> _Packed:
+        schema = next((known for known in self._schemas if known.equals(row.schema)), None)
+        if schema is None:
+            self._schemas.append(schema := row.schema)
+        [batch] = row.combine_chunks().to_batches()
+        return _Packed(parts, schema, batch.serialize())
 
     def lost(self) -> pa.Table | None:
         """Once no block is left: a failed row for each video some of whose parts never came, or None."""
@@ -62,16 +70,33 @@ class Joiner:
         for found in self._waiting.values():
             message = f"only {len(found)} of its {_parts(found.values())} parts came through; the others' process died"
             failure = {"error_type": str(ErrorType.WORKER_DIED), "message": message, "seconds": 0.0, "ready_at": 0.0}
-            row = next(iter(found.values()))
+            row = next(iter(found.values())).row()
             decoded = pa.array([failure], R.DECODED_TYPE)
             failed.append(_work(row).append_column(R.DECODED, decoded))
         self._waiting.clear()
         return pa.concat_tables(failed) if failed else None
 
 
-def _parts(rows: Any) -> int:
+class _Packed(NamedTuple):
+    """A part's row while it waits: many parts do, and a table's own objects take more memory than the numbers in it.
+
+    Attributes:
+        parts: how many parts the video has, as far as this one knew.
+        schema: of the row, one for all.
+        batch: the row, in the bytes that Arrow sends.
+    """
+
+    parts: int
+    schema: pa.Schema
+    batch: pa.Buffer
+
+    def row(self) -> pa.Table:
+        return pa.Table.from_batches([pa.ipc.read_record_batch(self.batch, self.schema)])
+
+
+def _parts(found: Iterable[_Packed]) -> int:
     """How many parts there will be: fewer than first said when decoding failed midway."""
-    return min(row[R.DECODED][0].as_py()["parts"] for row in rows)
+    return min(packed.parts for packed in found)
 
 
 def _work(row: pa.Table) -> pa.Table:
