@@ -26,7 +26,7 @@ from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
 
 #: Two minutes of sound, as it travels.
 _SOUND_BYTES = 2 * 120 * SAMPLE_RATE
-#: Blocks under way for each actor: what it reads, what it makes of it, and what waits on either side.
+#: Blocks under way for each actor: what it reads and what it makes of it.
 _BLOCKS_PER_ACTOR = 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +24,6 @@ from vemoclap_batch.pipeline import rows as R
 from vemoclap_batch.pipeline.ledger import guarded
 
 _Media = tuple[Clip, MediaInfo] | Failure | None
-_LIBC = ctypes.CDLL(None)
 
 
 class DecodeStage:
@@ -157,8 +157,10 @@ def _with_results(
 
 def _trim() -> None:
     """Give the system back what the C library keeps of memory that is free: between two blocks, an actor waits."""
-    if hasattr(_LIBC, "malloc_trim"):
-        _LIBC.malloc_trim(0)
+    # glibc alone has it.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _is_long(item: _Media) -> bool:
