@@ -8,7 +8,7 @@ DONE := $(VENV)/.installed
 # Every actor would compile again all that it imports, which doubles the start-up.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test lint lock
+.PHONY: setup demo test pytest lint lock
 
 setup: $(DONE)
 
@@ -29,7 +29,11 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-test: lint
+# Type checking takes a core for half a minute; the first tests leave one free.
+test: setup
+	$(MAKE) --jobs=2 lint pytest
+
+pytest: setup
 	$(VENV)/bin/python -m pytest
 
 # Resolve the pinned set anew after a change of pyproject.toml.

@@ -60,7 +60,7 @@ def test_two_workers_agree_with_one(filled, tmp_path):
 
 def test_a_lost_worker_is_made_up_for_and_dropout_repeats(filled, tmp_path):
     """Both in one: a run that loses a worker ends with the weights of one that does not."""
-    options = {"workers": 2, "dropout": 0.3, "hyper": {**HYPER, "max_steps": 60}, "save_every_s": 0.0}
+    options = {"workers": 2, "dropout": 0.3, "hyper": {**HYPER, "max_steps": 40}, "save_every_s": 0.0}
     undisturbed = run(filled, tmp_path / "undisturbed", **options)
     killed = []
     watcher = threading.Thread(target=_kill_one, args=(tmp_path / "disturbed" / ".state", killed), daemon=True)
