@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -105,3 +108,24 @@ def test_a_broken_clip_fails_alone(ocr):
     assert isinstance(good, Result)
     assert good.extras == other.extras
     assert good.extras["text"] == "all is well"
+
+
+ALONE = """
+import sys
+
+from vemoclap_batch.extractors.base import Resources
+from vemoclap_batch.extractors.ocr import PaddleOcr
+
+PaddleOcr(PaddleOcr.Settings(), Resources())
+assert "torch" not in sys.modules
+from transformers import AutoModel
+from transformers.utils import is_torch_available, is_torch_greater_or_equal
+
+assert is_torch_available() and is_torch_greater_or_equal("2.6")
+AutoModel.from_pretrained
+"""
+
+
+def test_a_process_that_reads_text_loads_no_torch_and_can_still_do_so():
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

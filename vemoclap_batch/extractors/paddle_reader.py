@@ -35,6 +35,10 @@ def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, th
         threads: of the CPU.
     """
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    from transformers.utils import get_torch_version, is_torch_available
+
+    # Both keep their answer; what is asked for the first time while torch is hidden would stay wrong.
+    _ = is_torch_available(), get_torch_version()
     with _unseen("torch"):
         from paddleocr import PaddleOCR
 
