@@ -93,7 +93,9 @@ class Pool(_Settings):
 class Pipeline(_Settings):
     """How work is cut up and how often it is tried."""
 
-    block_videos: int = Field(4, ge=1, description="videos that travel and are batched together, at most")
+    block_videos: int | None = Field(
+        None, ge=1, description="videos that travel and are batched together, at most; without it 4 for GPUs, else 1"
+    )
     max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
     max_actor_restarts: int = Field(1000, ge=0, description="restarts of one actor before the run gives up")
     wait_for_nodes_s: float = Field(
@@ -143,6 +145,11 @@ class Config(_Settings):
     def uses_gpu(self) -> bool:
         """Whether pools get the GPUs that they ask for."""
         return self.accelerator == "gpu" or (self.accelerator == "auto" and has_gpu())
+
+    @property
+    def block_videos(self) -> int:
+        """Videos that travel and are batched together, at most; a CPU wins nothing by a batch of videos."""
+        return self.pipeline.block_videos or (4 if self.uses_gpu else 1)
 
 
 def load_config(profile: str = "lite", overrides: Sequence[str] = ()) -> Config:

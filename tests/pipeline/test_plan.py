@@ -64,5 +64,12 @@ def test_what_does_not_fit_is_named_all_at_once():
 
 
 def test_few_videos_are_spread_over_blocks():
-    assert block_size(8, CONFIG, 2) == 1
-    assert block_size(10_000, CONFIG, 2) == CONFIG.pipeline.block_videos
+    fours = load_config("lite", ["pipeline.block_videos=4"])
+    assert block_size(8, fours, 2) == 1
+    assert block_size(17, fours, 2) == 2
+    assert block_size(10_000, fours, 2) == 4
+
+
+def test_only_for_a_gpu_videos_are_batched_unless_told():
+    assert block_size(10_000, load_config("lite", ["accelerator=cpu"]), 2) == 1
+    assert block_size(10_000, load_config("lite", ["accelerator=gpu"]), 2) == 4

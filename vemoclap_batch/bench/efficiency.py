@@ -141,7 +141,7 @@ def own_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) ->
     began = time.perf_counter()
     clips = [decode(str(video), video.stem, sampling=sampling, limits=limits)[0] for video in videos]
     seconds = {DECODE: time.perf_counter() - began}
-    size = config.pipeline.block_videos
+    size = config.block_videos
     blocks = [clips[at : at + size] for at in range(0, len(clips), size)]
     texts: dict[str, list[list[str]]] = {}
 

@@ -32,7 +32,7 @@ _BLOCKS_PER_ACTOR = 2
 
 def block_size(videos: int, config: Config, cpus: float) -> int:
     """Videos per block: as many as are batched together, but enough blocks to keep every core busy."""
-    return max(1, min(config.pipeline.block_videos, int(videos / (4 * max(cpus, 1)))))
+    return max(1, min(config.block_videos, int(videos / (4 * max(cpus, 1)))))
 
 
 def run_graph(

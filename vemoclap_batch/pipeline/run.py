@@ -184,18 +184,17 @@ def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
         blocks = -(-work.rows.num_rows // size)
         this.plan = planning.make_plan(this.config, this.specs, work.wanted, blocks, cluster)
         tracker.say(f"run {this.run_id}: {describe_plan(this.plan, work)}")
-        committer = Committer(this.store, this.specs, work, this.run_id)
+        committer = Committer(this.store, this.specs, work, this.run_id, tracker.at)
         this.totals = committer.totals
         # After Ray has started, which puts a handler of its own in place.
         with open_ledger() as ledger, stoppable(ledger.stop.remote) as stop:
             rows = with_pieces(this.store, work.rows, this.specs)
-            with watching(
+            with committer, watching(
                 this.plan, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
                 lambda why: stop.abort(RunBroken(why)),
             ):  # fmt: skip
                 for block in run_graph(rows, this.config, this.specs, this.plan, size, ledger):
-                    committer.commit(block)
-                    tracker.at(committer.totals.videos, committer.totals.failed_videos)
+                    committer.add(block)
         if stop.asked:
             raise Stopped
 
