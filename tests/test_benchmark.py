@@ -178,3 +178,15 @@ def test_memory_is_seen_from_outside():
     assert 200 << 20 <= seen["driver"] < 300 << 20
     assert seen["driver"] <= seen["all"]
     assert memory.highest_memory() > 10 << 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="measures by /proc")
+def test_actors_that_follow_one_another_have_their_peaks_added_up():
+    actor = "import time; kept = bytearray(100 << 20); time.sleep(1.2)"
+    # Named as Ray names its actors, and one after the other.
+    run = f"subprocess.run(['ray::Actor', '-S', '-c', {actor!r}], executable=sys.executable, check=True)"
+    with subprocess.Popen([sys.executable, "-c", f"import subprocess, sys; {run}; {run}"]) as process:
+        seen = memory._watch(process)
+    assert process.returncode == 0
+    assert 100 << 20 <= seen["actors"] < 150 << 20
+    assert 200 << 20 <= seen["actors_own_peaks"] < 300 << 20

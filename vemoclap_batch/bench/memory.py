@@ -24,6 +24,8 @@ _EVERY_S = 0.5
 _DISTINCT = 8
 #: The kinds of memory that are told apart.
 DRIVER, ACTORS, DECODERS, RAY, STORE = "driver", "actors", "decoders", "ray", "object_store"
+#: The actors' own peaks added up, whenever each had it: what they would take if all were at their peaks at once.
+EACH = "actors_own_peaks"
 
 
 def flat(
@@ -69,8 +71,8 @@ def peaks(source: Path, out: Path, profile: str, overrides: Sequence[str]) -> di
     """Run ``extract`` as a process of its own and watch it.
 
     Returns:
-        ``wall_s`` and, in MiB, the largest sum over all processes and the largest of each kind; shared memory counts
-        once (proportional set sizes).
+        ``wall_s`` and, in MiB, the largest sum over all processes and the largest of each kind at a time, and the sum
+        of the actors' own peaks; shared memory counts once (proportional set sizes).
 
     Raises:
         RuntimeError: the run failed, or some video in it.
@@ -95,19 +97,22 @@ def peaks(source: Path, out: Path, profile: str, overrides: Sequence[str]) -> di
 def _watch(process: subprocess.Popen[bytes]) -> dict[str, int]:
     """The peaks in bytes, of all and of each kind, until the process ends."""
     highest = dict.fromkeys(("all", DRIVER, ACTORS, DECODERS, STORE, RAY), 0)
+    each: dict[int, int] = {}
     while process.poll() is None:
         now = dict.fromkeys(highest, 0)
-        for kind, own, shared in _sizes(process.pid):
+        for pid, kind, own, shared in _sizes(process.pid):
             now[kind] += own
             now[STORE] += shared
+            if kind == ACTORS:
+                each[pid] = max(each.get(pid, 0), own)
         now["all"] = sum(now.values())
         highest = {kind: max(size, now[kind]) for kind, size in highest.items()}
         time.sleep(_EVERY_S)
-    return highest
+    return {**highest, EACH: sum(each.values())}
 
 
-def _sizes(pid: int) -> Iterator[tuple[str, int, int]]:
-    """Of a process and all its descendants: what kind it is, its own memory and its part of the shared, in bytes."""
+def _sizes(pid: int) -> Iterator[tuple[int, str, int, int]]:
+    """Of a process and all its descendants: id, kind, its own memory and its part of the shared, in bytes."""
     with suppress(psutil.NoSuchProcess):
         driver = psutil.Process(pid)
         for process in (driver, *driver.children(recursive=True)):
@@ -115,7 +120,7 @@ def _sizes(pid: int) -> Iterator[tuple[str, int, int]]:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 sizes = _rollup(process.pid)
                 kind = DRIVER if process == driver else _kind(process.cmdline())
-                yield kind, sizes["Pss"] - sizes["Pss_Shmem"], sizes["Pss_Shmem"]
+                yield process.pid, kind, sizes["Pss"] - sizes["Pss_Shmem"], sizes["Pss_Shmem"]
 
 
 def _kind(command: Sequence[str]) -> str:
