@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from rich.console import Console
 
 from vemoclap_batch.cli_analysis import mount as mount_analysis
 from vemoclap_batch.cli_common import (
+    DONE,
+    FAILED,
     Address,
     Features,
     Frames,
@@ -43,8 +46,8 @@ from vemoclap_batch.cli_models import models_app
 from vemoclap_batch.cli_train import mount as mount_train
 from vemoclap_batch.cli_upkeep import mount as mount_upkeep
 from vemoclap_batch.config import Config, ConfigError, load_config
+from vemoclap_batch.failure import RunEnded
 
-DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 143
 _SHOWN = 40
 
 app = typer.Typer(
@@ -98,11 +101,23 @@ def _run(
     if manifest.ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in manifest.ignored.most_common(5))
         print(f"ignored {manifest.ignored.total()} files that are no videos ({kinds})", file=sys.stderr)
-    done = run(
-        manifest.rows, out, config, classifier, wait=not no_wait, address=address, verbose=verbose, window=window
-    )
+    with telling_the_end(as_json):
+        done = run(
+            manifest.rows, out, config, classifier, wait=not no_wait, address=address, verbose=verbose, window=window
+        )
     print_run(done, as_json)
     raise typer.Exit(FAILED if done.failed else DONE)
+
+
+@contextmanager
+def telling_the_end(as_json: bool) -> Iterator[None]:
+    """Print the counts of a run that ends before it is done, as :func:`print_run` does of others."""
+    try:
+        yield
+    except RunEnded as error:
+        if error.summary is not None:
+            _print_counts(error.summary, as_json)
+        raise
 
 
 def print_run(done: Any, as_json: bool) -> None:
@@ -123,12 +138,14 @@ def print_run(done: Any, as_json: bool) -> None:
     for failure in _failures(done, _SHOWN):
         print(f"failed: {failure}")
     print(f"all tables are in {done.store.address}")
-    counts = f"{done.done} done, {done.skipped} skipped, {done.failed} failed"
+    _print_counts(done.summary() | {"out": done.store.address, "rows": rows}, as_json)
+
+
+def _print_counts(summary: Mapping[str, Any], as_json: bool) -> None:
+    counts = summary["counts"]
+    print(f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed")
     if as_json:
-        print(counts)
-        print(json.dumps(done.summary() | {"out": done.store.address, "rows": rows}, ensure_ascii=False, default=str))
-    else:
-        print(counts)
+        print(json.dumps(summary, ensure_ascii=False, default=str))
 
 
 def _failures(done: Any, limit: int) -> list[str]:

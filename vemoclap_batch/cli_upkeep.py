@@ -68,7 +68,7 @@ def retry(
     Profile and settings are those of the runs that failed. The videos get whatever else they lack, too, and emotions
     if --model is given or if OUT's newest predictions are those of the profile's own checkpoint.
     """
-    from vemoclap_batch.cli import print_run
+    from vemoclap_batch.cli import print_run, telling_the_end
     from vemoclap_batch.pipeline.run import run
     from vemoclap_batch.pipeline.upkeep import failed_again
 
@@ -81,10 +81,11 @@ def retry(
             print(json.dumps({"out": out, "again": 0, "counts": {"videos": 0, "done": 0, "skipped": 0, "failed": 0}}))
         raise typer.Exit(DONE)
     print(f"{len(again.cells)} failures of {again.videos.num_rows} videos are tried again")
-    done = run(
-        again.videos, out, config, _classifier(store, config, model), wait=not no_wait, address=address,
-        verbose=verbose, again=again.cells,
-    )  # fmt: skip
+    with telling_the_end(as_json):
+        done = run(
+            again.videos, out, config, _classifier(store, config, model), wait=not no_wait, address=address,
+            verbose=verbose, again=again.cells,
+        )  # fmt: skip
     print_run(done, as_json)
     raise typer.Exit(FAILED if done.failed else DONE)
 

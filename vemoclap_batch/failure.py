@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 MAX_MESSAGE = 2000
 
@@ -27,7 +28,17 @@ class ErrorType(StrEnum):
 TRANSIENT = frozenset({ErrorType.IO, ErrorType.TIMEOUT, ErrorType.WORKER_DIED, ErrorType.OUT_OF_MEMORY})
 
 
-class RunBroken(RuntimeError):
+class RunEnded(Exception):
+    """A run ended before it was done; what was committed is kept.
+
+    Attributes:
+        summary: what the run wrote of itself, once it had begun.
+    """
+
+    summary: dict[str, Any] | None = None
+
+
+class RunBroken(RunEnded, RuntimeError):
     """The run itself cannot go on (an extractor does not start, the cluster is gone); what was committed is kept."""
 
 

@@ -48,7 +48,7 @@ def test_a_main_thread_that_waits_is_reached():
     began = time.monotonic()
     with (
         pytest.raises(RunBroken, match="it stood still"),
-        stoppable(lambda: None) as stop,
+        stoppable() as stop,
         watching(plan(1000), 0.4, lambda: began, lambda why: stop.abort(RunBroken(why))),
     ):
         # As Ray Data waits for the next block.

@@ -21,7 +21,7 @@ def committed(out):
 
 
 def send_term(times, on_stop, grace_s):
-    with stoppable(on_stop, grace_s) as request:
+    with stoppable() as request, request.gently(on_stop, grace_s):
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGTERM)
         assert request.asked
@@ -34,6 +34,25 @@ def test_the_first_signal_asks_and_the_end_of_the_grace_stops():
     with pytest.raises(Stopped):
         send_term(1, lambda: asked.append(1), grace_s=0.2)
     assert asked == [1]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def stop_outside():
+    with stoppable() as request:
+        # As Ray does when it starts.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+        request.listen()
+        with request.gently(lambda: None, 0.1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+
+def test_a_signal_where_nothing_is_under_way_stops_at_once():
+    began, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        stop_outside()
+    assert time.monotonic() - began < 5
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -51,14 +70,14 @@ def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
     command = [sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", frames_profile]
     command += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
-    command += ["--set", "pipeline.block_videos=1", "--address", address]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    command += ["--set", "pipeline.block_videos=1", "--address", address, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     # Once the second block is in the store, others are under way.
     while len(committed(out)) < 2:
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1].decode()
+    told, said = (text.decode() for text in process.communicate(timeout=60))
     assert process.returncode == 143, said
     assert "the same command goes on" in said
     kept = committed(out)
@@ -67,6 +86,9 @@ def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
     assert sorted(line.split()[1] for line in calls.read_text().splitlines() if line.startswith("frames")) == kept
     [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
     assert summary["stopped"]
+    last = json.loads(told.splitlines()[-1])
+    assert [last[name] for name in ("run_id", "counts", "stopped")] == [summary["run_id"], summary["counts"], True]
+    assert last["counts"]["done"] == len(kept)
     assert not list((out / "errors").glob("*.parquet"))
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert len(committed(out)) == len(set(committed(out))) == 10

@@ -15,7 +15,7 @@ import pyarrow as pa
 from vemoclap_batch import __version__
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.catalog import Spec, resolve
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.failure import RunBroken, RunEnded
 from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline import plan as planning
@@ -27,7 +27,7 @@ from vemoclap_batch.pipeline.missing import Cell, Work, features_table, find_wor
 from vemoclap_batch.pipeline.predict import Predicted, predict
 from vemoclap_batch.pipeline.progress import tracking
 from vemoclap_batch.pipeline.shrunken import watching
-from vemoclap_batch.pipeline.stopping import Stopped, stoppable
+from vemoclap_batch.pipeline.stopping import Stopped, StopRequest, stoppable
 from vemoclap_batch.pipeline.timeline import windowed, with_pieces
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys
@@ -160,34 +160,37 @@ def run(
         check_spaces(classifier.checkpoint, _spaces(specs), sorted(classifier.checkpoint.spec.features))
     command = "label" if classifier else "extract"
     this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
-    with this.store.writing(this.run_id, wait):
+    with stoppable() as stop, this.store.writing(this.run_id, wait):
         this.work = find_work(this.store, videos, specs, config.pipeline.max_attempts, again)
         this.skipped = videos.num_rows - this.work.incomplete.num_rows
+        ended: RunEnded | None = None
         try:
             if this.work.rows.num_rows:
-                _extract(this, this.work, address, verbose)
+                _extract(this, this.work, stop, address, verbose)
             if classifier:
                 _predict(this, videos, classifier, window)
-        except Stopped:
-            this.stopped = True
+        except RunEnded as error:
+            ended, this.stopped = error, isinstance(error, Stopped)
             raise
         finally:
             this.failed = _still_incomplete(this.store, specs, this.work.incomplete)
+            if ended:
+                ended.summary = this.summary()
             if this.totals.videos or this.stopped or (this.predicted and this.predicted.new):
                 this.store.write_json(f"runs/{this.run_id}.json", this.summary())
     return this
 
 
-def _extract(this: Run, work: Work, address: str | None, verbose: bool) -> None:
+def _extract(this: Run, work: Work, stop: StopRequest, address: str | None, verbose: bool) -> None:
     with tracking("videos", work.rows.num_rows) as tracker, connected(address, verbose) as cluster:
+        stop.listen()  # Ray has put a handler of its own in place.
         size = block_size(work.rows.num_rows, this.config, cluster.cpus)
         blocks = -(-work.rows.num_rows // size)
         this.plan = planning.make_plan(this.config, this.specs, work.wanted, blocks, cluster)
         tracker.say(f"run {this.run_id}: {describe_plan(this.plan, work)}")
         committer = Committer(this.store, this.specs, work, this.run_id, tracker.at)
         this.totals = committer.totals
-        # After Ray has started, which puts a handler of its own in place.
-        with open_ledger() as ledger, stoppable(ledger.stop.remote) as stop:
+        with open_ledger() as ledger, stop.gently(ledger.stop.remote):
             rows = with_pieces(this.store, work.rows, this.specs)
             with committer, watching(
                 this.plan, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
