@@ -113,25 +113,32 @@ def compact(out: OutArgument, no_wait: NoWait = False, as_json: Json = False) ->
 def gc(
     out: OutArgument, dry_run: DryRun = False, profile: Profile = "lite", overrides: Overrides = None,
     no_wait: NoWait = False, as_json: Json = False, models_dir: ModelsDir = None,
+    uncovered: Annotated[
+        bool, typer.Option("--uncovered", help="Older features go even where there are no current ones.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Remove features of older settings and predictions but the newest from OUT.
 
     What the profile's current settings name, what the newest predictions were made from and imported features stay;
-    so do the features of an extractor whose current settings have none yet.
+    so do features that the current settings have not yet for each of their videos, unless --uncovered is given.
+    Whole videos and each kind of window have newest predictions of their own.
     """
-    from vemoclap_batch.pipeline.upkeep import collect, garbage
+    from vemoclap_batch.pipeline.garbage import collect, garbage
     from vemoclap_batch.store.store import new_run_id
 
     config = configuration(profile, None, overrides, models_dir)
     store = existing_store(out)
     if dry_run:
-        found = garbage(store, config)
+        found = garbage(store, config, uncovered)
     else:
         with store.writing(new_run_id(), wait=not no_wait):
-            found = garbage(store, config)
+            found = garbage(store, config, uncovered)
             collect(store, found)
     for table in found.tables:
-        print(f"{table.table:<40} {table.rows:>9} rows {table.shards:>6} shards {_size(table.bytes)}  {table.why}")
+        size = table.size
+        print(f"{size.table:<40} {size.rows:>9} rows {size.shards:>6} shards {_size(size.bytes)}  {table.why}")
+    for older in found.kept:
+        print(f"{older.table:<40} stays: {older.videos} of its videos have no current features; see --uncovered")
     total = found.as_dict()
     if found.leftovers:
         print(f"{len(found.leftovers)} files that killed processes left, {_size(found.leftover_bytes).strip()}")
@@ -148,8 +155,8 @@ def mount(app: typer.Typer) -> None:
 
 
 def _classifier(store: Any, config: Any, model: str | None) -> Any:
+    from vemoclap_batch.pipeline.garbage import newest_model
     from vemoclap_batch.pipeline.run import Classifier
-    from vemoclap_batch.pipeline.upkeep import newest_model
 
     if model is not None:
         return Classifier.load(model)

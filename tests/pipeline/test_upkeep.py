@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,12 @@ from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.catalog import resolve
 from vemoclap_batch.pipeline.commit import Committer
+from vemoclap_batch.pipeline.garbage import collect, garbage, newest_model
 from vemoclap_batch.pipeline.missing import features_table, find_work
 from vemoclap_batch.pipeline.rows import with_results
-from vemoclap_batch.pipeline.upkeep import collect, failed_again, garbage, newest_model, status
+from vemoclap_batch.pipeline.upkeep import failed_again, status
 from vemoclap_batch.store import schemas
+from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store
 
 VIDEOS = pa.table({"video_id": list("abcd"), "content_key": ["1"] * 4, "uri": [f"/{name}" for name in "abcd"]})
@@ -152,8 +155,9 @@ def test_wrong_selections_are_all_named(store, config):
     assert "--type 'bad_luck': expected one of not_found" in str(error.value)
 
 
-def predictions(store, fingerprint, run_id, features):
-    store.write_json(f"predictions/{fingerprint}/model.json", {"model": f"m-{fingerprint}", "features": features})
+def predictions(store, fingerprint, run_id, features, window=None):
+    description = {"model": f"m-{fingerprint}", "features": features, "window": window}
+    store.write_json(f"predictions/{fingerprint}/model.json", description)
     table = store.predictions(fingerprint, ["joy"])
     row = dict.fromkeys(table.schema.names) | {"video_id": "a", "content_key": "1", "run_id": run_id}
     table.append(pa.Table.from_pylist([row], schema=table.schema))
@@ -184,7 +188,10 @@ def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, pr
     everything = folders(store)
 
     found = garbage(store, now)
-    assert {(removal.table, removal.rows) for removal in found.tables} == {(clips[0], 2), ("predictions/old", 1)}
+    assert {(removal.size.table, removal.size.rows) for removal in found.tables} == {
+        (clips[0], 2),
+        ("predictions/old", 1),
+    }
     assert found.leftovers == [str(leftover)]
     assert found.as_dict()["rows"] == 3
     assert folders(store) == everything
@@ -198,8 +205,52 @@ def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, pr
     assert not (tmp_path / "out" / clips[0]).exists()
     with store.writing("r"):
         assert garbage(store, now).as_dict() == {
-            "tables": [], "rows": 0, "bytes": 0, "leftovers": {"count": 0, "bytes": 0}
+            "tables": [], "kept": [], "rows": 0, "bytes": 0, "leftovers": {"count": 0, "bytes": 0}
         }  # fmt: skip
+
+
+def test_gc_keeps_features_that_the_current_settings_have_not_made_yet(store, profile):
+    seen(store, "abc")
+    older, now = (load_config(profile, [f"extractors.clip.scale={scale}"]) for scale in (1, 2))
+    commit(store, older, "clip", {"a", "b", "c"})
+    commit(store, now, "clip", {"a"})
+    table = f"features/clip/{resolve(older)['clip'].fingerprint}"
+    found = garbage(store, now)
+    assert (found.tables, [(kept.table, kept.videos) for kept in found.kept]) == ([], [(table, 2)])
+    assert [removal.size.table for removal in garbage(store, now, uncovered=True).tables] == [table]
+    # b has changed since, so that its older features serve nothing.
+    seen(store, "b", run_id="20260102", content="2")
+    assert [kept.videos for kept in garbage(store, now).kept] == [1]
+    commit(store, now, "clip", {"c"})
+    assert [removal.size.table for removal in garbage(store, now).tables] == [table]
+
+
+def test_gc_keeps_the_newest_predictions_of_whole_videos_and_of_each_window(store, config):
+    two, ten = ({"window_s": seconds, "hop_s": seconds} for seconds in (2, 10))
+    for run, (name, window) in enumerate([("a", None), ("b", two), ("c", None), ("d", ten), ("e", two)]):
+        predictions(store, name, f"2026010{run}", {}, window)
+    assert {removal.size.table for removal in garbage(store, config).tables} == {"predictions/a", "predictions/b"}
+    assert newest_model(store) == "m-e"
+
+
+def test_a_folder_that_is_being_compacted_can_be_looked_at(store, config):
+    def write():
+        with store.writing("r"):
+            for at in range(60):
+                fail(store, str(at), "timeout")
+                fail(store, str(at), "timeout")
+                compact(store)
+
+    reader = Store(store.address)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        looked = 0
+        while not writing.done():
+            status(reader, config)
+            looked += 1
+        writing.result()
+    assert looked > 5
+    assert [table["rows"] for table in status(reader, config)["tables"]] == [120]
 
 
 def test_gc_with_settings_that_have_made_nothing_yet_removes_nothing(store, config, profile):

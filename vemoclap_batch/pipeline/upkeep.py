@@ -1,12 +1,10 @@
-"""Looking after an output folder: how it stands, which failures to try again, what may go."""
+"""Looking after an output folder: how it stands, and which failures to try again."""
 
 from __future__ import annotations
 
-import datetime
-import posixpath
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,13 +14,11 @@ from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.extractors.catalog import Spec, resolvable
 from vemoclap_batch.failure import ErrorType
 from vemoclap_batch.pipeline.missing import Cell, features_table, find_work
-from vemoclap_batch.store.compaction import drop, shard_rows
-from vemoclap_batch.store.filesystem import delete, files
-from vemoclap_batch.store.store import TABLES, Store
+from vemoclap_batch.store.compaction import table_sizes
+from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
 
 _RUNS_SHOWN = 5
-_LEFTOVER_AGE = datetime.timedelta(days=1)
 _STAGES = ("decode", "extract")
 
 
@@ -42,14 +38,8 @@ def status(store: Store, config: Config) -> dict[str, Any]:
     runs = store.runs()
     current = {f"features/{name}/{spec.fingerprint}" for name, spec in specs.items()}
     tables = [
-        {
-            "table": folder,
-            "current": folder in current or "/" not in folder,
-            "rows": shard_rows(store, shards),
-            "shards": len(shards),
-            "bytes": sum(shard.size for shard in shards),
-        }
-        for folder, shards in store.shard_files().items()
+        {"table": size.table, "current": size.table in current or "/" not in size.table, **size.counts()}
+        for size in table_sizes(store)
     ]
     return {
         "videos": videos.num_rows,
@@ -154,115 +144,3 @@ def _check_selection(config: Config, stage: str | None, error_type: str | None) 
         mistakes.append(f"--type {error_type!r}: expected one of {', '.join(ErrorType)}")
     if mistakes:
         raise ConfigError(mistakes)
-
-
-@dataclass(frozen=True)
-class Removal:
-    """A table that may go, and why."""
-
-    table: str
-    why: str
-    rows: int
-    shards: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """What may go from a folder."""
-
-    tables: list[Removal]
-    leftovers: list[str]
-    leftover_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "tables": [asdict(table) for table in self.tables],
-            "rows": sum(table.rows for table in self.tables),
-            "bytes": sum(table.bytes for table in self.tables) + self.leftover_bytes,
-            "leftovers": {"count": len(self.leftovers), "bytes": self.leftover_bytes},
-        }
-
-
-def garbage(store: Store, config: Config) -> Garbage:
-    """What nothing needs any more; changes nothing.
-
-    A features table goes when the profile's current one of that extractor is there, the newest predictions were not
-    made from it, and this package could make it again: imported features stay. Of predictions the newest table stays.
-    Hidden files that a killed process left go after a day.
-    """
-    shards = store.shard_files()
-    newest = _newest_predictions(store, shards)
-    used = (store.read_json(f"predictions/{newest}/model.json") or {}).get("features", {}) if newest else {}
-    current = {name: spec.fingerprint for name, spec in resolvable(config).items()}
-    reasons = {folder: _why(store, folder, current, used, newest, shards) for folder in shards}
-    removals = [
-        Removal(
-            folder, why, shard_rows(store, shards[folder]), len(shards[folder]), sum(i.size for i in shards[folder])
-        )
-        for folder, why in reasons.items()
-        if why is not None
-    ]
-    leftovers = _leftovers(store)
-    return Garbage(removals, [info.path for info in leftovers], sum(info.size for info in leftovers))
-
-
-def newest_model(store: Store) -> str | None:
-    """The digest of the model that made the newest predictions; None when there are none."""
-    newest = _newest_predictions(store, store.shard_files())
-    described = store.read_json(f"predictions/{newest}/model.json") if newest else None
-    return described["model"] if described else None
-
-
-def collect(store: Store, found: Garbage) -> None:
-    """Remove what :func:`garbage` found, each table all or nothing. The caller holds the store."""
-    for removal in found.tables:
-        drop(store, removal.table)
-    for path in found.leftovers:
-        store.check()
-        delete(store.filesystem, path)
-
-
-def _why(
-    store: Store, folder: str, current: Mapping[str, str], used: Mapping[str, str], newest: str | None,
-    there: Collection[str],
-) -> str | None:  # fmt: skip
-    """Why a table may go; None if it stays."""
-    kind, *rest = folder.split("/")
-    if kind == "predictions" and rest != [newest]:
-        return "older predictions"
-    if kind != "features" or len(rest) != 2:
-        return None
-    extractor, fingerprint = rest
-    now = current.get(extractor)
-    if now is None or fingerprint in {now, used.get(extractor)} or f"features/{extractor}/{now}" not in there:
-        return None
-    described = store.read_json(f"{folder}/extractor.json")
-    if described is None or "class" not in described.get("identity", {}):
-        return None
-    return f"older settings; {now} is the current"
-
-
-def _newest_predictions(store: Store, folders: Collection[str]) -> str | None:
-    """The fingerprint of the predictions table that a run wrote to last (run ids sort by time)."""
-    last: dict[str, str] = {}
-    for folder in folders:
-        if folder.startswith("predictions/"):
-            fingerprint = posixpath.basename(folder)
-            last[fingerprint] = pc.max(store.predictions(fingerprint, []).read(["run_id"])["run_id"]).as_py() or ""
-    return max(last, key=lambda fingerprint: last[fingerprint]) if last else None
-
-
-def _leftovers(store: Store) -> list[Any]:
-    before = datetime.datetime.now(datetime.UTC) - _LEFTOVER_AGE
-    return [
-        info
-        for name in (*TABLES, "runs", ".journal")
-        for info in files(store.filesystem, f"{store.root}/{name}", recursive=True)
-        if _is_hidden(posixpath.basename(info.path)) and info.mtime is not None and info.mtime < before
-    ]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") and (name.endswith(".tmp") or name.startswith(".compacted-"))

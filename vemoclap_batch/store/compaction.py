@@ -44,6 +44,20 @@ class Compacted:
 
 
 @dataclass(frozen=True)
+class TableSize:
+    """How large a table is."""
+
+    table: str
+    rows: int
+    shards: int
+    bytes: int
+
+    def counts(self) -> dict[str, int]:
+        """All but the name."""
+        return {"rows": self.rows, "shards": self.shards, "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
 class _Shard:
     path: str
     size: int
@@ -74,9 +88,20 @@ def drop(store: Store, folder: str) -> None:
     store.journal.replace(Entry(folder, order, dropped=True))
 
 
-def shard_rows(store: Store, infos: Iterable[pafs.FileInfo]) -> int:
-    """How many rows some shards have."""
-    return sum(shard.rows for shard in _inspect(store.filesystem, infos))
+def table_sizes(store: Store) -> list[TableSize]:
+    """How large every table is, by its folder; may be called while another process replaces shards."""
+    while True:
+        there = store.shard_files()
+        try:
+            return [_table_size(store, folder, infos) for folder, infos in there.items()]
+        except FileNotFoundError:
+            if there == store.shard_files():
+                raise
+
+
+def _table_size(store: Store, folder: str, infos: Sequence[pafs.FileInfo]) -> TableSize:
+    rows = sum(shard.rows for shard in _inspect(store.filesystem, infos))
+    return TableSize(folder, rows, len(infos), sum(info.size for info in infos))
 
 
 def _compact_table(store: Store, folder: str, infos: Sequence[pafs.FileInfo]) -> Compacted:
