@@ -60,6 +60,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train the fusion classifier on the features of OUT and given labels; the split called train is used."""
     from vemoclap_batch.pipeline.fit import fit
+    from vemoclap_batch.store.folder import Folder
 
     config = load_config(profile, overrides or [])
     result = fit(
@@ -71,7 +72,7 @@ def train(
     print(f"trained on {result['n_train']} videos; split: {result['split']}")
     print(f"preset {result['preset']}; blacklist: {result['blacklist'] or 'none named'}")
     print(_validation_line(result))
-    print(f"the checkpoint{'s are' if seeds else ' is'} in {checkpoint}")
+    print(f"the checkpoint{'s are' if seeds else ' is'} in {Folder(checkpoint).address}")
     if as_json:
         print(json.dumps(result))
 

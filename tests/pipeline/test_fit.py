@@ -261,8 +261,9 @@ def test_a_damaged_state_is_named(filled, tmp_path):
 
 def test_a_state_of_another_training_is_not_gone_on_from(filled, tmp_path):
     from vemoclap_batch.fusion.checkpoint import Saved, StateFile
+    from vemoclap_batch.store.folder import Folder
 
-    state = StateFile(tmp_path / "ckpt" / ".state" / "training.safetensors", "another")
+    state = StateFile(Folder(tmp_path / "ckpt" / ".state"), "another")
     state.save(Saved({}, {}))
     run(filled, tmp_path / "ckpt")
     run(filled, tmp_path / "fresh")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import boto3
 import pyarrow.dataset as ds
@@ -44,10 +45,11 @@ with connected():
 
 @pytest.fixture
 def label(bucket, frames_profile, tmp_path):
-    """Labels what is in the bucket: the command's summary."""
-    model = tiny_checkpoint(tmp_path / "model", ["clip"])
+    """Labels what is in the bucket, by a model that is in it: the command's summary."""
+    for path in Path(tiny_checkpoint(tmp_path / "model", ["clip"])).iterdir():
+        bucket.upload_file(str(path), "videos", f"models/the tiny one/{path.name}")
     command = [sys.executable, "-c", PROGRAM, "label", "s3://videos/incoming", "-o", "s3://videos/labelled set"]
-    command += ["--profile", frames_profile, "--model", model, "--json"]
+    command += ["--profile", frames_profile, "--model", "s3://videos/models/the tiny one", "--json"]
     said, errors = [], tmp_path / "errors.txt"
 
     def once():
@@ -64,7 +66,10 @@ def label(bucket, frames_profile, tmp_path):
         yield once
         process.stdin.close()
         assert process.wait(60) == 0
-    assert "AWS" not in "".join(said) + errors.read_text()
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert not any(word in "".join(said) + errors.read_text() for word in ("AWS", secret))
+    for item in bucket.list_objects_v2(Bucket="videos", Prefix="labelled set/")["Contents"]:
+        assert secret.encode() not in bucket.get_object(Bucket="videos", Key=item["Key"])["Body"].read()
 
 
 def read(table):

@@ -22,9 +22,9 @@ from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
 from vemoclap_batch.fusion.model import Classifier, FusionSpec
 from vemoclap_batch.fusion.variants import build
-from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
+from vemoclap_batch.store.folder import Folder
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, STATE = "model.safetensors", "model.json", "training.safetensors"
 
 
 @dataclass
@@ -52,17 +52,17 @@ class Checkpoint:
 
         Each of the two files appears whole or not at all, the description last.
         """
-        path = Path(folder)
+        place = Folder(folder)
         dtype = torch.float16 if half else torch.float32
         state = {name: x.detach().cpu().to(dtype).contiguous() for name, x in self.model.state_dict().items()}
-        _write(path / WEIGHTS, to_bytes(state))
+        place.write(WEIGHTS, to_bytes(state))
         description = {
             "spec": self.spec.model_dump(mode="json"),
             "temperature": self.temperature,
             "fingerprints": self.fingerprints,
             "card": self.card,
         }
-        _write(path / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+        place.write(DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> Checkpoint:
@@ -71,11 +71,12 @@ class Checkpoint:
         Raises:
             ConfigError: the folder holds no checkpoint, or a broken one.
         """
-        path = Path(folder)
         try:
-            description = json.loads((path / DESCRIPTION).read_text("utf-8"))
+            place = Folder(folder)
+            description = json.loads(place.read(DESCRIPTION))
             model = build(FusionSpec.model_validate(description["spec"]))
-            state = {name: x.float() for name, x in load_file(path / WEIGHTS).items()}
+            with place.file(WEIGHTS) as path:
+                state = {name: x.float() for name, x in load_file(path).items()}
             model.load_state_dict(state)
         except FileNotFoundError as error:
             raise ConfigError([f"model {str(folder)!r}: {error.filename} is not there"]) from error
@@ -110,15 +111,15 @@ class StateFile:
     It holds float32 weights, the best ones and the optimiser's two moments: four times the classifier's size.
     """
 
-    def __init__(self, path: str | Path, identity: str, every_s: float = 30.0) -> None:
+    def __init__(self, folder: Folder, identity: str, every_s: float = 30.0) -> None:
         """Point at a file, which need not exist yet.
 
         Args:
-            path: of the file.
+            folder: where it is.
             identity: of the training; a state of another one is not gone on from.
             every_s: seconds between two times of saving, at least; a kill costs no more than that.
         """
-        self.path, self.identity, self.every_s = Path(path), identity, every_s
+        self.folder, self.identity, self.every_s = folder, identity, every_s
         self._last = time.monotonic()
 
     @property
@@ -130,7 +131,7 @@ class StateFile:
         """Replace the file."""
         tensors = {name: x.detach().cpu().contiguous() for name, x in saved.tensors.items()}
         description = json.dumps({"identity": self.identity, "progress": saved.progress})
-        _write(self.path, to_bytes(tensors, {"state": description}))
+        self.folder.write(STATE, to_bytes(tensors, {"state": description}))
         self._last = time.monotonic()
 
     def load(self) -> Saved | None:
@@ -139,28 +140,25 @@ class StateFile:
         Raises:
             ConfigError: the file is damaged.
         """
-        if not self.path.exists():
+        if not self.folder.has(STATE):
             return None
         try:
-            with safe_open(self.path, "pt") as file:
+            with self.folder.file(STATE) as path, safe_open(path, "pt") as file:
                 description = json.loads(file.metadata()["state"])
                 if description["identity"] != self.identity:
                     return None
                 return Saved({name: file.get_tensor(name) for name in file.keys()}, description["progress"])  # noqa: SIM118
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError([f"{str(self.path)!r} is damaged ({error}): delete it to begin anew"]) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_bytes_atomically(*resolve(str(path)), content)
+            where = f"{self.folder.address}/{STATE}"
+            raise ConfigError([f"{where!r} is damaged ({error}): delete it to begin anew"]) from error
 
 
 def digest(folder: str | Path) -> str:
     """A hash of the checkpoint's weights and shape: two with the same digest predict the same."""
-    path = Path(folder)
-    description = json.loads((path / DESCRIPTION).read_text("utf-8"))
+    place = Folder(folder)
+    description = json.loads(place.read(DESCRIPTION))
     shape = json.dumps([description["spec"], description["temperature"]], sort_keys=True)
-    return hashlib.sha256((path / WEIGHTS).read_bytes() + shape.encode()).hexdigest()[:12]
+    return hashlib.sha256(place.read(WEIGHTS) + shape.encode()).hexdigest()[:12]
 
 
 def check_spaces(checkpoint: Checkpoint, spaces: Mapping[str, str | None], names: Sequence[str]) -> None:

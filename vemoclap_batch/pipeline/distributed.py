@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shutil
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -25,6 +23,7 @@ from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.pipeline.plan import Cluster
 from vemoclap_batch.pipeline.training import STATE, Job, Watch, finished, open_job, work
+from vemoclap_batch.store.folder import Folder
 
 #: Times that a lost worker is made up for: all begin again from the state.
 _RETRIES = 3
@@ -57,7 +56,7 @@ def train_distributed(
             train_loop_config={"job": job, "queue": queue},
             scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=is_gpu),
             run_config=RunConfig(
-                name=f"ray-{secrets.token_hex(4)}", storage_path=str(Path(job.folder) / STATE),
+                name=f"ray-{secrets.token_hex(4)}", storage_path=f"{job.folder}/{STATE}",
                 failure_config=FailureConfig(max_failures=_RETRIES),
             ),
         )  # fmt: skip
@@ -74,7 +73,7 @@ def train_distributed(
             queue.shutdown()
     if finished(job):
         # Ray Train's own files, which it wrote until just now.
-        shutil.rmtree(Path(job.folder) / STATE, ignore_errors=True)
+        (Folder(job.folder) / STATE).remove()
 
 
 def _fits(workers: int, cluster: Cluster, config: Config) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from vemoclap_batch.pipeline.progress import Tracker, tracking
 from vemoclap_batch.pipeline.scoring import score
 from vemoclap_batch.pipeline.training import Job, finished, open_job, state_file, work
 from vemoclap_batch.store.filesystem import is_remote, local_path
+from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.store import Store
 
 __all__ = ["fit", "score", "seed_folder"]
@@ -89,7 +89,7 @@ def fit(
         for job in every
     ]  # fmt: skip
     runner = _Runner(every, config, address, verbose, say)
-    cards = {Path(job.folder).name: runner.card(job) for job in every}
+    cards = {Folder(job.folder).name: runner.card(job) for job in every}
     found = {"checkpoint": checkpoint, "features": sorted(selected)}
     if seeds is None:
         return {**next(iter(cards.values())), **found}
@@ -98,7 +98,7 @@ def fit(
 
 def seed_folder(checkpoint: str, seed: int) -> str:
     """Where the classifier of one of several seeds goes."""
-    return str(Path(checkpoint) / f"seed-{seed}")
+    return f"{checkpoint.rstrip('/')}/seed-{seed}"
 
 
 def _folders(checkpoint: str, seed: int, seeds: Sequence[int] | None) -> list[tuple[int, str]]:
@@ -147,7 +147,7 @@ def _job(
     held = np.searchsorted(rows, np.sort(validation))
     return Job(
         address, selected, labelled.videos.take(rows), labelled.labels[rows], held, shape, settings,
-        str(Path(folder).absolute()), about,
+        Folder(folder).address, about,
     )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ class _Runner:
         """Train, go on with a training or find it done; its card."""
         card = finished(job)
         if card is None:
-            with tracking(f"{Path(job.folder).name}: steps", job.settings.max_steps) as tracker:
+            with tracking(f"{Folder(job.folder).name}: steps", job.settings.max_steps) as tracker:
                 self._train(job, _Display(tracker, self._say or tracker.say, job))
             card = finished(job)
         assert card is not None

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vemoclap_batch.config import ConfigError
@@ -14,7 +15,7 @@ from vemoclap_batch.fusion.evaluation import draw_confusion, draw_reliability, e
 from vemoclap_batch.fusion.selection import select
 from vemoclap_batch.pipeline.dataset import find_labelled, names_of, open_data
 from vemoclap_batch.pipeline.training import used_videos
-from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
+from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.store import Store
 
 METRICS, CONFUSION, RELIABILITY = "metrics.json", "confusion.png", "reliability.png"
@@ -73,17 +74,18 @@ def score(
         "labels": list(first.spec.labels),
     }
     if folder:
-        _write(result, Path(folder))
+        _write(result, Folder(folder))
     return result
 
 
 def _members(model: str) -> dict[str, str]:
     """The checkpoints of a folder: itself, under no name, or one a seed."""
-    path = Path(model)
-    found = sorted(path.glob(f"seed-*/{DESCRIPTION}"), key=lambda file: (len(file.parent.name), file.parent.name))
-    if (path / DESCRIPTION).exists() or not found:
+    whole = Folder(model)
+    if whole.has(DESCRIPTION):
         return {"": model}
-    return {file.parent.name: str(file.parent) for file in found}
+    seeds = [folder for folder in whole.folders() if folder.name.startswith("seed-") and folder.has(DESCRIPTION)]
+    seeds.sort(key=lambda folder: (len(folder.name), folder.name))
+    return {folder.name: folder.address for folder in seeds} or {"": model}
 
 
 def _alike(model: str, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
@@ -136,9 +138,12 @@ def _leak(checkpoints: Mapping[str, Checkpoint], members: Mapping[str, str], ids
     return f"the score leaks: of the {len(ids)} videos scored, {told}"
 
 
-def _write(result: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(result: dict[str, Any], folder: Folder) -> None:
     content = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    write_bytes_atomically(*resolve(str(folder / METRICS)), content.encode())
-    draw_confusion(result, result["labels"], folder / CONFUSION)
-    draw_reliability(result, folder / RELIABILITY)
+    folder.write(METRICS, content.encode())
+    with TemporaryDirectory(prefix="vemoclap-") as drawn:
+        confusion, reliability = Path(drawn) / CONFUSION, Path(drawn) / RELIABILITY
+        draw_confusion(result, result["labels"], confusion)
+        draw_reliability(result, reliability)
+        for picture in (confusion, reliability):
+            folder.write(picture.name, picture.read_bytes())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +19,7 @@ from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.fusion.training import ALONE, History, Team, TrainSettings, fit_statistics, train
 from vemoclap_batch.pipeline.dataset import MEMORY, names_of, open_data
 from vemoclap_batch.store.filesystem import resolve, write_atomically
+from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY
 
@@ -50,7 +49,7 @@ class Job:
         validation: positions of those that choose the best step; the others train.
         shape: of the classifier; normalisation is still to be measured.
         settings: hyper-parameters.
-        folder: where the checkpoint goes; all workers must reach it.
+        folder: absolute address of where the checkpoint goes; all workers must reach it.
         about: what the checkpoint's card says of the data and the preset.
         workers: how many train together.
         stream: as of :func:`~vemoclap_batch.pipeline.dataset.open_data`.
@@ -95,16 +94,16 @@ class Job:
 
 def finished(job: Job) -> dict[str, Any] | None:
     """The card of the checkpoint in the job's folder, if it is of this very job."""
-    path = Path(job.folder)
-    if not ((path / DESCRIPTION).exists() and (path / WEIGHTS).exists()):
+    folder = Folder(job.folder)
+    if not (folder.has(DESCRIPTION) and folder.has(WEIGHTS)):
         return None
-    card = json.loads((path / DESCRIPTION).read_text("utf-8")).get("card", {})
+    card = json.loads(folder.read(DESCRIPTION)).get("card", {})
     return card if card.get("identity") == job.identity else None
 
 
 def state_file(job: Job) -> StateFile:
     """Where the job keeps how far it is."""
-    return StateFile(Path(job.folder) / STATE / "training.safetensors", job.identity, job.save_every_s)
+    return StateFile(Folder(job.folder) / STATE, job.identity, job.save_every_s)
 
 
 def open_job(job: Job) -> Data:
@@ -135,7 +134,7 @@ def work(job: Job, data: Data, watch: Watch, team: Team = ALONE) -> None:
     }  # fmt: skip
     _write_videos(job)
     checkpoint.save(job.folder)
-    shutil.rmtree(Path(job.folder) / STATE, ignore_errors=True)
+    (Folder(job.folder) / STATE).remove()
 
 
 def _outcome(history: History) -> dict[str, Any]:
@@ -152,39 +151,46 @@ def _outcome(history: History) -> dict[str, Any]:
 def _write_videos(job: Job) -> None:
     """Which videos trained the checkpoint and which chose its step, so that a score on them can be told."""
     table = pa.table({"video_id": job.videos["video_id"], "used": pa.array(job.used, pa.string())})
-    write_atomically(*resolve(str(Path(job.folder) / VIDEOS)), table)
+    write_atomically(*resolve(f"{job.folder}/{VIDEOS}"), table)
 
 
-def used_videos(folder: str | Path) -> dict[str, str] | None:
+def used_videos(folder: str) -> dict[str, str] | None:
     """Video id → ``train`` or ``validation``, of a checkpoint; None when it does not tell."""
-    path = Path(folder) / VIDEOS
-    if not path.exists():
+    place = Folder(folder)
+    if not place.has(VIDEOS):
         return None
-    rows = pq.read_table(path)
+    rows = pq.read_table(pa.BufferReader(place.read(VIDEOS)))
     return dict(zip(rows["video_id"].to_pylist(), rows["used"].to_pylist(), strict=True))
 
 
 class _Curves:
-    """TensorBoard's files beside the checkpoint; a training that goes on writes the points after its state anew."""
+    """TensorBoard's files beside the checkpoint; a training that goes on writes the points after its state anew.
+
+    Beside a checkpoint that is not on this machine there are none: they are files that grow.
+    """
 
     def __init__(self, job: Job, watch: Watch) -> None:
         self._job, self._watch = job, watch
-        self._folder = Path(job.folder) / CURVES
+        self._folder = Folder(job.folder) / CURVES
         self._writer: Any = None
         if state_file(job).load() is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def evaluated(self, step: int, loss: float, accuracy: float) -> None:
+        if self._folder.local is not None:
+            self._draw(step, loss, accuracy)
+        self._watch.evaluated(step, loss, accuracy)
+
+    def _draw(self, step: int, loss: float, accuracy: float) -> None:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+            self._writer = SummaryWriter(str(self._folder.local), purge_step=step)
         self._writer.add_scalar("loss/training", loss, step)
         if not np.isnan(accuracy):
             self._writer.add_scalar("accuracy/validation", accuracy, step)
         self._writer.add_scalar("lr", self._job.settings.lr, step)
         self._writer.flush()
-        self._watch.evaluated(step, loss, accuracy)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vemoclap_batch.config import ConfigError
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store.parquet import encoding
 from vemoclap_batch.store.patience import is_local, patiently, reason
@@ -31,7 +32,7 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of an address and the path on it; pyarrow's own filesystems first, fsspec's for the rest.
 
     Raises:
-        ValueError: no installed package knows the address's scheme.
+        ConfigError: no installed package knows the address's scheme.
     """
     if not is_remote(address):
         return pafs.LocalFileSystem(), local_path(address)
@@ -44,7 +45,7 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{address!r}: {error}") from error
+        raise ConfigError([f"{address!r}: {error}"]) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 

@@ -1,0 +1,116 @@
+"""A folder of small whole files on any filesystem: checkpoints, metrics."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.fs as pafs
+
+from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
+from vemoclap_batch.store.patience import is_local, patiently
+
+T = TypeVar("T")
+
+
+class Folder:
+    """Reads and writes files of one folder, each whole or not at all; the folder need not exist yet."""
+
+    def __init__(self, address: str | Path) -> None:
+        """Point at a folder.
+
+        Args:
+            address: a local path or a URI that pyarrow or fsspec knows.
+
+        Raises:
+            ConfigError: no installed package knows the address's scheme.
+        """
+        text = str(address)
+        #: Absolute, so that it is the same folder for another process.
+        self.address = text.rstrip("/") if is_remote(text) else local_path(text)
+        self._filesystem, path = resolve(self.address)
+        self._path = path.rstrip("/")
+
+    def __truediv__(self, name: str) -> Folder:
+        """A folder in this one."""
+        return Folder(f"{self.address}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of its address."""
+        return posixpath.basename(self.address)
+
+    @property
+    def local(self) -> Path | None:
+        """Its path on this machine; None when it is elsewhere."""
+        return Path(self._path) if is_local(self._filesystem) else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        path = f"{self._path}/{name}"
+        found = self._patiently("look for", name, lambda: self._filesystem.get_file_info(path))
+        return found.type == pafs.FileType.File
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+        def read() -> bytes:
+            with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
+                return stream.read()
+
+        if not self.has(name):
+            raise FileNotFoundError(2, "no such file", f"{self.address}/{name}")
+        return self._patiently("read", name, read)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A file's path on this machine; of one that is elsewhere, that of a copy.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if self.local is not None:
+            yield self.local / name
+            return
+        with tempfile.TemporaryDirectory(prefix="vemoclap-") as folder:
+            path = Path(folder) / name
+            path.write_bytes(self.read(name))
+            yield path
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, or replace it.
+
+        Raises:
+            RunBroken: the folder cannot be written.
+        """
+        write_bytes_atomically(self._filesystem, f"{self._path}/{name}", content)
+
+    def folders(self) -> list[Folder]:
+        """The folders in it, by name."""
+        selector = pafs.FileSelector(self._path, allow_not_found=True)
+        infos = self._patiently("list", "", lambda: self._filesystem.get_file_info(selector))
+        return [self / name for name in sorted(info.base_name for info in infos if _is_folder(info))]
+
+    def remove(self) -> None:
+        """Remove it with all that is in it, as far as that can be done."""
+        if self.local is not None:
+            shutil.rmtree(self.local, ignore_errors=True)
+            return
+        with suppress(OSError):
+            self._filesystem.delete_dir(self._path)
+
+    def _patiently(self, what: str, name: str, action: Callable[[], T]) -> T:
+        return patiently(not is_local(self._filesystem), f"cannot {what} {self.address}/{name}", action)
+
+
+def _is_folder(info: pafs.FileInfo) -> bool:
+    return info.type == pafs.FileType.Directory
