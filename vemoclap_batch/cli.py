@@ -111,12 +111,12 @@ def _run(
 
 @contextmanager
 def telling_the_end(as_json: bool) -> Iterator[None]:
-    """Print the counts of a run that ends before it is done, as :func:`print_run` does of others."""
+    """Have the counts of a run that ends before it is done printed in the end, as :func:`print_run` does of others."""
     try:
         yield
     except RunEnded as error:
         if error.summary is not None:
-            _print_counts(error.summary, as_json)
+            error.last_words = _counts(error.summary, as_json)
         raise
 
 
@@ -138,14 +138,13 @@ def print_run(done: Any, as_json: bool) -> None:
     for failure in _failures(done, _SHOWN):
         print(f"failed: {failure}")
     print(f"all tables are in {done.store.address}")
-    _print_counts(done.summary() | {"out": done.store.address, "rows": rows}, as_json)
+    print(_counts(done.summary() | {"out": done.store.address, "rows": rows}, as_json))
 
 
-def _print_counts(summary: Mapping[str, Any], as_json: bool) -> None:
+def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
     counts = summary["counts"]
-    print(f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed")
-    if as_json:
-        print(json.dumps(summary, ensure_ascii=False, default=str))
+    text = f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed"
+    return f"{text}\n{json.dumps(summary, ensure_ascii=False, default=str)}" if as_json else text
 
 
 def _failures(done: Any, limit: int) -> list[str]:

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from vemoclap_batch.config import Config, ConfigError, load_config
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.failure import RunBroken, RunEnded
 from vemoclap_batch.store.lock import Busy
 
 DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 143
@@ -170,13 +170,22 @@ def exit_statuses() -> Iterator[None]:
         print(
             "what was finished is kept, and the same command goes on from there; --verbose shows more", file=sys.stderr
         )
+        _say_last(error)
         sys.exit(BROKEN)
     except Busy as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(HELD)
-    except Stopped:
+    except Stopped as error:
         print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        _say_last(error)
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _say_last(error: RunEnded) -> None:
+    # A job's log holds both streams.
+    sys.stderr.flush()
+    if error.last_words:
+        print(error.last_words)

@@ -33,9 +33,11 @@ class RunEnded(Exception):
 
     Attributes:
         summary: what the run wrote of itself, once it had begun.
+        last_words: the same as a command prints it, the last of all.
     """
 
     summary: dict[str, Any] | None = None
+    last_words: str = ""
 
 
 class RunBroken(RunEnded, RuntimeError):

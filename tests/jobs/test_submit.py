@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -93,13 +94,18 @@ def committed(out, table="features/clip"):
     return sorted(ds.dataset(shards).to_table(columns=["video_id"])["video_id"].to_pylist()) if shards else []
 
 
-def submit(dashboard, *entrypoint, token=True):
+def job(dashboard, *words, token=True):
+    """Run ``ray job`` against a head."""
     environment = {**os.environ, **(TOKEN if token else {"RAY_AUTH_MODE": "disabled"}), "RAY_ADDRESS": dashboard}
-    command = [RAY, "job", "submit", "--runtime-env", "cluster/runtime-env.yaml", "--", *map(str, entrypoint)]
+    command = [RAY, "job", *map(str, words)]
+    return subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300)
+
+
+def submit(dashboard, *entrypoint, token=True, options=()):
     end = time.monotonic() + 90
     while True:
-        done = subprocess.run(
-            command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300
+        done = job(
+            dashboard, "submit", "--runtime-env", "cluster/runtime-env.yaml", *options, "--", *entrypoint, token=token
         )
         # The head takes requests a while before it can start jobs.
         if "No available agent to submit job" not in done.stderr or time.monotonic() > end:
@@ -113,11 +119,10 @@ def test_a_submitted_job(head, tmp_path, tiny_profile):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
     (clips / "broken.mp4").write_bytes(b"no video")
     model = tiny_checkpoint(tmp_path / "model")
-    job = [sys.executable, "jobs/label.py", clips, "-o", out, "--profile", tiny_profile, "--model", model]
-    done = submit(head.dashboard, *job)
+    label = [sys.executable, "jobs/label.py", clips, "-o", out, "--profile", tiny_profile, "--model", model]
+    done = submit(head.dashboard, *label, options=["--submission-id=label"])
     assert "{" in done.stdout, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    summary = next(json.loads(line) for line in reversed(lines) if line.startswith("{"))
+    summary = json.loads(log(head, "label")[-1])
     assert summary["counts"] == {"videos": 5, "done": 4, "skipped": 0, "failed": 1}, done.stdout
     # The log names the run and the video that failed; Ray hands on that the job did not exit with 0.
     assert done.returncode != 0
@@ -125,9 +130,36 @@ def test_a_submitted_job(head, tmp_path, tiny_profile):
     assert "broken.mp4" in done.stdout
     assert len(committed(out)) == len(committed(out, "predictions")) == 4
     # Whoever has no token gets nowhere.
-    refused = submit(head.dashboard, *job, token=False)
+    refused = submit(head.dashboard, *label, token=False)
     assert refused.returncode != 0
     assert "token authentication is enabled" in refused.stderr
+
+
+def log(head, name):
+    """The lines of a job's log, which holds both of its streams."""
+    return [line for line in job(head.dashboard, "logs", name).stdout.splitlines() if line.strip()]
+
+
+def test_a_job_that_is_stopped_commits_what_is_under_way(head, tmp_path, frames_profile):
+    clips, out, calls = tmp_path / "clips", tmp_path / "out", tmp_path / "calls.txt"
+    clips.mkdir()
+    for at in range(12):
+        make_clip(clips / f"clip{at}.mp4", seconds=1)
+    extract = [sys.executable, "jobs/extract.py", str(clips), "-o", str(out), "--profile", frames_profile]
+    extract += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
+    told = f"{sys.executable} -c 'import vemoclap_batch; print(vemoclap_batch.__file__)' && exec {shlex.join(extract)}"
+    submit(head.dashboard, "bash", "-c", told, options=["--no-wait", "--submission-id=stopped"])
+    wait_for(lambda: len(committed(out)) >= 2)
+    # Without the waiting time of cluster/runtime-env.yaml, Ray would kill it after 3 s.
+    job(head.dashboard, "stop", "stopped")
+    said = log(head, "stopped")
+    summary = json.loads(said[-1])
+    # The code that was sent along goes before what the node has.
+    assert any(line.startswith(f"{head.scratch}/") and line.endswith("vemoclap_batch/__init__.py") for line in said)
+    kept = committed(out)
+    assert (summary["stopped"], summary["counts"]["done"]) == (True, len(kept))
+    assert 2 <= len(kept) < 12
+    assert sorted(line.split()[1] for line in calls.read_text().splitlines() if line.startswith("frames")) == kept
 
 
 def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_path, frames_profile):
