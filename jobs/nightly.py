@@ -1,7 +1,7 @@
 """Label what is new or changed since last night: python jobs/nightly.py --source PREFIX --out OUT.
 
-The last line of standard output is the night's summary as JSON. Exit status: 0 all well, 1 broke off, 2 wrong usage,
-3 something failed or the labels drift, 4 the night before has not ended, 143 stopped.
+The last line of standard output is the night's summary as JSON, however it ended. Exit status: 0 all well, 1 broke off,
+2 wrong usage, 3 something failed tonight or the labels drift, 4 the night before has not ended, 143 stopped.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
+import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from vemoclap_batch.cli_common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, default_checkpoint
 from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.failure import RunBroken, RunEnded
 from vemoclap_batch.manifest import read_sources
-from vemoclap_batch.pipeline.nightly import Settings, as_markdown, call_hook, needs_attention, nightly
+from vemoclap_batch.pipeline.night_summary import as_markdown, needs_attention
+from vemoclap_batch.pipeline.nightly import Settings, call_hook, nightly
 from vemoclap_batch.pipeline.run import Classifier
 from vemoclap_batch.pipeline.stopping import Stopped
+from vemoclap_batch.report.failures import in_words
 from vemoclap_batch.store.lock import Busy
 
 
@@ -30,19 +35,40 @@ def main() -> int:
     try:
         summary = night(arguments)
     except ConfigError as error:
-        return leave(arguments.hook, "broken", "\n".join(f"error: {mistake}" for mistake in error.mistakes), USAGE)
+        return leave(arguments, "broken", error, USAGE)
     except Busy as error:
-        return leave(arguments.hook, "held", f"error: {error}", HELD)
+        return leave(arguments, "held", error, HELD)
+    except Stopped as error:
+        return leave(arguments, "stopped", error, STOPPED)
     except RunBroken as error:
-        return leave(arguments.hook, "broken", f"error: the run broke off: {error}", BROKEN)
-    except Stopped:
-        return leave(arguments.hook, "stopped", "stopped; the next night goes on from there", STOPPED)
+        return leave(arguments, "broken", error, BROKEN)
+    except Exception as error:
+        # Nobody watches at night: whatever it is, the hook is called.
+        traceback.print_exc()
+        return leave(arguments, "broken", error, BROKEN)
     print(as_markdown(summary))
-    print(json.dumps(summary), flush=True)
+    for failure in summary["failed"]:
+        print(f"failed: {in_words(failure)}")
     status = "attention" if needs_attention(summary) else "ok"
+    return end(arguments, status, summary, DONE if status == "ok" else FAILED)
+
+
+def leave(arguments: argparse.Namespace, status: str, error: Exception, code: int) -> int:
+    """End a night that was not finished: to the log, to the hook, and as the last line."""
+    why = str(error) or "stopped; the next night goes on from there"
+    print(f"{status}: {why}", file=sys.stderr)
+    began = (error.summary if isinstance(error, RunEnded) else None) or {}
+    return end(arguments, status, {"out": arguments.out, **began, "error": why}, code)
+
+
+def end(arguments: argparse.Namespace, status: str, summary: dict[str, Any], code: int) -> int:
+    """Call the hook if it is to be called, and print the summary as the last line; returns the exit status."""
+    text = json.dumps({**summary, "status": status, "exit_status": code}, default=str)
+    sys.stdout.flush()
     if arguments.hook and (status != "ok" or arguments.hook_on == "always"):
-        call_hook(arguments.hook, status, json.dumps(summary))
-    return DONE if status == "ok" else FAILED
+        call_hook(arguments.hook, status, text)
+    print(text, flush=True)
+    return code
 
 
 def parse(given: Sequence[str]) -> argparse.Namespace:
@@ -61,7 +87,14 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hook", help="command to run when a person should look; the summary is its standard input")
     parser.add_argument("--hook-on", choices=["problems", "always"], default="problems")
     parser.add_argument("--address", help="Ray cluster [default: RAY_ADDRESS, else this machine]")
-    return parser.parse_args(given)
+    arguments = parser.parse_args(given)
+    try:
+        words = shlex.split(arguments.hook or "true")
+    except ValueError as error:
+        parser.error(f"--hook {arguments.hook!r}: {error}")
+    if not words or shutil.which(words[0]) is None:
+        parser.error(f"--hook {arguments.hook!r}: no such command")
+    return arguments
 
 
 def night(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -69,16 +102,8 @@ def night(arguments: argparse.Namespace) -> dict[str, Any]:
     config = load_config(arguments.profile, arguments.overrides or [])
     classifier = Classifier.load(arguments.model or default_checkpoint(config))
     settings = Settings(arguments.settle, arguments.weeks, arguments.gpu_hour_cost)
-    videos = read_sources(arguments.source, config.sources.policy).rows
-    return nightly(videos, arguments.out, config, classifier, settings, arguments.address)
-
-
-def leave(hook: str | None, status: str, text: str, code: int) -> int:
-    """Say why there is no summary, to the log and to the hook."""
-    print(text, file=sys.stderr)
-    if hook:
-        call_hook(hook, status, text)
-    return code
+    manifest = read_sources(arguments.source, config.sources.policy, may_be_empty=True)
+    return nightly(manifest, arguments.out, config, classifier, settings, arguments.address)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def print_run(done: Any, as_json: bool) -> None:
     """Print the videos of a run, where everything is, and last the counts."""
     from vemoclap_batch.pipeline.missing import features_table
     from vemoclap_batch.report.digest import digest, show
+    from vemoclap_batch.report.failures import in_words, latest_failures
 
     videos = done.work.videos
     tables = {name: features_table(done.store, spec) for name, spec in done.specs.items()}
@@ -135,8 +136,11 @@ def print_run(done: Any, as_json: bool) -> None:
         print(f"… and {videos.num_rows - _SHOWN} more in {done.store.address}/predictions")
     for note in done.notes:
         print(f"note: {note}")
-    for failure in _failures(done, _SHOWN):
-        print(f"failed: {failure}")
+    failures = latest_failures(done.store, done.work.incomplete) if done.failed else []
+    for failure in failures[:_SHOWN]:
+        print(f"failed: {in_words(failure)}")
+    if len(failures) > _SHOWN:
+        print(f"failed: and {len(failures) - _SHOWN} more, see {done.store.address}/errors")
     print(f"all tables are in {done.store.address}")
     print(_counts(done.summary() | {"out": done.store.address, "rows": rows}, as_json))
 
@@ -145,27 +149,6 @@ def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
     counts = summary["counts"]
     text = f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed"
     return f"{text}\n{json.dumps(summary, ensure_ascii=False, default=str)}" if as_json else text
-
-
-def _failures(done: Any, limit: int) -> list[str]:
-    """The latest failure of each incomplete video's cells, in words."""
-    if not done.failed:
-        return []
-    from vemoclap_batch.report.digest import shorten
-    from vemoclap_batch.store.table import keys
-
-    log = done.store.errors().read(
-        ["uri", "extractor", "error_type", "message", "attempts", "run_id"], of=keys(done.work.incomplete)
-    )
-    latest = {(row["video_id"], row["extractor"]): row for row in log.sort_by("run_id").to_pylist()}
-    lines = [
-        f"{shorten(row['uri'] or row['video_id'], 300)} ({row['extractor'] or 'decode'}): "
-        f"{row['error_type']}: {shorten(row['message'], 200)}"
-        + (f" (attempt {row['attempts']})" if row["attempts"] > 1 else "")
-        for row in latest.values()
-    ]
-    more = [f"and {len(lines) - limit} more, see {done.store.address}/errors"] if len(lines) > limit else []
-    return lines[:limit] + more
 
 
 @app.command()

@@ -96,6 +96,9 @@ class Pipeline(_Settings):
     block_videos: int | None = Field(
         None, ge=1, description="videos that travel and are batched together, at most; without it 4 for GPUs, else 1"
     )
+    compact_shards: int = Field(
+        2000, ge=0, description="a run compacts its output in the end when a table has more shards; 0: never"
+    )
     max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
     max_actor_restarts: int = Field(1000, ge=0, description="restarts of one actor before the run gives up")
     wait_for_nodes_s: float = Field(

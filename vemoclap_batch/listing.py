@@ -7,11 +7,13 @@ import posixpath
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
 
 from vemoclap_batch.config import ConfigError
+from vemoclap_batch.failure import Failure, RunBroken
 from vemoclap_batch.store.filesystem import is_remote
 
 #: What a folder or a prefix is searched for.
@@ -111,12 +113,29 @@ def content_keys(uris: Sequence[str]) -> list[str]:
     ]
 
 
-def _list_remote(folder: str) -> dict[str, str]:
+@contextmanager
+def asking(address: str) -> Iterator[None]:
+    """What a remote filesystem raises becomes an error that names the address.
+
+    Raises:
+        ConfigError: no installed package knows the scheme, or the address is none.
+        RunBroken: the store does not answer, or refuses; the same command may do better later.
+    """
     try:
+        yield
+    except ConfigError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise ConfigError([f"{address!r}: {error}"]) from error
+    except Exception as error:  # Each of fsspec's filesystems lets errors of a library of its own through.
+        raise RunBroken(f"cannot list {address!r}: {Failure.of(error).message}") from error
+
+
+def _list_remote(folder: str) -> dict[str, str]:
+    with asking(folder):
         filesystem, path = fsspec.core.url_to_fs(folder)
-        entries = filesystem.ls(path, detail=True)
-    except FileNotFoundError:
-        return {}
-    except (ImportError, ValueError, OSError) as error:
-        raise ConfigError([f"{folder!r}: {error}"]) from error
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
     return {posixpath.basename(entry["name"]): remote_content_key(entry) for entry in entries}

@@ -23,7 +23,15 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
-from vemoclap_batch.listing import content_keys, is_media, local_content_key, normalise, remote_content_key, walk
+from vemoclap_batch.listing import (
+    asking,
+    content_keys,
+    is_media,
+    local_content_key,
+    normalise,
+    remote_content_key,
+    walk,
+)
 from vemoclap_batch.media.policy import ANYWHERE, Policy
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
 
@@ -45,35 +53,48 @@ class Manifest:
     Attributes:
         rows: one per video, columns of :data:`SCHEMA`; ``label`` and ``split`` are null where not given.
         ignored: how many files of the searched folders were left out, by suffix.
+        empty: the sources in which there is no video.
     """
 
     rows: pa.Table
     ignored: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
 
 
-def read_sources(sources: Sequence[str], policy: Policy = ANYWHERE) -> Manifest:
+def read_sources(sources: Sequence[str], policy: Policy = ANYWHERE, may_be_empty: bool = False) -> Manifest:
     """The videos that the sources name together; one found by two sources counts once.
 
     Args:
         sources: videos, folders, prefixes, globs and manifests.
         policy: what may be read; nothing else is asked for, not even whether it is there.
+        may_be_empty: whether a source may hold no video; a prefix of an object store may be missing, then, as it is
+            when it is empty.
 
     Raises:
         ConfigError: a source that is not there, may not be read, holds no video or is a manifest with mistakes; all
             are named.
+        RunBroken: a store does not answer, or refuses.
     """
     mistakes: list[str] = []
     tables: list[pa.Table] = []
     ignored: Counter[str] = Counter()
+    empty = []
     for source in sources:
         try:
             tables.append(_read(source, ignored, policy))
+        except NoVideo as error:
+            empty.append(source)
+            mistakes += [] if may_be_empty else error.mistakes
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
-    rows = _merge(pa.concat_tables(tables))
-    return Manifest(rows, ignored)
+    rows = _merge(pa.concat_tables(tables)) if tables else SCHEMA.empty_table()
+    return Manifest(rows, ignored, empty)
+
+
+class NoVideo(ConfigError):
+    """A source without a video."""
 
 
 def video_id(address: str) -> str:
@@ -122,7 +143,7 @@ def _read(source: str, ignored: Counter[str], policy: Policy) -> pa.Table:
     rows = [(video_id(address), key, address) for address, key in sorted(found)]
     if not rows:
         left_out = f" ({sum(ignored.values())} files of other kinds)" if ignored else ""
-        raise ConfigError([f"{source!r}: no video found{left_out}"])
+        raise NoVideo([f"{source!r}: no video found{left_out}"])
     return _table(rows)
 
 
@@ -154,20 +175,18 @@ def _local_source(source: str, ignored: Counter[str], policy: Policy) -> list[tu
 
 def _remote_source(source: str, ignored: Counter[str], policy: Policy) -> list[tuple[str, str]] | pa.Table:
     source = normalise(source)
-    try:
+    if source.endswith(MANIFEST_SUFFIXES):
+        return _read_manifest_file(source, policy)
+    with asking(source):
         filesystem, path = fsspec.core.url_to_fs(source)
         if any(char in path for char in "*?["):
             found = filesystem.glob(path, detail=True)
-        elif source.endswith(MANIFEST_SUFFIXES):
-            return _read_manifest_file(source, policy)
         elif filesystem.isdir(path):
             found = filesystem.find(path, detail=True)
         elif filesystem.exists(path):
             return [(source, remote_content_key(filesystem.info(path)))]
         else:
-            raise ConfigError([f"{source!r}: no such file or folder"])
-    except (ImportError, ValueError, OSError) as error:
-        raise ConfigError([f"{source!r}: {error}"]) from error
+            raise NoVideo([f"{source!r}: no such file or folder"])
     return [
         (str(filesystem.unstrip_protocol(name)), remote_content_key(info))
         for name, info in found.items()

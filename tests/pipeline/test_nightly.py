@@ -1,33 +1,47 @@
 """A night: what is left for the next one, drift, the summary, the hook; and a second night that overlaps."""
 
+import datetime
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clips import make_clip
-from vemoclap_batch.config import LABELS
+from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.manifest import read_sources
-from vemoclap_batch.pipeline.nightly import as_markdown, call_hook, drift, split_settled
+from vemoclap_batch.pipeline.commit import StageTotals
+from vemoclap_batch.pipeline.night_summary import as_markdown, drift, summarise
+from vemoclap_batch.pipeline.nightly import call_hook, split_settled
+from vemoclap_batch.pipeline.plan import Cluster, Plan, StagePlan
+from vemoclap_batch.pipeline.predict import Predicted
+from vemoclap_batch.pipeline.run import Run
 from vemoclap_batch.store.lock import writer
+from vemoclap_batch.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 counts = st.dictionaries(st.sampled_from(LABELS), st.integers(0, 200))
 
 
 def test_a_file_that_may_still_be_uploading_waits(tmp_path):
-    for name, age in (("old.mp4", 1000), ("new.mp4", 10)):
+    # One has a clock that is a day ahead, one is in the manifest already.
+    for name, age in (("old.mp4", 1000), ("new.mp4", 10), ("ahead.mp4", -86400)):
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    settled, waiting = split_settled(read_sources([str(tmp_path)]).rows, settle_s=600)
-    assert [Path(uri).name for uri in settled["uri"].to_pylist()] == ["old.mp4"]
-    assert [Path(uri).name for uri in waiting] == ["new.mp4"]
+    (tmp_path / "m.csv").write_text("uri\nold.mp4\nnew.mp4\nahead.mp4\nannounced.mp4\ns3://b/clip.mp4\n")
+    with_keys = read_sources([str(tmp_path)]).rows
+    assert [Path(uri).name for uri in split_settled(with_keys, 600)[0]["uri"].to_pylist()] == ["ahead.mp4", "old.mp4"]
+    rows = pa.table({"uri": [*(str(tmp_path / f"{name}.mp4") for name in ("old", "new", "announced")), "s3://b/c.mp4"]})
+    settled, waiting = split_settled(rows, settle_s=600)
+    assert [Path(uri).name for uri in settled["uri"].to_pylist()] == ["old.mp4", "c.mp4"]
+    assert [Path(uri).name for uri in waiting] == ["new.mp4", "announced.mp4"]
 
 
 def test_drift_is_flagged_when_it_is_large_and_no_accident():
@@ -69,47 +83,140 @@ def model(tmp_path):
     return tiny_checkpoint(tmp_path / "model", ["clip"])
 
 
-def job(*arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / "jobs" / "nightly.py", *map(str, arguments)],
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+def job(*arguments, env=None):
+    command = [sys.executable, ROOT / "jobs" / "nightly.py", *map(str, arguments)]
+    return subprocess.run(command, text=True, capture_output=True, check=False, env={**os.environ, **(env or {})})
 
 
-def test_two_nights(tmp_path, frames_profile, model, address):
-    clips, out = tmp_path / "clips", tmp_path / "out"
+def aged(path, seconds=3600):
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def last(night):
+    return json.loads(night.stdout.splitlines()[-1])
+
+
+def test_nights(tmp_path, frames_profile, model, address):
+    clips, out, empty = tmp_path / "clips", tmp_path / "out", tmp_path / "empty"
     clips.mkdir()
-    make_clip(clips / "first.mp4", seconds=1)
+    empty.mkdir()
+    first = aged(make_clip(clips / "first.mp4", seconds=1))
     late = make_clip(clips / "late.mp4", seconds=1)
-    os.utime(clips / "first.mp4", (time.time() - 3600,) * 2)
     seen = tmp_path / "seen.json"
-    hook = f"{sys.executable} -c \"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())\""
-    arguments = ["--source", clips, "--out", out, "--profile", frames_profile, "--model", model, "--hook", hook]
+    # What a hook says comes before the last line.
+    hook = f"{sys.executable} -c \"import sys; print('hook'); open({str(seen)!r}, 'w').write(sys.stdin.read())\""
+    arguments = ["--source", clips, empty, "--out", out, "--profile", frames_profile, "--model", model, "--hook", hook]
     arguments += ["--address", address]
 
     night = job(*arguments)
     assert night.returncode == 0, night.stderr
-    summary = json.loads(night.stdout.splitlines()[-1])
+    summary = last(night)
     assert summary["counts"] == {"videos": 1, "done": 1, "skipped": 0, "failed": 0, "left_for_next_night": 1}
+    assert (summary["status"], summary["empty_sources"]) == ("ok", [str(empty)])
     assert sum(summary["labels"].values()) == 1
     assert not seen.exists()
     text = (out / "nightly" / f"{summary['run_id']}.md").read_text()
     assert text == as_markdown(json.loads((out / "nightly" / f"{summary['run_id']}.json").read_text()))
+    assert f"{str(empty).replace('_', chr(92) + '_')}: no video there" in text
 
-    os.utime(late, (time.time() - 3600,) * 2)
-    (clips / "broken.mp4").write_bytes(b"no video")
-    os.utime(clips / "broken.mp4", (time.time() - 3600,) * 2)
-    night = job(*arguments)
+    # One that was late, one that has changed, one that is broken.
+    aged(late)
+    make_clip(first, seconds=2)
+    aged(first, 1800)
+    (clips / "bro*ken.mp4").write_bytes(b"no video")
+    aged(clips / "bro*ken.mp4")
+    night = job(*arguments, "--set", "pipeline.compact_shards=1")
     assert night.returncode == 3, night.stderr
-    summary = json.loads(night.stdout.splitlines()[-1])
-    assert summary["counts"] == {"videos": 3, "done": 1, "skipped": 1, "failed": 1, "left_for_next_night": 0}
-    assert sum(summary["failures"].values()) == 1
+    summary = last(night)
+    assert summary["counts"] == {"videos": 3, "done": 2, "skipped": 0, "failed": 1, "left_for_next_night": 0}
+    assert (summary["failures"], summary["still_failing"]) == ({"not_media": 1}, {})
+    assert "bro*ken.mp4 (decode): not_media" in night.stdout
+    assert "bro\\*ken.mp4" in as_markdown(summary)
     assert sum(summary["labels_before"].values()) == 1
     assert json.loads(seen.read_text()) == summary
+    # More shards than it was told to bear.
+    assert any("shards were compacted to" in note for note in summary["notes"])
+    assert len(list(out.rglob("features/clip/*/part-*.parquet"))) == 1
+
+    # What has failed for good does not call anybody again.
+    seen.unlink()
+    night = job(*arguments)
+    assert night.returncode == 0, night.stderr
+    assert (last(night)["failures"], last(night)["still_failing"]) == ({}, {"not_media": 1})
+    assert last(night)["counts"]["failed"] == 1
+    assert not seen.exists()
 
     with writer(str(out), "the night before"):
         night = job(*arguments)
     assert night.returncode == 4
-    assert "the night before" in seen.read_text()
+    assert json.loads(seen.read_text()) == last(night)
+    assert (last(night)["status"], last(night)["exit_status"]) == ("held", 4)
+    assert "the night before" in last(night)["error"]
+
+
+def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, model):
+    seen = tmp_path / "seen.txt"
+    hook = f"{sys.executable} -c \"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())\""
+    common = ["--out", tmp_path / "out", "--profile", frames_profile, "--model", model]
+    night = job("--source", tmp_path / "nowhere", *common, "--hook", hook)
+    assert (night.returncode, last(night)["status"]) == (2, "broken")
+    assert "no such file or folder" in json.loads(seen.read_text())["error"]
+    # A store that nobody answers for: no wrong usage, and no traceback.
+    seen.unlink()
+    night = job(
+        "--source", "s3://bucket/incoming", *common, "--hook", hook, env={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    )
+    assert (night.returncode, last(night)["status"]) == (1, "broken")
+    assert "cannot list 's3://bucket/incoming'" in json.loads(seen.read_text())["error"]
+    assert "Traceback" not in night.stderr
+    for wrong in ("notify 'oops", "/no/such/command"):
+        night = job("--source", tmp_path, *common, "--hook", wrong)
+        assert (night.returncode, "--hook" in night.stderr) == (2, True)
+
+
+def test_a_night_that_is_stopped_says_so(tmp_path, frames_profile, model, address):
+    clips, out, seen = tmp_path / "clips", tmp_path / "out", tmp_path / "seen.txt"
+    clips.mkdir()
+    for at in range(8):
+        aged(make_clip(clips / f"clip{at}.mp4", seconds=1))
+    hook = f"{sys.executable} -c \"import os; open({str(seen)!r}, 'w').write(os.environ['VEMOCLAP_STATUS'])\""
+    arguments = ["--source", clips, "--out", out, "--profile", frames_profile, "--model", model, "--hook", hook]
+    arguments += ["--address", address, "--set", "extractors.clip.delay_s=0.5"]
+    night = subprocess.Popen(
+        [sys.executable, ROOT / "jobs" / "nightly.py", *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+    while not list(out.rglob("features/clip/*/part-*.parquet")):
+        assert night.poll() is None
+        time.sleep(0.1)
+    night.send_signal(signal.SIGTERM)
+    said = night.communicate(timeout=60)[0]
+    summary = json.loads(said.splitlines()[-1])
+    assert (night.returncode, summary["status"], seen.read_text()) == (143, "stopped", "stopped")
+    assert 0 < summary["counts"]["done"] < 8
+
+
+def predictions(store, run_ids):
+    table = store.predictions("table", ["joy"])
+    rows = [
+        dict.fromkeys(table.schema.names) | {"video_id": str(at), "content_key": "1", "run_id": run_id, "label": "joy"}
+        for at, run_id in enumerate(run_ids)
+    ]
+    table.append(pa.Table.from_pylist(rows, schema=table.schema))
+    return Predicted(table, "table")
+
+
+def test_a_night_is_compared_with_the_last_weeks_and_gpus_cost_while_they_are_held(tmp_path, frames_profile):
+    store = Store(str(tmp_path / "out"))
+    now = datetime.datetime.now(datetime.UTC)
+    days = {name: f"{now - datetime.timedelta(days=age):%Y%m%dT%H%M%S}-x" for name, age in (("in", 13), ("out", 15))}
+    run = Run(store, load_config(frames_profile), {}, "tonight", "label", held_s=7200.0)
+    run.predicted = predictions(store, ["tonight", days["in"], days["in"], days["out"]])
+    stages = [StagePlan(name, (name,), 3, 1.0, gpus, 1, 1.0, 1.0) for name, gpus in (("clip", 0.5), ("ocr", 0.0))]
+    run.plan = Plan(tuple(stages), Cluster(8, 2, 32))
+    run.totals.stages["clip"] = StageTotals(items=1, seconds=720.0)
+    found = summarise(run, [], [], weeks=2, gpu_hour_cost=4.0)
+    assert (found["labels"], found["labels_before"]) == ({"joy": 1}, {"joy": 2})
+    # Three actors with half a GPU each had them for two hours, and worked for 12 minutes in all.
+    assert (found["gpu_hours_held"], found["gpu_hours"], found["gpu_cost"]) == (3.0, 0.1, 12.0)
+    assert "3.00 GPU-hours held, 0.10 of them at work, 12.00 spent" in as_markdown(found)

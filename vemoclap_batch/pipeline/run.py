@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from vemoclap_batch.pipeline.progress import tracking
 from vemoclap_batch.pipeline.shrunken import watching
 from vemoclap_batch.pipeline.stopping import Stopped, StopRequest, stoppable
 from vemoclap_batch.pipeline.timeline import windowed, with_pieces
+from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys
 
@@ -47,6 +49,7 @@ class Run:
         skipped: how many of them had everything already.
         failed: how many lack something at the end.
         stopped: whether it was asked to end before it was done.
+        held_s: seconds in which it had its actors.
     """
 
     store: Store
@@ -59,6 +62,7 @@ class Run:
     skipped: int = 0
     failed: int = 0
     stopped: bool = False
+    held_s: float = 0.0
     totals: Totals = field(default_factory=Totals)
     plan: planning.Plan | None = None
     predicted: Predicted | None = None
@@ -87,6 +91,7 @@ class Run:
             "stages": {name: asdict(stage) for name, stage in self.totals.stages.items()},
             "wall_s": round(wall, 3),
             "startup_s": round(startup, 3),
+            "held_s": round(self.held_s, 3),
             "video_seconds": round(self.totals.video_seconds, 3),
             "video_seconds_per_second": round(self.totals.video_seconds / wall, 3) if wall else None,
             "notes": self.notes,
@@ -178,7 +183,22 @@ def run(
                 ended.summary = this.summary()
             if this.totals.videos or this.stopped or (this.predicted and this.predicted.new):
                 this.store.write_json(f"runs/{this.run_id}.json", this.summary())
+        if this.totals.videos:
+            this.notes += _tidied(this.store, config.pipeline.compact_shards)
     return this
+
+
+def _tidied(store: Store, limit: int) -> list[str]:
+    """Compact the folder once a table has more shards than the limit (0: never); what to say of it."""
+    before = [len(shards) for shards in store.shard_files().values()]
+    if not limit or max(before, default=0) <= limit:
+        return []
+    try:
+        after = sum(table.shards_after for table in compact(store))
+    except RunBroken as error:
+        # The run itself is done; the next one tries again.
+        return [f"{sum(before)} shards were not compacted: {error}"]
+    return [f"{sum(before)} shards were compacted to {after}"]
 
 
 def _extract(this: Run, work: Work, stop: StopRequest, address: str | None, verbose: bool) -> None:
@@ -190,7 +210,7 @@ def _extract(this: Run, work: Work, stop: StopRequest, address: str | None, verb
         tracker.say(f"run {this.run_id}: {describe_plan(this.plan, work)}")
         committer = Committer(this.store, this.specs, work, this.run_id, tracker.at)
         this.totals = committer.totals
-        with open_ledger() as ledger, stop.gently(ledger.stop.remote):
+        with open_ledger() as ledger, stop.gently(ledger.stop.remote), _held(this):
             rows = with_pieces(this.store, work.rows, this.specs)
             with committer, watching(
                 this.plan, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
@@ -200,6 +220,16 @@ def _extract(this: Run, work: Work, stop: StopRequest, address: str | None, verb
                     committer.add(block)
         if stop.asked:
             raise Stopped
+
+
+@contextmanager
+def _held(this: Run) -> Iterator[None]:
+    """Measure how long the run has its actors."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        this.held_s += time.monotonic() - began
 
 
 def describe_plan(plan: planning.Plan, work: Work) -> str:
