@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -42,6 +43,17 @@ class RunEnded(Exception):
 
 class RunBroken(RunEnded, RuntimeError):
     """The run itself cannot go on (an extractor does not start, the cluster is gone); what was committed is kept."""
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown: ``user:password@`` is left out; the same text when it has none."""
+    return _PASSWORD.sub(r"\1", address)
+
+
+#: Why an address with a password is not taken.
+PASSWORD_REFUSED = "it holds a password, which logs and tables would show: credentials come from the environment"
+#: As in ``s3://KEY:SECRET@bucket``. In ``abfs://container@account`` and ``github://me:name@`` it is part of the name.
+_PASSWORD = re.compile(r"^((?:s3a?|gc?s|az|abfss?|hdfs|https?|s?ftp|ssh|smb)://)[^/@]*:[^/@]*@", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

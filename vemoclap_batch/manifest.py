@@ -23,6 +23,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.failure import without_password
 from vemoclap_batch.listing import (
     asking,
     content_keys,
@@ -132,7 +133,7 @@ def _utf8(text: str) -> str:
 
 def _read(source: str, ignored: Counter[str], policy: Policy) -> pa.Table:
     if is_remote(source) and (refusal := policy.refusal(normalise(source))) is not None:
-        raise ConfigError([f"{source!r} may not be read: {refusal}"])
+        raise ConfigError([f"{without_password(source)!r} may not be read: {refusal}"])
     find = _remote_source if is_remote(source) else _local_source
     found = find(source, ignored, policy)
     if isinstance(found, pa.Table):
@@ -336,7 +337,7 @@ def _complete(address: str, columns: dict[str, list[str | None]], policy: Policy
 def _check_allowed(mistakes: _Mistakes, uris: Sequence[str], policy: Policy) -> None:
     refusals = [policy.refusal(uri) if uri else None for uri in uris]
     bad = [refusal is not None for refusal in refusals]
-    mistakes.rows("may not be read", bad, lambda row: f"{uris[row]!r}: {refusals[row]}")
+    mistakes.rows("may not be read", bad, lambda row: f"{without_password(uris[row])!r}: {refusals[row]}")
 
 
 def _check_unique(mistakes: _Mistakes, ids: list[str], uris: list[str] | None = None) -> None:

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vemoclap_batch.config import ConfigError
+from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.media.policy import Policy
+from vemoclap_batch.store.store import Store
 
 names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
 
@@ -15,6 +18,24 @@ names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1,
 def test_only_schemes_that_are_allowed(address):
     assert "is not one of" in Policy().refusal(address)
     assert Policy(schemes=(address.partition("://")[0],)).refusal(address) is None
+
+
+def test_an_address_with_a_password_is_refused_and_shown_without_it():
+    for address in ("s3://key:hushhush@bucket/a.mp4", "HTTPS://me:hushhush@example.org/a.mp4"):
+        assert "password" in Policy(schemes=()).refusal(address)
+        with pytest.raises(ConfigError, match="password") as error:
+            read_sources([address])
+        assert "hushhush" not in str(error.value)
+    for address in ("abfs://container@account/a.mp4", "https://example.org:80/a@b.mp4", "s3://bucket/a:b@c.mp4"):
+        assert Policy(schemes=()).refusal(address) is None
+
+
+def test_a_manifest_or_an_output_with_a_password_is_refused(tmp_path):
+    (tmp_path / "m.csv").write_text("uri,content_key\ns3://key:hushhush@bucket/a.mp4,1\n")
+    for refused in (lambda: read_sources([str(tmp_path / "m.csv")]), lambda: Store("s3://key:hushhush@bucket/out")):
+        with pytest.raises(ConfigError, match="password") as error:
+            refused()
+        assert "hushhush" not in str(error.value)
 
 
 def test_anywhere_without_roots():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from vemoclap_batch.failure import ErrorType, Failure
+from vemoclap_batch.failure import ErrorType, Failure, without_password
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
 from vemoclap_batch.media.policy import ANYWHERE, Policy
 
@@ -34,7 +34,7 @@ def local_copy(address: str, beat: Beat = no_beat, policy: Policy = ANYWHERE) ->
         MediaError: NOT_FOUND, EMPTY, REFUSED or IO; it names a missing package where the address's scheme needs one.
     """
     if (refusal := policy.refusal(address)) is not None:
-        raise MediaError(ErrorType.REFUSED, f"{address} may not be read: {refusal}")
+        raise MediaError(ErrorType.REFUSED, f"{without_password(address)} may not be read: {refusal}")
     if "://" in address and not address.startswith("file://"):
         with _fetched(address, beat, policy) as path:
             yield path

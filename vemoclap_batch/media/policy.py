@@ -9,6 +9,8 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from vemoclap_batch.failure import PASSWORD_REFUSED, without_password
+
 #: Schemes that are read without being asked; a path without a scheme is ``file``.
 SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "http", "https")
 
@@ -27,6 +29,8 @@ class Policy:
 
     def refusal(self, address: str) -> str | None:
         """Why an absolute, normalised address may not be read; None when it may."""
+        if without_password(address) != address:
+            return PASSWORD_REFUSED
         scheme, remote, rest = address.partition("://")
         scheme = scheme if remote else "file"
         if self.schemes and scheme not in self.schemes:

@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.failure import PASSWORD_REFUSED, RunBroken, without_password
 from vemoclap_batch.store.parquet import encoding
 from vemoclap_batch.store.patience import is_local, patiently, reason
 
@@ -32,10 +32,12 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of an address and the path on it; pyarrow's own filesystems first, fsspec's for the rest.
 
     Raises:
-        ConfigError: no installed package knows the address's scheme.
+        ConfigError: no installed package knows the address's scheme, or it holds a password.
     """
     if not is_remote(address):
         return pafs.LocalFileSystem(), local_path(address)
+    if (shown := without_password(address)) != address:
+        raise ConfigError([f"{shown!r}: {PASSWORD_REFUSED}"])
     # A small file is one request then, and an upload that is killed leaves no parts behind, which would cost.
     query = "?allow_delayed_open=true" if address.startswith("s3://") and "?" not in address else ""
     try:
