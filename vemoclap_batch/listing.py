@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import posixpath
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import fsspec
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.failure import Failure, RunBroken
+from vemoclap_batch.failure import Failure, RunBroken, RunEnded
 from vemoclap_batch.store.filesystem import is_remote
+from vemoclap_batch.store.patience import Unreachable, patiently
+
+T = TypeVar("T")
 
 #: What a folder or a prefix is searched for.
 MEDIA_SUFFIXES = frozenset(
@@ -25,6 +29,9 @@ MEDIA_SUFFIXES = frozenset(
 UNKNOWN_CONTENT = "unknown"
 #: Content key of a local file that is not there.
 ABSENT = "absent"
+#: Schemes of object stores: an object is there once it is whole, and a folder is nothing but the beginning of names.
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_WEB = frozenset({"http", "https"})
 
 
 def normalise(address: str, base: str = "") -> str:
@@ -98,44 +105,125 @@ def remote_content_key(info: dict[str, Any]) -> str:
 
 def content_keys(uris: Sequence[str]) -> list[str]:
     """Content keys of addresses from anywhere, with one listing per remote folder and none per object."""
-    listed: dict[str, dict[str, str]] = {}
-    folders: defaultdict[str, list[str]] = defaultdict(list)
-    for uri in uris:
-        if is_remote(uri) and not uri.startswith(("http://", "https://")):
-            folders[posixpath.dirname(uri)].append(uri)
-    for folder in folders:
-        listed[folder] = _list_remote(folder)
+    listed = _list_folders(uri for uri in uris if is_remote(uri) and _scheme(uri) not in _WEB)
     return [
-        listed.get(posixpath.dirname(uri), {}).get(posixpath.basename(uri), UNKNOWN_CONTENT)
-        if is_remote(uri)
-        else local_content_key(uri)
+        remote_content_key(listed.get(uri, {})) if is_remote(uri) else local_content_key(uri)  # {} is unknown
         for uri in uris
     ]
 
 
-@contextmanager
-def asking(address: str) -> Iterator[None]:
-    """What a remote filesystem raises becomes an error that names the address.
+def changed_at(uris: Iterable[str]) -> dict[str, float | None]:
+    """When files were changed that a filesystem shows while they are being written, in seconds since 1970.
+
+    Returns:
+        By address: None for a file that is not there, 0 where nobody tells the time. Object stores, which show what is
+        whole, and the web, which has no listing, are left out.
+    """
+    of = [uri for uri in uris if is_remote(uri) and _scheme(uri) not in OBJECT_STORES | _WEB]
+    listed = _list_folders(of)
+    return {uri: _modified(listed[uri]) if uri in listed else None for uri in of}
+
+
+def _modified(info: dict[str, Any]) -> float:
+    when = info.get("mtime") or info.get("last_modified")
+    return when.timestamp() if isinstance(when, datetime.datetime) else float(when or 0)
+
+
+def _scheme(address: str) -> str:
+    return address.partition("://")[0]
+
+
+def is_object_store(address: str) -> bool:
+    """Whether a remote address is on an object store."""
+    return _scheme(address) in OBJECT_STORES
+
+
+def asked(address: str, what: str, action: Callable[[], T]) -> T:
+    """Have a remote filesystem do something, and again while it is out of reach.
+
+    Args:
+        address: for messages.
+        what: is done to it, for messages.
+        action: may be repeated.
 
     Raises:
         ConfigError: no installed package knows the scheme, or the address is none.
-        RunBroken: the store does not answer, or refuses; the same command may do better later.
+        FileNotFoundError: as the action raised it.
+        RunBroken: the store refuses, or was out of reach for too long; the same command may do better later.
     """
+    what = f"cannot {what} {address!r}"
     try:
-        yield
-    except ConfigError:
+        return patiently(is_remote(address), what, partial(_as_os_errors, action))
+    except (FileNotFoundError, ConfigError, RunEnded):
         raise
     except (ImportError, ValueError) as error:
         raise ConfigError([f"{address!r}: {error}"]) from error
     except Exception as error:  # Each of fsspec's filesystems lets errors of a library of its own through.
-        raise RunBroken(f"cannot list {address!r}: {Failure.of(error).message}") from error
+        raise RunBroken(f"{what}: {Failure.of(error).message}") from error
 
 
-def _list_remote(folder: str) -> dict[str, str]:
-    with asking(folder):
+def _as_os_errors(action: Callable[[], T]) -> T:
+    """What S3's own library says of a connection is an OSError, as it is elsewhere."""
+    try:
+        return action()
+    except Exception as error:
+        from botocore.exceptions import ConnectionError as NoConnection
+        from botocore.exceptions import HTTPClientError
+
+        if isinstance(error, NoConnection | HTTPClientError):
+            raise Unreachable(str(error)) from error
+        raise
+
+
+def remote_files(address: str) -> dict[str, dict[str, Any]]:
+    """The files at a remote address, below it or matched by it: by address, their entries in a listing.
+
+    Raises:
+        FileNotFoundError: nothing is there; see :func:`is_bucket_missing`.
+        Exception: what the filesystem raises.
+    """
+    filesystem, path = fsspec.core.url_to_fs(address)
+    if any(char in path for char in "*?["):
+        found = filesystem.glob(path, detail=True)
+    elif filesystem.isdir(path):
+        found = filesystem.find(path, detail=True)
+    elif filesystem.exists(path):
+        return {address: filesystem.info(path)}
+    else:
+        found = {}
+    if not found and is_object_store(address):
+        filesystem.ls(path)  # Other than those calls it tells what is not there, the bucket or the prefix.
+    if not found and not filesystem.isdir(path):
+        raise FileNotFoundError(address)
+    return {
+        str(filesystem.unstrip_protocol(name)): info for name, info in found.items() if info.get("type") == "file"
+    }
+
+
+def is_bucket_missing(error: FileNotFoundError) -> bool:
+    """Whether S3 said that there is no such bucket: no prefix that is empty for now, but a wrong address."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") == "NoSuchBucket"
+
+
+def _list_folders(uris: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The listing's entry of each remote address that is there."""
+    folders: defaultdict[str, list[str]] = defaultdict(list)
+    for uri in uris:
+        folders[posixpath.dirname(uri)].append(uri)
+    found = {}
+    for folder, there in folders.items():
+        entries = _list_remote(folder)
+        found |= {uri: entries[name] for uri in there if (name := posixpath.basename(uri)) in entries}
+    return found
+
+
+def _list_remote(folder: str) -> dict[str, dict[str, Any]]:
+    def entries() -> list[dict[str, Any]]:
         filesystem, path = fsspec.core.url_to_fs(folder)
-        try:
-            entries = filesystem.ls(path, detail=True)
-        except FileNotFoundError:
-            return {}
-    return {posixpath.basename(entry["name"]): remote_content_key(entry) for entry in entries}
+        return list(filesystem.ls(path, detail=True))
+
+    try:
+        return {posixpath.basename(entry["name"]): entry for entry in asked(folder, "list", entries)}
+    except FileNotFoundError:
+        return {}

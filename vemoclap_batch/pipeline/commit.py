@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,11 +18,6 @@ from vemoclap_batch.pipeline.rows import DECODED
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys, picked
-
-#: Rows and bytes that make a shard, however soon they came.
-_SHARD_ROWS, _SHARD_BYTES = 4, 16 << 20
-#: What comes sooner than this after the last shard waits for more.
-_SHARD_EVERY_S = 5.0
 
 
 @dataclass
@@ -47,68 +41,24 @@ class Totals:
 
 
 class Committer:
-    """Writes finished blocks to the store, each table's rows as one small shard.
+    """Writes finished blocks to the store, each table's rows as one small shard."""
 
-    Blocks that come in quick succession share one: the last few may wait, and are written when its context is left,
-    whatever for.
-    """
-
-    def __init__(
-        self, store: Store, specs: Mapping[str, Spec], work: Work, run_id: str,
-        tell: Callable[[int, int], None] = lambda done, failed: None,
-    ) -> None:  # fmt: skip
-        """Prepare the tables of the extractors that have work, and say beside each what made it.
-
-        Args:
-            store: the output folder.
-            specs: all of the run's extractors.
-            work: what there is to do.
-            run_id: of this run.
-            tell: called after each commit with how many videos are committed, and how many of those failed.
-        """
-        self._store, self._work, self._run_id, self._tell = store, work, run_id, tell
+    def __init__(self, store: Store, specs: Mapping[str, Spec], work: Work, run_id: str) -> None:
+        """Prepare the tables of the extractors that have work, and say beside each what made it."""
+        self._store, self._work, self._run_id = store, work, run_id
         self._specs = {name: specs[name] for name in work.wanted}
         self._features = {name: features_table(store, spec) for name, spec in self._specs.items()}
         self._videos, self._errors = store.videos(), store.errors()
         self.totals = Totals()
-        #: When a block came last, by the monotonic clock.
+        #: When a block was committed last, by the monotonic clock.
         self.advanced_at = time.monotonic()
         # Long videos come twice; the second time they are not counted again.
         self._long: set[str] = set()
-        self._waiting: list[pa.Table] = []
-        self._wrote_at = -math.inf
         for spec in self._specs.values():
             store.describe_features(spec.name, spec.fingerprint, _description(spec))
 
-    def __enter__(self) -> Self:
-        """Nothing is open yet."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Commit what waits."""
-        self.flush()
-
-    def add(self, block: pa.Table) -> None:
-        """Take one finished block; it is committed now, or soon with others."""
-        self.advanced_at = time.monotonic()
-        if self._waiting and self._waiting[0].schema != block.schema:
-            self.flush()
-        self._waiting.append(block)
-        if (
-            sum(waiting.num_rows for waiting in self._waiting) >= _SHARD_ROWS
-            or sum(waiting.nbytes for waiting in self._waiting) >= _SHARD_BYTES
-            or self.advanced_at - self._wrote_at >= _SHARD_EVERY_S
-        ):
-            self.flush()
-
-    def flush(self) -> None:
-        """Commit what waits; what cannot be written is not tried again."""
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self.commit(pa.concat_tables(waiting))
-
     def commit(self, block: pa.Table) -> None:
-        """Commit one finished block at once."""
+        """Commit one finished block."""
         failed: set[str] = set()
         if DECODED in block.column_names:
             decoded = picked(block, pc.is_valid(block[DECODED]))
@@ -127,8 +77,7 @@ class Committer:
         if DECODED in block.column_names:
             long = block.filter(pc.greater(pc.fill_null(pc.struct_field(block[DECODED], "parts"), 1), 1))
             self._long.update(keys(long).to_pylist())
-        self._wrote_at = time.monotonic()
-        self._tell(self.totals.videos, self.totals.failed_videos)
+        self.advanced_at = time.monotonic()
 
     def _commit_videos(self, rows: pa.Table) -> None:
         if rows.num_rows:

@@ -208,16 +208,17 @@ def _extract(this: Run, work: Work, stop: StopRequest, address: str | None, verb
         blocks = -(-work.rows.num_rows // size)
         this.plan = planning.make_plan(this.config, this.specs, work.wanted, blocks, cluster)
         tracker.say(f"run {this.run_id}: {describe_plan(this.plan, work)}")
-        committer = Committer(this.store, this.specs, work, this.run_id, tracker.at)
+        committer = Committer(this.store, this.specs, work, this.run_id)
         this.totals = committer.totals
         with open_ledger() as ledger, stop.gently(ledger.stop.remote), _held(this):
             rows = with_pieces(this.store, work.rows, this.specs)
-            with committer, watching(
+            with watching(
                 this.plan, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
                 lambda why: stop.abort(RunBroken(why)),
             ):  # fmt: skip
                 for block in run_graph(rows, this.config, this.specs, this.plan, size, ledger):
-                    committer.add(block)
+                    committer.commit(block)
+                    tracker.at(committer.totals.videos, committer.totals.failed_videos)
         if stop.asked:
             raise Stopped
 
