@@ -23,7 +23,7 @@ from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.pipeline.night_summary import as_markdown, needs_attention
 from vemoclap_batch.pipeline.nightly import Settings, call_hook, nightly
 from vemoclap_batch.pipeline.run import Classifier
-from vemoclap_batch.pipeline.stopping import Stopped
+from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 from vemoclap_batch.report.failures import in_words
 from vemoclap_batch.store.lock import Busy
 
@@ -33,7 +33,8 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     arguments = parse(sys.argv[1:])
     try:
-        summary = night(arguments)
+        with stoppable():  # A run hears SIGTERM by itself; listing a large prefix, before it, takes a while too.
+            summary = night(arguments)
     except ConfigError as error:
         return leave(arguments, "broken", error, USAGE)
     except Busy as error:

@@ -126,7 +126,9 @@ def changed_at(uris: Iterable[str]) -> dict[str, float | None]:
 
 def _modified(info: dict[str, Any]) -> float:
     when = info.get("mtime") or info.get("last_modified")
-    return when.timestamp() if isinstance(when, datetime.datetime) else float(when or 0)
+    if isinstance(when, datetime.datetime):
+        return when.timestamp()
+    return float(when) if isinstance(when, int | float) else 0.0
 
 
 def _scheme(address: str) -> str:
@@ -183,21 +185,17 @@ def remote_files(address: str) -> dict[str, dict[str, Any]]:
         Exception: what the filesystem raises.
     """
     filesystem, path = fsspec.core.url_to_fs(address)
-    if any(char in path for char in "*?["):
+    is_pattern = any(char in path for char in "*?[")
+    found: dict[str, dict[str, Any]] = {}
+    if is_pattern:
         found = filesystem.glob(path, detail=True)
     elif filesystem.isdir(path):
         found = filesystem.find(path, detail=True)
     elif filesystem.exists(path):
         return {address: filesystem.info(path)}
-    else:
-        found = {}
-    if not found and is_object_store(address):
-        filesystem.ls(path)  # Other than those calls it tells what is not there, the bucket or the prefix.
-    if not found and not filesystem.isdir(path):
-        raise FileNotFoundError(address)
-    return {
-        str(filesystem.unstrip_protocol(name)): info for name, info in found.items() if info.get("type") == "file"
-    }
+    if not found and (is_object_store(address) or not is_pattern):
+        filesystem.ls(path)  # Unlike those calls it tells what is not there.
+    return {str(filesystem.unstrip_protocol(name)): info for name, info in found.items() if info.get("type") == "file"}
 
 
 def is_bucket_missing(error: FileNotFoundError) -> bool:
@@ -211,7 +209,7 @@ def _list_folders(uris: Iterable[str]) -> dict[str, dict[str, Any]]:
     folders: defaultdict[str, list[str]] = defaultdict(list)
     for uri in uris:
         folders[posixpath.dirname(uri)].append(uri)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for folder, there in folders.items():
         entries = _list_remote(folder)
         found |= {uri: entries[name] for uri in there if (name := posixpath.basename(uri)) in entries}

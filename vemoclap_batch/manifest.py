@@ -14,6 +14,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import fsspec
@@ -25,16 +26,20 @@ import pyarrow.parquet as pq
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.failure import without_password
 from vemoclap_batch.listing import (
-    asking,
+    asked,
     content_keys,
+    is_bucket_missing,
     is_media,
+    is_object_store,
     local_content_key,
     normalise,
     remote_content_key,
+    remote_files,
     walk,
 )
 from vemoclap_batch.media.policy import ANYWHERE, Policy
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
+from vemoclap_batch.store.patience import is_local
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCHEMA = pa.schema(
@@ -68,8 +73,8 @@ def read_sources(sources: Sequence[str], policy: Policy = ANYWHERE, may_be_empty
     Args:
         sources: videos, folders, prefixes, globs and manifests.
         policy: what may be read; nothing else is asked for, not even whether it is there.
-        may_be_empty: whether a source may hold no video; a prefix of an object store may be missing, then, as it is
-            when it is empty.
+        may_be_empty: whether a source may hold no video, and a manifest no row; a prefix of an object store may be
+            missing, then, as it is when it is empty.
 
     Raises:
         ConfigError: a source that is not there, may not be read, holds no video or is a manifest with mistakes; all
@@ -178,20 +183,16 @@ def _remote_source(source: str, ignored: Counter[str], policy: Policy) -> list[t
     source = normalise(source)
     if source.endswith(MANIFEST_SUFFIXES):
         return _read_manifest_file(source, policy)
-    with asking(source):
-        filesystem, path = fsspec.core.url_to_fs(source)
-        if any(char in path for char in "*?["):
-            found = filesystem.glob(path, detail=True)
-        elif filesystem.isdir(path):
-            found = filesystem.find(path, detail=True)
-        elif filesystem.exists(path):
-            return [(source, remote_content_key(filesystem.info(path)))]
-        else:
-            raise NoVideo([f"{source!r}: no such file or folder"])
+    try:
+        found = asked(source, "list", partial(remote_files, source))
+    except FileNotFoundError as error:
+        # A prefix of which nothing is left is no mistake for a night; a bucket or a folder that is not there is.
+        kind = NoVideo if is_object_store(source) and not is_bucket_missing(error) else ConfigError
+        raise kind([f"{source!r}: no such file or folder"]) from error
     return [
-        (str(filesystem.unstrip_protocol(name)), remote_content_key(info))
-        for name, info in found.items()
-        if info.get("type") == "file" and is_media(name, ignored)
+        (address, remote_content_key(info))
+        for address, info in found.items()
+        if address == source or is_media(address, ignored)
     ]
 
 
@@ -203,10 +204,10 @@ def _read_manifest_file(address: str, policy: Policy) -> pa.Table:
         raw = _parse(address)
     except _UNREADABLE as error:
         raise ConfigError([f"{address!r}: cannot be read as a manifest ({error})"]) from error
-    if "uri" not in raw.column_names:
-        raise ConfigError([f"{address!r}: no column 'uri'; found {', '.join(raw.column_names) or 'no column'}"])
+    if raw.column_names and "uri" not in raw.column_names:
+        raise ConfigError([f"{address!r}: no column 'uri'; found {', '.join(raw.column_names)}"])
     if not raw.num_rows:
-        raise ConfigError([f"{address!r}: no rows"])
+        raise NoVideo([f"{address!r}: no rows"])
     return _complete(address, {name: _strings(raw, name) for name in SCHEMA.names}, policy)
 
 
@@ -244,8 +245,7 @@ def read_labels(address: str, labels: Sequence[str] = LABELS) -> dict[str, list[
 
 
 def _parse(address: str) -> pa.Table:
-    filesystem, path = resolve(address)
-    with filesystem.open_input_file(path) as stream:
+    with _opened(address) as stream:
         if address.endswith(".parquet"):
             return _with_texts(pq.read_table(stream))
         content = io.BytesIO(stream.read())
@@ -254,6 +254,19 @@ def _parse(address: str) -> pa.Table:
     text = {name: pa.string() for name in _TEXTS}
     options = pacsv.ConvertOptions(column_types=text, strings_can_be_null=True, null_values=[""])
     return _with_texts(pacsv.read_csv(content, convert_options=options))
+
+
+def _opened(address: str) -> pa.NativeFile:
+    """A file to read; one from elsewhere is fetched whole, so that it can be asked for again."""
+    filesystem, path = resolve(address)
+    if is_local(filesystem):
+        return filesystem.open_input_file(path)
+
+    def fetch() -> bytes:
+        with filesystem.open_input_file(path) as stream:
+            return bytes(stream.read())
+
+    return pa.BufferReader(asked(address, "read", fetch))
 
 
 def _parse_jsonl(content: io.BytesIO) -> pa.Table:

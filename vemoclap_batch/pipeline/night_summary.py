@@ -14,8 +14,8 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from vemoclap_batch.pipeline.run import Run
+from vemoclap_batch.pipeline.upkeep import failures
 from vemoclap_batch.report.digest import shorten
-from vemoclap_batch.report.failures import latest_failures
 
 #: A night's labels drift when they differ from the trailing weeks' by chance this rarely, and by this much at least.
 DRIFT_P, DRIFT_DISTANCE = 0.01, 0.1
@@ -23,6 +23,7 @@ DRIFT_P, DRIFT_DISTANCE = 0.01, 0.1
 DRIFT_MIN = 30
 #: Addresses and failures that a summary names; a page for a person shows fewer.
 _NAMED, _SHOWN = 100, 10
+_OF_FAILURE = ["video_id", "uri", "extractor", "error_type", "message", "attempts", "run_id"]
 
 
 def summarise(
@@ -42,7 +43,7 @@ def summarise(
         again; ``gpu_hours``: in which GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which
         is what ``gpu_cost`` is of. The others are what their names say.
     """
-    every = latest_failures(done.store, done.work.incomplete) if done.work else []
+    every = _open_failures(done)
     failed = [row for row in every if row["run_id"] == done.run_id]
     tonight, before = _labels(done, weeks)
     held = _held(done)
@@ -70,6 +71,13 @@ def summarise(
 def needs_attention(summary: Mapping[str, Any]) -> bool:
     """Whether a person should look: something failed tonight, or the labels drift."""
     return bool(summary["failures"] or summary["drift"]["flagged"])
+
+
+def _open_failures(done: Run) -> list[dict[str, Any]]:
+    """What the night's videos still lack for a failure, of this night or another; what was made good since is none."""
+    if not done.work or not done.work.incomplete.num_rows:
+        return []
+    return failures(done.store, done.specs, done.work.incomplete).select(_OF_FAILURE).to_pylist()
 
 
 def _by_type(failures: Sequence[Mapping[str, Any]]) -> dict[str, int]:

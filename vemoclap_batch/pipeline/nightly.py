@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config
+from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.listing import changed_at
 from vemoclap_batch.manifest import Manifest
 from vemoclap_batch.pipeline.night_summary import as_markdown, summarise
-from vemoclap_batch.pipeline.run import Classifier, run
+from vemoclap_batch.pipeline.run import Classifier, Run, run
 from vemoclap_batch.store.filesystem import is_remote, write_bytes_atomically
 
 HOOK_TIMEOUT_S = 60.0
@@ -55,40 +57,58 @@ def nightly(
 
     Raises:
         Busy: another run, such as a night that has not ended, holds the folder.
-        RunBroken: the run broke off.
+        RunBroken: the run broke off, or its summary, which the error then has, cannot be written.
         Stopped: SIGTERM came.
     """
     settled, waiting = split_settled(manifest.rows, settings.settle_s)
     done = run(settled, out, config, classifier, wait=False, address=address)
     summary = summarise(done, waiting, manifest.empty, settings.weeks, settings.gpu_hour_cost)
+    try:
+        _write(summary, done)
+    except RunBroken as error:
+        error.summary = summary
+        raise
+    return summary
+
+
+def _write(summary: dict[str, Any], done: Run) -> None:
     done.store.write_json(f"nightly/{done.run_id}.json", summary)
     path = f"{done.store.root}/nightly/{done.run_id}.md"
     write_bytes_atomically(done.store.filesystem, path, as_markdown(summary).encode())
-    return summary
 
 
 def split_settled(videos: pa.Table, settle_s: float, now: float | None = None) -> tuple[pa.Table, list[str]]:
     """The videos that are safe to read, and the addresses of those that may still be uploading.
 
-    A local file is taken for settled when it is there and was not changed for a while. An object store shows an object
-    only when its upload is complete, so those all are; on HDFS, writers are expected to rename what is finished.
+    A file is taken for settled when it is there and was not changed for a while; of a remote one a listing of its
+    folder tells. An object store shows an object only when its upload is complete, so those all are settled, and so is
+    what a listing gives no time of.
+
+    Args:
+        videos: rows with a ``uri``.
+        settle_s: how long a while is.
+        now: seconds since 1970, if it is not now.
+
+    Raises:
+        RunBroken: a remote filesystem does not answer, or refuses.
     """
     now = time.time() if now is None else now
-    waiting = pa.array([_may_be_uploading(uri, settle_s, now) for uri in videos["uri"].to_pylist()], pa.bool_())
+    uris = videos["uri"].to_pylist()
+    listed = changed_at(uris)
+    changed = [listed.get(uri, 0.0) if is_remote(uri) else _changed_here(uri) for uri in uris]
+    # A date in the future is a wrong clock, not an upload.
+    waiting = pa.array([when is None or abs(now - when) < settle_s for when in changed], pa.bool_())
     return videos.filter(pc.invert(waiting)), videos["uri"].filter(waiting).to_pylist()
 
 
-def _may_be_uploading(uri: str, settle_s: float, now: float) -> bool:
-    if is_remote(uri):
-        return False
+def _changed_here(path: str) -> float | None:
+    """When a local file was changed; None: it is not there."""
     try:
-        changed = os.stat(uri).st_mtime
+        return os.stat(path).st_mtime
     except (FileNotFoundError, NotADirectoryError):
-        return True
+        return None
     except OSError:
-        return False  # Decoding will say what the matter is.
-    # A date in the future is a wrong clock, not an upload.
-    return abs(now - changed) < settle_s
+        return 0.0  # Decoding will say what the matter is.
 
 
 def call_hook(command: str, status: str, text: str) -> None:
