@@ -1,6 +1,7 @@
 """The commands around the main job, on a store that the test fills: train, evaluate, predict, plan, manifest."""
 
 import json
+import os
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -180,3 +181,23 @@ def test_addresses_that_may_not_be_read_are_refused_before_anything_starts(tmp_p
     assert done.returncode == 2
     assert "may not be read ('/etc/passwd.mp4': it lies outside" in done.stderr
     assert "may not be read ('ftp://host/a.mp4': scheme 'ftp'" in done.stderr
+
+
+def test_what_a_terminal_would_take_for_a_command_is_spelled_out(tmp_path, capsys):
+    (tmp_path / "m.csv").write_text("uri,video_id\na.mp4,same\nb\x1b[31m.mp4,same\n")
+    with pytest.raises(SystemExit) as left:
+        main(["extract", str(tmp_path / "m.csv"), "-o", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "a control character in uri" in said
+    assert "\x1b" not in said
+
+
+def test_a_name_that_is_no_text_is_a_mistake(tmp_path, capsys):
+    path = os.path.join(os.fsencode(tmp_path), b"\xff\x1b.mp4")
+    with open(path, "wb") as stream:
+        stream.write(b"x")
+    with pytest.raises(SystemExit) as left:
+        main(["extract", os.fsdecode(path), "-o", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert (left.value.code, "in the name" in said, "\x1b" in said) == (2, True, False)

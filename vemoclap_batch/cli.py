@@ -148,7 +148,7 @@ def print_run(done: Any, as_json: bool) -> None:
 def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
     counts = summary["counts"]
     text = f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed"
-    return f"{text}\n{json.dumps(summary, ensure_ascii=False, default=str)}" if as_json else text
+    return f"{text}\n{json.dumps(summary, default=str)}" if as_json else text
 
 
 @app.command()

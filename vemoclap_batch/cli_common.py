@@ -163,10 +163,10 @@ def exit_statuses() -> Iterator[None]:
         yield
     except ConfigError as error:
         for mistake in error.mistakes:
-            print(f"error: {mistake}", file=sys.stderr)
+            print(f"error: {_printable(mistake)}", file=sys.stderr)
         sys.exit(USAGE)
     except RunBroken as error:
-        print(f"error: the run broke off: {error}", file=sys.stderr)
+        print(f"error: the run broke off: {_printable(str(error))}", file=sys.stderr)
         print(
             "what was finished is kept, and the same command goes on from there; --verbose shows more", file=sys.stderr
         )
@@ -182,6 +182,11 @@ def exit_statuses() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _printable(text: str) -> str:
+    """Names and texts of unknown origin, which a terminal must not take for commands."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _say_last(error: RunEnded) -> None:

@@ -47,13 +47,17 @@ class RunBroken(RunEnded, RuntimeError):
 
 def without_password(address: str) -> str:
     """An address as it may be shown: ``user:password@`` is left out; the same text when it has none."""
-    return _PASSWORD.sub(r"\1", address)
+    return _PASSWORD.sub(r"\1\2\3", address)
 
 
 #: Why an address with a password is not taken.
 PASSWORD_REFUSED = "it holds a password, which logs and tables would show: credentials come from the environment"
-#: As in ``s3://KEY:SECRET@bucket``. In ``abfs://container@account`` and ``github://me:name@`` it is part of the name.
-_PASSWORD = re.compile(r"^((?:s3a?|gc?s|az|abfss?|hdfs|https?|s?ftp|ssh|smb)://)[^/@]*:[^/@]*@", re.IGNORECASE)
+#: As in ``s3://KEY:SECRET@bucket``, where the secret may hold slashes, and ``https://TOKEN@host``.
+#: In ``abfs://container@account`` and ``github://me:name@`` it is part of the name.
+_PASSWORD = re.compile(
+    r"^(?:(s3a?://)[^/@]*:[^@]*@|(https?://)[^/@]+@|((?:gc?s|az|abfss?|hdfs|s?ftp|ssh|smb)://)[^/@]*:[^/@]*@)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)

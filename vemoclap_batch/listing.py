@@ -15,7 +15,7 @@ import fsspec
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.failure import Failure, RunBroken, RunEnded
-from vemoclap_batch.store.filesystem import is_remote
+from vemoclap_batch.store.filesystem import is_remote, without_file_scheme
 from vemoclap_batch.store.patience import Unreachable, patiently
 
 T = TypeVar("T")
@@ -37,12 +37,13 @@ _WEB = frozenset({"http", "https"})
 def normalise(address: str, base: str = "") -> str:
     """The absolute, normalised form of an address; a relative path is relative to ``base``."""
     if not is_remote(address):
-        path = os.path.expanduser(address.removeprefix("file://"))
+        path = os.path.expanduser(without_file_scheme(address))
         if is_remote(base) and not os.path.isabs(path):
             return normalise(f"{base.rstrip('/')}/{path}")
         return os.path.abspath(os.path.join(base, path))
     scheme, _, rest = address.partition("://")
-    return f"{scheme.lower()}://{posixpath.normpath(rest)}"
+    path, mark, query = rest.partition("?") if scheme.lower() in {"http", "https"} else (rest, "", "")
+    return f"{scheme.lower()}://{posixpath.normpath(path)}{mark}{query}"
 
 
 def local_content_key(path: str) -> str:

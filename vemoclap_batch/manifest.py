@@ -143,9 +143,15 @@ def _read(source: str, ignored: Counter[str], policy: Policy) -> pa.Table:
     found = find(source, ignored, policy)
     if isinstance(found, pa.Table):
         return found
-    mistakes = _Mistakes(source)
-    _check_allowed(mistakes, [address for address, _ in found], policy)
-    mistakes.raise_any()
+    if [address for address, _ in found] == [normalise(source)]:
+        mistakes = _Mistakes(source)
+        _check_allowed(mistakes, [found[0][0]], policy)
+        mistakes.raise_any()
+    else:
+        # A link that leads out of the roots must not keep the others from being read.
+        refused = {address for address, _ in found if policy.refusal(address) is not None}
+        ignored.update("(may not be read)" for _ in refused)
+        found = [(address, key) for address, key in found if address not in refused]
     rows = [(video_id(address), key, address) for address, key in sorted(found)]
     if not rows:
         left_out = f" ({sum(ignored.values())} files of other kinds)" if ignored else ""
@@ -166,6 +172,8 @@ def _local_source(source: str, ignored: Counter[str], policy: Policy) -> list[tu
     path = local_path(source)
     if os.path.isdir(path):
         return list(walk(path, ignored))
+    if os.path.isfile(path) and not path.isprintable():
+        raise ConfigError([f"{source!r}: a control character, or no UTF-8, in the name"])
     if os.path.isfile(path):
         return (
             _read_manifest_file(path, policy) if path.endswith(MANIFEST_SUFFIXES) else [(path, local_content_key(path))]
@@ -333,7 +341,10 @@ def _complete(address: str, columns: dict[str, list[str | None]], policy: Policy
     labels = [label.lower() if label else None for label in columns["label"]]
     unknown = [label is not None and label not in LABELS for label in labels]
     mistakes.rows(f"label is not one of {', '.join(LABELS)}", unknown, lambda row: repr(labels[row]))
+    control = [key is not None and not key.isprintable() for key in columns["content_key"]]
+    mistakes.rows("a control character in content_key", control)
     _check_unique(mistakes, ids, uris)
+    mistakes.raise_any()
     _check_allowed(mistakes, uris, policy)
     mistakes.raise_any()
     missing = [row for row, key in enumerate(columns["content_key"]) if not key]

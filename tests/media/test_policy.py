@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.manifest import read_sources
+from vemoclap_batch.media.address import local_copy
+from vemoclap_batch.media.error import MediaError
 from vemoclap_batch.media.policy import Policy
 from vemoclap_batch.store.store import Store
 
@@ -21,7 +23,10 @@ def test_only_schemes_that_are_allowed(address):
 
 
 def test_an_address_with_a_password_is_refused_and_shown_without_it():
-    for address in ("s3://key:hushhush@bucket/a.mp4", "HTTPS://me:hushhush@example.org/a.mp4"):
+    for address in (
+        "s3://key:hushhush@bucket/a.mp4", "s3://key:hush/hushhush@bucket/a.mp4",
+        "HTTPS://me:hushhush@example.org/a.mp4", "https://hushhush@example.org/a.mp4",
+    ):  # fmt: skip
         assert "password" in Policy(schemes=()).refusal(address)
         with pytest.raises(ConfigError, match="password") as error:
             read_sources([address])
@@ -36,6 +41,48 @@ def test_a_manifest_or_an_output_with_a_password_is_refused(tmp_path):
         with pytest.raises(ConfigError, match="password") as error:
             refused()
         assert "hushhush" not in str(error.value)
+
+
+def test_what_a_server_decodes_does_not_lead_out_of_a_root():
+    policy = Policy(roots=("https://host/pub",))
+    assert policy.refusal("https://host/pub/a%20b.mp4?x=../..") is None
+    for bad in ("%2e%2e/private", "..%2fprivate", "..%5cprivate", "a/../../private"):
+        assert policy.refusal(f"https://host/pub/{bad}")
+
+
+def test_a_refused_redirect_is_told_without_its_signature():
+    said = Policy(schemes=("https",)).refusal_of_redirect("https://host/a", "http://other/b?X-Amz-Signature=hushhush")
+    assert "http://other/b" in said
+    assert "hushhush" not in said
+
+
+def test_a_link_that_leads_out_of_the_roots_costs_itself_alone(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.mp4").write_bytes(b"x")
+    (inside / "link.mp4").symlink_to(outside / "a.mp4")
+    policy = Policy(roots=(str(inside),))
+    found = read_sources([str(inside)], policy)
+    assert found.rows["uri"].to_pylist() == [str(inside / "a.mp4")]
+    assert found.ignored["(may not be read)"] == 1
+    # Whoever names it himself is told.
+    with pytest.raises(ConfigError, match="outside"):
+        read_sources([str(inside / "link.mp4")], policy)
+
+
+def test_a_home_folder_is_the_same_for_the_policy_and_for_reading(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "secret.mp4").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.csv").write_text("uri,content_key\nFILE://~/secret.mp4,1\n")
+    assert read_sources([str(tmp_path / "m.csv")]).rows["uri"].to_pylist() == [str(tmp_path / "home" / "secret.mp4")]
+    policy = Policy(roots=(str(tmp_path / "work"),))
+    with pytest.raises(ConfigError, match="outside"):
+        read_sources([str(tmp_path / "m.csv")], policy)
+    with pytest.raises(MediaError), local_copy("~/secret.mp4"):
+        pass
 
 
 def test_anywhere_without_roots():

@@ -80,22 +80,23 @@ def read(table):
 
 
 def test_videos_and_tables_in_a_bucket(bucket, label, tmp_path):
-    names = ["a clip é.mp4", "deeper/other.mp4"]
+    # A name is no address: nothing in it is decoded, and what follows ? are no settings of the connection.
+    names = ["a clip é.mp4", "deeper/other.mp4", "x%2e%2e%20?endpoint_override=127.0.0.1:9&scheme=http#.mp4"]
     for name in names:
         bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=1)), "videos", f"incoming/{name}")
     bucket.put_object(Bucket="videos", Key="incoming/broken.mp4", Body=b"no video")
     bucket.put_object(Bucket="videos", Key="incoming/readme.txt", Body=b"no video either")
 
     first = label()
-    assert first["counts"] == {"videos": 3, "done": 2, "skipped": 0, "failed": 1}
+    assert first["counts"] == {"videos": 4, "done": 3, "skipped": 0, "failed": 1}
     predictions = read("predictions")
     assert [row["uri"] for row in predictions] == [f"s3://videos/incoming/{name}" for name in names]
     assert all(row["missing"] == [] and row["confidence"] > 0 for row in predictions)
     assert [row["error_type"] for row in read("errors")] == ["not_media"]
-    assert [(row["width"], row["has_audio"]) for row in read("videos")] == [(64, True)] * 2
+    assert [(row["width"], row["has_audio"]) for row in read("videos")] == [(64, True)] * 3
 
     # By its ETag a video is known again, and one that was replaced is done again.
     bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=2)), "videos", "incoming/deeper/other.mp4")
     second = label()
-    assert second["counts"] == {"videos": 3, "done": 1, "skipped": 1, "failed": 1}
-    assert len(read("predictions")) == 3
+    assert second["counts"] == {"videos": 4, "done": 1, "skipped": 2, "failed": 1}
+    assert len(read("predictions")) == 4

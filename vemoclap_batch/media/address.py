@@ -15,6 +15,8 @@ from vemoclap_batch.media.error import Beat, MediaError, no_beat
 from vemoclap_batch.media.policy import ANYWHERE, Policy
 
 _BLOCK = 1 << 20
+#: Of a remote file: one that never ends would fill the disk that all workers share.
+MAX_BYTES = 64 << 30
 _HTTP_TIMEOUT_S = 60.0
 
 
@@ -35,11 +37,12 @@ def local_copy(address: str, beat: Beat = no_beat, policy: Policy = ANYWHERE) ->
     """
     if (refusal := policy.refusal(address)) is not None:
         raise MediaError(ErrorType.REFUSED, f"{without_password(address)} may not be read: {refusal}")
-    if "://" in address and not address.startswith("file://"):
+    if "://" in address and not address.lower().startswith("file://"):
         with _fetched(address, beat, policy) as path:
             yield path
         return
-    path = os.path.abspath(os.path.expanduser(address.removeprefix("file://")))
+    # As the policy took it: nothing is expanded.
+    path = os.path.abspath(address[len("file://") :] if "://" in address else address)
     _check(path)
     yield path
 
@@ -66,6 +69,8 @@ def _fetched(address: str, beat: Beat, policy: Policy) -> Iterator[str]:
             while block := source.read(_BLOCK):
                 beat()
                 copy.write(block)
+                if copy.tell() > MAX_BYTES:
+                    raise MediaError(ErrorType.REFUSED, f"{address} has more than {MAX_BYTES >> 30} GiB")
         if copy.tell() == 0:
             raise MediaError(ErrorType.EMPTY, f"{address} is empty (0 bytes)")
         copy.flush()
@@ -99,9 +104,9 @@ def _opened(address: str, policy: Policy) -> Iterator[Any]:
 
 def _open(address: str) -> Any:
     # Here, because it imports pyarrow and fsspec, which a worker that reads local files never needs.
-    from vemoclap_batch.store.filesystem import resolve
+    from vemoclap_batch.store.filesystem import resolve_object
 
-    filesystem, path = resolve(address)
+    filesystem, path = resolve_object(address)
     return filesystem.open_input_stream(path)
 
 

@@ -7,7 +7,7 @@ import os
 import posixpath
 import socket
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vemoclap_batch.failure import PASSWORD_REFUSED, without_password
 
@@ -39,6 +39,8 @@ class Policy:
         if scheme in {"http", "https"}:
             rest = rest.partition("?")[0].partition("#")[0]
             address = f"{scheme}://{rest}"
+            # A server decodes it, and may take backslashes for slashes.
+            rest = unquote(rest).replace("\\", "/")
         # A store may resolve dots, whatever the prefix says.
         if not is_file and posixpath.normpath(f"/{rest}") != f"/{rest.rstrip('/')}":
             return "it is not normalised"
@@ -55,13 +57,15 @@ class Policy:
         It may lead to wherever a manifest may, but from another host not to an address that only this machine or its
         network sees, such as a cloud's metadata service.
         """
+        # What follows is often a signature.
+        shown = without_password(target.partition("?")[0])
         if urlsplit(target).scheme not in {"http", "https"}:
-            return f"a redirect to {target!r} leaves http"
+            return f"a redirect to {shown!r} leaves http"
         if (refusal := self.refusal(target)) is not None:
-            return f"a redirect to {target!r}: {refusal}"
+            return f"a redirect to {shown!r}: {refusal}"
         here, there = urlsplit(origin).hostname, urlsplit(target).hostname
         if there != here and not is_public(there or ""):
-            return f"a redirect to {target!r}, a host of the inner network"
+            return f"a redirect to {shown!r}, a host of the inner network"
         return None
 
 

@@ -25,7 +25,7 @@ _WITHOUT_FOLDERS = ("s3", "gcs", "abfs")
 
 def is_remote(address: str) -> bool:
     """Whether an address names another filesystem than the local one."""
-    return "://" in address and not address.startswith("file://")
+    return "://" in address and not address.lower().startswith("file://")
 
 
 def resolve(address: str) -> tuple[pafs.FileSystem, str]:
@@ -51,9 +51,30 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
+def resolve_object(address: str) -> tuple[pafs.FileSystem, str]:
+    """As :func:`resolve`, for a file that anyone may have named: the name is taken as it is.
+
+    In an address as such, what follows ``?`` are settings of the connection, where it goes to among them.
+
+    Raises:
+        ConfigError: no installed package knows the address's scheme, or the bucket's name has such settings.
+    """
+    scheme, _, rest = address.partition("://")
+    place, _, name = rest.partition("/")
+    if any(char in place for char in "?#%"):
+        raise ConfigError([f"{without_password(address)!r}: {place!r} is no name of a bucket or host"])
+    filesystem, root = resolve(f"{scheme}://{place}/" if name else address)
+    return filesystem, f"{root.rstrip('/')}/{name}" if name else root
+
+
 def local_path(address: str) -> str:
     """The absolute, normalised local path of an address without a scheme, or with ``file://``."""
-    return os.path.abspath(os.path.expanduser(address.removeprefix("file://")))
+    return os.path.abspath(os.path.expanduser(without_file_scheme(address)))
+
+
+def without_file_scheme(address: str) -> str:
+    """What follows ``file://``, however that is written; the address itself when it has no scheme."""
+    return address[len("file://") :] if address.lower().startswith("file://") else address
 
 
 def write_atomically(
