@@ -150,6 +150,21 @@ def test_all_mistakes_of_all_sources_are_named(tmp_path):
     assert len(caught.value.mistakes) == 4
 
 
+def test_sources_without_a_video_are_no_mistake_where_they_may_be(folder):
+    (folder / "none").mkdir()
+    for name, text in (("rows.csv", "uri\n"), ("rows.jsonl", "")):
+        (folder / "none" / name).write_text(text)
+    empty = [f"{folder}/none", f"{folder}/*.mov", f"{folder}/none/rows.csv", f"{folder}/none/rows.jsonl"]
+    found = M.read_sources([*empty, str(folder / "a")], may_be_empty=True)
+    assert (found.empty, names(found)) == (empty, ["one.mp4", "two.MKV"])
+    assert M.read_sources(empty, may_be_empty=True).rows.equals(M.SCHEMA.empty_table())
+    with pytest.raises(ConfigError) as caught:
+        M.read_sources([*empty, str(folder / "nowhere")])
+    assert len(caught.value.mistakes) == 5
+    with pytest.raises(ConfigError, match="nowhere"):
+        M.read_sources([*empty, str(folder / "nowhere")], may_be_empty=True)
+
+
 def test_another_filesystem_gives_its_own_content_keys():
     memory = fsspec.filesystem("memory")
     memory.pipe("/clips/a.mp4", b"1")
