@@ -4,20 +4,25 @@ import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clips import make_clip
+from tests.s3 import ENVIRONMENT, Server
 from vemoclap_batch.config import LABELS, load_config
+from vemoclap_batch.extractors.catalog import resolve
 from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.pipeline.commit import StageTotals
+from vemoclap_batch.pipeline.missing import find_work
 from vemoclap_batch.pipeline.night_summary import as_markdown, drift, summarise
 from vemoclap_batch.pipeline.nightly import call_hook, split_settled
 from vemoclap_batch.pipeline.plan import Cluster, Plan, StagePlan
@@ -162,11 +167,11 @@ def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, mo
     night = job("--source", tmp_path / "nowhere", *common, "--hook", hook)
     assert (night.returncode, last(night)["status"]) == (2, "broken")
     assert "no such file or folder" in json.loads(seen.read_text())["error"]
-    # A store that nobody answers for: no wrong usage, and no traceback.
+    # A store that refuses: no wrong usage, and no traceback.
     seen.unlink()
-    night = job(
-        "--source", "s3://bucket/incoming", *common, "--hook", hook, env={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    )
+    credentials = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "")
+    nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true", **credentials}
+    night = job("--source", "s3://bucket/incoming", *common, "--hook", hook, env=nobody)
     assert (night.returncode, last(night)["status"]) == (1, "broken")
     assert "cannot list 's3://bucket/incoming'" in json.loads(seen.read_text())["error"]
     assert "Traceback" not in night.stderr
@@ -194,6 +199,80 @@ def test_a_night_that_is_stopped_says_so(tmp_path, frames_profile, model, addres
     summary = json.loads(said.splitlines()[-1])
     assert (night.returncode, summary["status"], seen.read_text()) == (143, "stopped", "stopped")
     assert 0 < summary["counts"]["done"] < 8
+
+
+def test_a_night_that_is_stopped_while_it_lists_says_so(tmp_path, frames_profile, model):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        arguments = ["--source", "s3://bucket/incoming", "--out", tmp_path / "out", "--profile", frames_profile]
+        command = [sys.executable, ROOT / "jobs" / "nightly.py", *arguments, "--model", model]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as night:
+            silent.accept()[0].close()
+            night.send_signal(signal.SIGTERM)
+            summary = json.loads(night.communicate(timeout=60)[0].splitlines()[-1])
+    assert (night.returncode, summary["status"], summary["exit_status"]) == (143, "stopped", 143)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A client of a server with the bucket ``videos``, for this process, its jobs and the actors of its jobs."""
+    server = Server()
+    # As ray job submit does with --runtime-env.
+    as_submitted = json.dumps({"runtime_env": {"env_vars": server.environment}})
+    for name, value in {**server.environment, "RAY_JOB_CONFIG_JSON_ENV_VAR": as_submitted}.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="videos")
+    yield client
+    server.stop()
+
+
+def test_nights_in_a_bucket(bucket, tmp_path, frames_profile, model, address):
+    arguments = ["--source", "s3://videos/incoming", "s3://videos/drained", "--out", "s3://videos/labelled"]
+    arguments += ["--profile", frames_profile, "--model", model, "--address", address]
+    for name in ("steady", "changing"):
+        bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=1)), "videos", f"incoming/{name}.mp4")
+    night = job(*arguments)
+    assert night.returncode == 0, night.stderr
+    summary = last(night)
+    assert summary["counts"] == {"videos": 2, "done": 2, "skipped": 0, "failed": 0, "left_for_next_night": 0}
+    assert summary["empty_sources"] == ["s3://videos/drained"]
+
+    # Another content under the same name has another ETag.
+    bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=2)), "videos", "incoming/changing.mp4")
+    night = job(*arguments)
+    assert night.returncode == 0, night.stderr
+    summary = last(night)
+    assert summary["counts"] == {"videos": 2, "done": 1, "skipped": 1, "failed": 0, "left_for_next_night": 0}
+    written = bucket.get_object(Bucket="videos", Key=f"labelled/nightly/{summary['run_id']}.json")["Body"].read()
+    assert json.loads(written).items() <= summary.items()
+
+    with writer("s3://videos/labelled", "the night before"):
+        night = job(*arguments)
+    assert (night.returncode, last(night)["status"]) == (4, "held")
+    assert "the night before" in last(night)["error"]
+
+
+def test_what_was_made_good_since_is_no_failure(tmp_path, frames_profile):
+    config = load_config(frames_profile)
+    run = Run(Store(str(tmp_path / "out")), config, resolve(config), "2", "label")
+    clip = run.specs["clip"].fingerprint
+    failure = {"video_id": "v", "content_key": "1", "uri": "v.mp4", "message": "", "attempts": 1}
+    log = [
+        failure | {"error_type": "io", "run_id": "1"},  # read since
+        failure | {"error_type": "model", "run_id": "1", "extractor": "clip", "fingerprint": "older settings"},
+        failure | {"error_type": "timeout", "run_id": "1", "extractor": "clip", "fingerprint": clip},
+        failure | {"error_type": "out_of_memory", "run_id": "2", "extractor": "clip", "fingerprint": clip},
+        failure | {"video_id": "w", "error_type": "undecodable", "run_id": "1"},
+    ]
+    for table, rows in ((run.store.errors(), log), (run.store.videos(), [failure])):
+        blank = dict.fromkeys(table.schema.names)
+        table.append(pa.Table.from_pylist([blank | row for row in rows], schema=table.schema))
+    videos = pa.table({"video_id": ["v", "w"], "content_key": ["1", "1"], "uri": ["v.mp4", "w.mp4"]})
+    run.work = find_work(run.store, videos, run.specs, max_attempts=3)
+    found = summarise(run, [], [], weeks=2, gpu_hour_cost=None)
+    assert (found["failures"], found["still_failing"]) == ({"out_of_memory": 1}, {"undecodable": 1})
 
 
 def predictions(store, run_ids):
