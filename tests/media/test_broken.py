@@ -98,14 +98,21 @@ def test_subtitles_are_no_media(tmp_path, failure_of):
     assert failure_of(tmp_path / "s.srt").error_type is ErrorType.NOT_MEDIA
 
 
-def test_a_playlist_opens_no_other_file(tmp_path, failure_of):
-    make_clip(tmp_path / "part.ts")
-    playlist = tmp_path / "list.m3u8"
-    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\npart.ts\n#EXT-X-ENDLIST\n")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\npart.ts\n#EXT-X-ENDLIST\n"),
+        ("script.mp4", "ffconcat version 1.0\nfile part.ts\n"),
+        ("part.idx", "# VobSub index file, v7\nid: en, index: 0\ntimestamp: 00:00:01:000, filepos: 000000000\n"),
+    ],
+)
+def test_what_names_other_files_opens_none(tmp_path, failure_of, name, text):
+    # Whoever opens a pipe that nobody writes to waits until the time is out.
+    for part in ("part.ts", "part.sub"):
+        os.mkfifo(tmp_path / part)
+    (tmp_path / name).write_text(text)
 
-    failure = failure_of(playlist)
-
-    assert failure.error_type is ErrorType.NOT_MEDIA
+    assert failure_of(tmp_path / name).error_type is ErrorType.NOT_MEDIA
 
 
 def test_missing_and_unreadable(tmp_path, failure_of):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import av
@@ -20,8 +21,10 @@ from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS
 
 #: These have an index, and a length in their header that is measured, not estimated from the bit rate.
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-#: They would make the decoder open other files than the one it was given.
-_PLAYLISTS = frozenset({"hls", "dash", "concat", "imf"})
+#: Formats that name other files, or look for them beside their own.
+_OF_OTHER_FILES = frozenset(
+    ["concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtsp", "sdp", "vobsub", "webm_dash_manifest"]
+)
 #: First bytes of media files, to tell a broken video from something that never was one.
 _SIGNATURES = {
     (4, b"ftyp"): "an MP4 or MOV file",
@@ -95,16 +98,25 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
     Raises:
         MediaError: NOT_MEDIA or UNDECODABLE, in words for a person.
     """
+    options = {"protocol_whitelist": "file", "format_whitelist": _formats()}
     try:
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except MemoryError:
         raise
     except av.FFmpegError as error:
         raise _unreadable(path, error) from error
     with container:
-        if container.format.name in _PLAYLISTS:
-            raise MediaError(ErrorType.NOT_MEDIA, f"{path} is a playlist ({container.format.name}), not a video")
         yield container
+
+
+@cache
+def _formats() -> str:
+    """All formats that are read from one file, as FFmpeg takes them."""
+    readable = set()
+    for name in av.formats_available:
+        with suppress(ValueError):  # It can only be written.
+            readable.add(av.ContainerFormat(name, "r").name)
+    return ",".join(sorted(readable - _OF_OTHER_FILES))
 
 
 def _unreadable(path: str, error: Exception) -> MediaError:
