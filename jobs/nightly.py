@@ -50,6 +50,8 @@ def main() -> int:
     print(as_markdown(summary))
     for failure in summary["failed"]:
         print(f"failed: {in_words(failure)}")
+    if (more := sum(summary["failures"].values()) - len(summary["failed"])) > 0:
+        print(f"failed: and {more} more, see {arguments.out}/errors")
     status = "attention" if needs_attention(summary) else "ok"
     return end(arguments, status, summary, DONE if status == "ok" else FAILED)
 

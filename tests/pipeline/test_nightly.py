@@ -20,7 +20,7 @@ from tests.clips import make_clip
 from tests.s3 import ENVIRONMENT, Server
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.catalog import resolve
-from vemoclap_batch.manifest import read_sources
+from vemoclap_batch.manifest import SCHEMA, Manifest, read_sources
 from vemoclap_batch.pipeline.commit import StageTotals
 from vemoclap_batch.pipeline.missing import find_work
 from vemoclap_batch.pipeline.night_summary import as_markdown, drift, summarise
@@ -28,10 +28,12 @@ from vemoclap_batch.pipeline.nightly import call_hook, split_settled
 from vemoclap_batch.pipeline.plan import Cluster, Plan, StagePlan
 from vemoclap_batch.pipeline.predict import Predicted
 from vemoclap_batch.pipeline.run import Run
+from vemoclap_batch.pipeline.run import _tidied as tidied
 from vemoclap_batch.store.lock import writer
 from vemoclap_batch.store.store import Store
 
 ROOT = Path(__file__).parents[2]
+NOTHING = Manifest(SCHEMA.empty_table())
 counts = st.dictionaries(st.sampled_from(LABELS), st.integers(0, 200))
 
 
@@ -108,6 +110,7 @@ def test_nights(tmp_path, frames_profile, model, address):
     empty.mkdir()
     first = aged(make_clip(clips / "first.mp4", seconds=1))
     late = make_clip(clips / "late.mp4", seconds=1)
+    (clips / "notes.*txt").write_text("")
     seen = tmp_path / "seen.json"
     # What a hook says comes before the last line.
     hook = f"{sys.executable} -c \"import sys; print('hook'); open({str(seen)!r}, 'w').write(sys.stdin.read())\""
@@ -124,6 +127,8 @@ def test_nights(tmp_path, frames_profile, model, address):
     text = (out / "nightly" / f"{summary['run_id']}.md").read_text()
     assert text == as_markdown(json.loads((out / "nightly" / f"{summary['run_id']}.json").read_text()))
     assert f"{str(empty).replace('_', chr(92) + '_')}: no video there" in text
+    assert summary["ignored"] == {".*txt": 1}
+    assert "left out: 1 .\\*txt" in text
 
     # One that was late, one that has changed, one that is broken.
     aged(late)
@@ -271,8 +276,19 @@ def test_what_was_made_good_since_is_no_failure(tmp_path, frames_profile):
         table.append(pa.Table.from_pylist([blank | row for row in rows], schema=table.schema))
     videos = pa.table({"video_id": ["v", "w"], "content_key": ["1", "1"], "uri": ["v.mp4", "w.mp4"]})
     run.work = find_work(run.store, videos, run.specs, max_attempts=3)
-    found = summarise(run, [], [], weeks=2, gpu_hour_cost=None)
+    found = summarise(run, NOTHING, [], weeks=2, gpu_hour_cost=None)
     assert (found["failures"], found["still_failing"]) == ({"out_of_memory": 1}, {"undecodable": 1})
+
+
+def test_a_shard_that_cannot_be_read_keeps_no_night_from_its_summary(tmp_path):
+    store = Store(str(tmp_path / "out"))
+    old = tmp_path / "out" / "predictions" / "old"
+    old.mkdir(parents=True)
+    for name in ("part-1", "part-2"):
+        (old / f"{name}.parquet").write_bytes(b"")
+    [note] = tidied(store, 1)
+    assert "the tables were not compacted" in note
+    assert (tidied(store, 2), tidied(store, 0)) == ([], [])
 
 
 def predictions(store, run_ids):
@@ -294,7 +310,7 @@ def test_a_night_is_compared_with_the_last_weeks_and_gpus_cost_while_they_are_he
     stages = [StagePlan(name, (name,), 3, 1.0, gpus, 1, 1.0, 1.0) for name, gpus in (("clip", 0.5), ("ocr", 0.0))]
     run.plan = Plan(tuple(stages), Cluster(8, 2, 32))
     run.totals.stages["clip"] = StageTotals(items=1, seconds=720.0)
-    found = summarise(run, [], [], weeks=2, gpu_hour_cost=4.0)
+    found = summarise(run, NOTHING, [], weeks=2, gpu_hour_cost=4.0)
     assert (found["labels"], found["labels_before"]) == ({"joy": 1}, {"joy": 2})
     # Three actors with half a GPU each had them for two hours, and worked for 12 minutes in all.
     assert (found["gpu_hours_held"], found["gpu_hours"], found["gpu_cost"]) == (3.0, 0.1, 12.0)

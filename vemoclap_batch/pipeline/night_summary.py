@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2_contingency
 
+from vemoclap_batch.manifest import Manifest
 from vemoclap_batch.pipeline.run import Run
 from vemoclap_batch.pipeline.upkeep import failures
 from vemoclap_batch.report.digest import shorten
@@ -27,21 +28,22 @@ _OF_FAILURE = ["video_id", "uri", "extractor", "error_type", "message", "attempt
 
 
 def summarise(
-    done: Run, waiting: Sequence[str], empty: Sequence[str], weeks: int, gpu_hour_cost: float | None
+    done: Run, manifest: Manifest, waiting: Sequence[str], weeks: int, gpu_hour_cost: float | None
 ) -> dict[str, Any]:
     """The night in figures.
 
     Args:
         done: the night's run.
-        waiting: addresses of the videos that were left for the next night.
-        empty: sources without a video.
+        manifest: all videos under the sources.
+        waiting: addresses of those that were left for the next night.
         weeks: how far back the labels go that tonight's are compared with.
         gpu_hour_cost: price of a GPU-hour; None leaves the cost out.
 
     Returns:
-        ``failures``: what failed tonight, by type, and ``still_failing``, what failed in nights before and is not tried
-        again; ``gpu_hours``: in which GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which
-        is what ``gpu_cost`` is of. The others are what their names say.
+        ``ignored``: files of the sources that are no videos or may not be read, by suffix; ``failures``: what failed
+        tonight, by type, and ``still_failing``, what failed in nights before and is not tried again; ``gpu_hours``, in
+        which GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which is what ``gpu_cost`` is of.
+        The others are what their names say.
     """
     every = _open_failures(done)
     failed = [row for row in every if row["run_id"] == done.run_id]
@@ -52,7 +54,8 @@ def summarise(
         "out": done.store.address,
         "counts": done.summary()["counts"] | {"left_for_next_night": len(waiting)},
         "left_for_next_night": list(waiting)[:_NAMED],
-        "empty_sources": list(empty),
+        "empty_sources": manifest.empty,
+        "ignored": dict(manifest.ignored.most_common(_NAMED)),
         "failures": _by_type(failed),
         "still_failing": _by_type([row for row in every if row["run_id"] != done.run_id]),
         "failed": failed[:_NAMED],
@@ -147,8 +150,10 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     lines += [""] * bool(summary["failed"])
     lines += [f"* {_escaped(_failed(row))}" for row in summary["failed"][:_SHOWN]]
     lines += _failure_table("failed before, not tried again", summary["still_failing"])
-    lines += [""] * bool(summary["empty_sources"] or summary["notes"])
+    ignored = ", ".join(f"{count} {kind}" for kind, count in [*summary["ignored"].items()][:_SHOWN])
+    lines += [""] * bool(summary["empty_sources"] or ignored or summary["notes"])
     lines += [f"* {_escaped(source)}: no video there" for source in summary["empty_sources"]]
+    lines += [f"* left out: {_escaped(ignored)}"] * bool(ignored)
     lines += [f"* {_escaped(note)}" for note in summary["notes"]]
     return "\n".join(lines) + "\n"
 

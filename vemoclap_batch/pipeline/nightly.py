@@ -62,7 +62,7 @@ def nightly(
     """
     settled, waiting = split_settled(manifest.rows, settings.settle_s)
     done = run(settled, out, config, classifier, wait=False, address=address)
-    summary = summarise(done, waiting, manifest.empty, settings.weeks, settings.gpu_hour_cost)
+    summary = summarise(done, manifest, waiting, settings.weeks, settings.gpu_hour_cost)
     try:
         _write(summary, done)
     except RunBroken as error:

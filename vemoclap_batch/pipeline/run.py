@@ -190,14 +190,14 @@ def run(
 
 def _tidied(store: Store, limit: int) -> list[str]:
     """Compact the folder once a table has more shards than the limit (0: never); what to say of it."""
-    before = [len(shards) for shards in store.shard_files().values()]
-    if not limit or max(before, default=0) <= limit:
-        return []
     try:
+        before = [len(shards) for shards in store.shard_files().values()]
+        if not limit or max(before, default=0) <= limit:
+            return []
         after = sum(table.shards_after for table in compact(store))
-    except RunBroken as error:
-        # The run itself is done; the next one tries again.
-        return [f"{sum(before)} shards were not compacted: {error}"]
+    except (RunBroken, OSError, pa.ArrowException) as error:
+        # The run itself is done; the next one tries again. One bad shard that no run reads any more may be why.
+        return [f"the tables were not compacted: {error}"]
     return [f"{sum(before)} shards were compacted to {after}"]
 
 
