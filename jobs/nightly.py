@@ -27,6 +27,8 @@ from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 from vemoclap_batch.report.failures import in_words
 from vemoclap_batch.store.lock import Busy
 
+_MOST_WEEKS = 520
+
 
 def main() -> int:
     """Run the night and tell whoever is to be told; returns the exit status."""
@@ -91,6 +93,10 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hook-on", choices=["problems", "always"], default="problems")
     parser.add_argument("--address", help="Ray cluster [default: RAY_ADDRESS, else this machine]")
     arguments = parser.parse_args(given)
+    if not arguments.settle >= 0:
+        parser.error(f"--settle {arguments.settle:g}: expected 0 seconds or more")
+    if not 1 <= arguments.weeks <= _MOST_WEEKS:
+        parser.error(f"--weeks {arguments.weeks}: expected 1 to {_MOST_WEEKS}")
     try:
         words = shlex.split(arguments.hook or "true")
     except ValueError as error:

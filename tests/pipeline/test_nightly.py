@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -180,9 +181,26 @@ def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, mo
     assert (night.returncode, last(night)["status"]) == (1, "broken")
     assert "cannot list 's3://bucket/incoming'" in json.loads(seen.read_text())["error"]
     assert "Traceback" not in night.stderr
-    for wrong in ("notify 'oops", "/no/such/command"):
-        night = job("--source", tmp_path, *common, "--hook", wrong)
-        assert (night.returncode, "--hook" in night.stderr) == (2, True)
+    # What nobody foresaw: a shard of the tables that is none.
+    seen.unlink()
+    for path in (tmp_path / "out" / "errors" / "part-1.parquet", tmp_path / "clips" / "clip.mp4"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    night = job("--source", tmp_path / "clips", "--settle", 0, *common, "--hook", hook)
+    assert (night.returncode, last(night)["status"], "Traceback" in night.stderr) == (1, "broken", True)
+    assert json.loads(seen.read_text()) == last(night)
+
+
+WRONG = [("--hook", "notify 'oops"), ("--hook", "/no/such/command"), ("--weeks", 10**9), ("--settle", "nan")]
+
+
+@pytest.mark.parametrize(("option", "value"), WRONG)
+def test_wrong_options_are_told_before_the_night(capsys, option, value):
+    program = runpy.run_path(str(ROOT / "jobs" / "nightly.py"))
+    with pytest.raises(SystemExit) as caught:
+        program["parse"](["--source", "clips", "--out", "out", option, str(value)])
+    assert caught.value.code == 2
+    assert f"error: {option} " in capsys.readouterr().err
 
 
 def test_a_night_that_is_stopped_says_so(tmp_path, frames_profile, model, address):
