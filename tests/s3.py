@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from moto.moto_api._internal import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -23,9 +24,10 @@ class _Silent(WSGIRequestHandler):
 
 
 class Server:
-    """The server; what is stored lives as long as the process."""
+    """The server, empty at first; what is stored lives until another is made in this process."""
 
     def __init__(self, around: Callable[[Any], Any] = lambda app: app) -> None:
+        moto_api_backend.reset()
         self._app = around(_one_at_a_time(DomainDispatcherApplication(create_backend_app)))
         self.port = 0
         self.start()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from vemoclap_batch.pipeline.scoring import score
 from vemoclap_batch.store.store import Store
 
 HYPER = {"max_steps": 60, "evaluate_every": 20, "lr": 3e-3}
-CLI = [sys.executable, "-m", "vemoclap_batch"]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +215,9 @@ def test_checkpoints_of_different_presets_are_not_averaged(filled, tmp_path):
 
 def command(filled, checkpoint):
     return [
-        *CLI, "train", str(filled / "out"), "--labels", str(filled / "labels.csv"), "-o", str(checkpoint),
+        sys.executable, ROOT / "jobs" / "train.py", filled / "out", "--labels", filled / "labels.csv", "-o", checkpoint,
         "--profile", str(filled / "tiny.yaml"), "--preset", "quick", "--d-model", "16", "--heads", "2",
-        "--hyper", "max_steps=200", "--hyper", "modality_dropout=0.2", "--save-every", "0", "--json",
+        "--hyper", "max_steps=200", "--hyper", "modality_dropout=0.2", "--save-every", "0",
     ]  # fmt: skip
 
 

@@ -14,6 +14,8 @@ import pytest
 from tests.clips import make_clip
 from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 
+ROOT = Path(__file__).parents[2]
+
 
 def committed(out):
     shards = list((Path(out) / "features" / "clip").rglob("part-*.parquet"))
@@ -68,9 +70,9 @@ def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
     clips.mkdir()
     for at in range(10):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
-    command = [sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", frames_profile]
+    command = [sys.executable, ROOT / "jobs" / "extract.py", clips, "-o", out, "--profile", frames_profile]
     command += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
-    command += ["--set", "pipeline.block_videos=1", "--address", address, "--json"]
+    command += ["--set", "pipeline.block_videos=1", "--address", address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     # Once the second block is in the store, others are under way.
     while len(committed(out)) < 2:
