@@ -42,10 +42,10 @@ def commit(store, specs, name, ids, text="hello"):
     Committer(store, specs, work, "r1").commit(block)
 
 
-def fail(store, video, error_type, attempts=1, fingerprint=None, stage="decode"):
+def fail(store, video, error_type, attempts=1, fingerprint=None, stage="decode", run_id="r0"):
     row = dict.fromkeys(schemas.ERRORS.names) | {
         "video_id": video, "content_key": "1", "stage": stage, "error_type": error_type, "attempts": attempts,
-        "fingerprint": fingerprint, "run_id": "r0", "time": datetime.datetime.now(datetime.UTC),
+        "fingerprint": fingerprint, "run_id": run_id, "time": datetime.datetime.now(datetime.UTC),
     }  # fmt: skip
     store.errors().append(pa.Table.from_pylist([row], schema=schemas.ERRORS))
 
@@ -105,11 +105,38 @@ def test_a_failure_of_another_fingerprint_does_not_count(store, specs):
     assert len(wanted(find_work(store, VIDEOS, specs, 3))["a"]) == 3
 
 
-def test_a_failure_to_decode_is_over_once_the_video_has_a_row(store, specs):
-    fail(store, "a", "timeout", attempts=3)
-    row = dict.fromkeys(schemas.VIDEOS.names) | {"video_id": "a", "content_key": "1"}
+def decoded(store, video, run_id):
+    row = dict.fromkeys(schemas.VIDEOS.names) | {"video_id": video, "content_key": "1", "run_id": run_id}
     store.videos().append(pa.Table.from_pylist([row], schema=schemas.VIDEOS))
-    assert "a" in wanted(find_work(store, VIDEOS, specs, 3))
+
+
+def test_a_failure_to_decode_is_over_once_a_later_run_gave_the_video_its_row(store, specs):
+    fail(store, "a", "timeout", attempts=3)
+    decoded(store, "a", "r1")
+    work = find_work(store, VIDEOS, specs, 3)
+    assert "a" in wanted(work)
+    assert work.attempts == {}
+
+
+@pytest.mark.parametrize("since", [None, "feature", "text", "failure of an extractor", "failure of a reader of texts"])
+def test_a_video_that_was_decoded_before_it_failed_needs_more_than_its_row(store, specs, since):
+    decoded(store, "a", "q")
+    fail(store, "a", "timeout", attempts=2)
+    fail(store, "a", "timeout", attempts=3)
+    if since == "feature":
+        commit(store, specs, "asr", {"a"})
+    elif since == "text":
+        commit(store, specs, "asr_sentiment", {"a"})
+    elif since is not None:
+        name = "clip" if since == "failure of an extractor" else "asr_sentiment"
+        fail(store, "a", "timeout", fingerprint=specs[name].fingerprint, stage="extract", run_id="r1")
+    work = find_work(store, VIDEOS, specs, 3)
+    if since in ("feature", "failure of an extractor"):
+        assert "clip" in wanted(work)["a"]
+        assert ("a\0001", None) not in work.attempts
+    else:
+        assert "a" not in wanted(work)
+        assert (work.given_up["clip"], work.failed["clip"], work.attempts["a\0001", None]) == (1, 1, 3)
 
 
 def test_cells_named_to_be_tried_again_are_wanted_whatever_their_failure(store, specs):

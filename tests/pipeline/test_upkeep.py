@@ -50,7 +50,7 @@ def seen(store, ids, run_id="20260101", content="1"):
     store.videos().append(pa.Table.from_pylist(rows, schema=schemas.VIDEOS))
 
 
-def commit(store, config, name, ids):
+def commit(store, config, name, ids, run_id="20260101"):
     specs = resolve(config)
     spec = specs[name]
     rows = VIDEOS.filter(pa.array([video in ids for video in VIDEOS["video_id"].to_pylist()]))
@@ -58,7 +58,7 @@ def commit(store, config, name, ids):
     extras = {"text": "hello"} if "text" in spec.cls.columns else {}
     result = Result(np.ones((1 if spec.width else 0, spec.width), np.float32), times, times, extras)
     work = find_work(store, VIDEOS, specs, 3)
-    Committer(store, specs, work, "20260101").commit(with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0))
+    Committer(store, specs, work, run_id).commit(with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0))
 
 
 def fail(store, video, error_type, spec=None, attempts=1, run_id="20260101"):
@@ -82,7 +82,7 @@ def troubled(store, config):
     fail(store, "b", "model", specs["asr"])
     fail(store, "a", "model", specs["clip"])
     fail(store, "c", "undecodable")
-    fail(store, "d", "timeout")
+    fail(store, "d", "timeout", run_id="20251231")
     return specs
 
 
@@ -110,6 +110,20 @@ def test_with_other_settings_nothing_is_done_nor_failed_but_what_cannot_be_decod
     clip = found["extractors"]["clip"]
     assert (clip["done"], clip["missing"], clip["failed"]) == (0, 3, 1)
     assert [table["current"] for table in found["tables"] if table["table"].startswith("features/clip/")] == [False]
+
+
+def test_a_video_that_was_decoded_before_and_fails_now_is_told_and_can_be_tried_again(store, config):
+    seen(store, "a")
+    commit(store, config, "clip", {"a"})
+    fail(store, "a", "undecodable", run_id="20260102")
+    found = status(store, config)
+    assert (found["extractors"]["asr"]["failed"], found["extractors"]["asr"]["given_up"]) == (1, 1)
+    assert [(row["stage"], row["error_type"]) for row in found["failures"]] == [("decode", "undecodable")]
+    assert failed_again(store, config, "decode").cells == {("a\0001", None)}
+    for name in ("asr", "asr_sentiment"):
+        commit(store, config, name, {"a"}, run_id="20260103")
+    assert status(store, config)["failures"] == []
+    assert not failed_again(store, config).cells
 
 
 def test_status_of_a_folder_of_other_things_is_all_zero(tmp_path, config):

@@ -73,7 +73,7 @@ def find_work(
     """
     videos = videos.select(["video_id", "content_key", "uri"])
     video_keys = keys(videos)
-    failures = _Failures(store, video_keys, max_attempts, frozenset(again))
+    failures = _Failures(store, specs, video_keys, max_attempts, frozenset(again))
     work = Work(videos, incomplete=videos, rows=videos, attempts=failures.attempts)
     complete = np.ones(videos.num_rows, bool)
     todo: dict[str, np.ndarray] = {}
@@ -147,23 +147,49 @@ def _either(first: pa.Array | None, second: pa.Array) -> pa.Array:
     return second if first is None else pc.coalesce(first, second)
 
 
+def decoded_since(store: Store, specs: Mapping[str, Spec], log: pa.Table) -> np.ndarray:
+    """For each row of the errors log, whether it is a failure to decode a video that a later run has decoded: bool [n].
+
+    That run gave the video its row, or some extractor that reads media a result or a failure of its own.
+    """
+    of_decoding = pc.is_null(log["fingerprint"])
+    failed = _latest({}, log.filter(of_decoding))
+    decoded = _latest({}, store.videos().read(["run_id"], of=pa.array(list(failed)))) if failed else {}
+    # A video keeps its first row: whether these, which failed after it, were decoded again, their features tell.
+    unclear = [key for key, run_id in decoded.items() if run_id < failed[key]]
+    if unclear:
+        media = [spec for spec in specs.values() if spec.source is None]
+        for spec in media:
+            _latest(decoded, features_table(store, spec).read(["run_id"], of=pa.array(unclear)))
+        _latest(decoded, log.filter(pc.is_in(log["fingerprint"], pa.array([spec.fingerprint for spec in media]))))
+    runs = zip(of_decoding.to_pylist(), keys(log).to_pylist(), log["run_id"].to_pylist(), strict=True)
+    return np.array([decoding and decoded.get(key, "") > run_id for decoding, key, run_id in runs], bool)
+
+
+def _latest(runs: dict[str, str], rows: pa.Table) -> dict[str, str]:
+    """Note of each key the latest run that has a row of it."""
+    for key, run_id in zip(keys(rows).to_pylist(), rows["run_id"].to_pylist(), strict=True):
+        runs[key] = max(run_id, runs.get(key, ""))
+    return runs
+
+
 class _Failures:
     """The errors log, reduced to what decides whether a cell is tried again."""
 
     def __init__(
-        self, store: Store, video_keys: pa.ChunkedArray, max_attempts: int, again: frozenset[Cell]
+        self, store: Store, specs: Mapping[str, Spec], video_keys: pa.ChunkedArray, max_attempts: int,
+        again: frozenset[Cell],
     ) -> None:  # fmt: skip
         self._keys = video_keys
         self._max_attempts = max_attempts
         self._again = again
-        log = store.errors().read(["fingerprint", "stage", "error_type", "attempts", "run_id"])
-        # A failure to decode is open only while the video has no row of its own.
-        known = store.videos().committed(keys(log)) if log.num_rows else np.zeros(0, bool)
+        log = store.errors().read(["fingerprint", "error_type", "attempts", "run_id"])
         self.attempts: dict[Cell, int] = {}
         self._open: dict[str | None, set[str]] = {}
         self._final: dict[str | None, set[str]] = {}
-        for key, is_known, failure in zip(keys(log).to_pylist(), known, log.to_pylist(), strict=True):
-            if not (failure["stage"] == "decode" and is_known):
+        over = decoded_since(store, specs, log)
+        for key, is_over, failure in zip(keys(log).to_pylist(), over, log.to_pylist(), strict=True):
+            if not is_over:
                 self._note(key, failure)
 
     def _note(self, key: str, failure: Mapping[str, Any]) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.extractors.catalog import Spec, resolvable
 from vemoclap_batch.failure import ErrorType
-from vemoclap_batch.pipeline.missing import Cell, features_table, find_work
+from vemoclap_batch.pipeline.missing import Cell, decoded_since, features_table, find_work
 from vemoclap_batch.store.compaction import table_sizes
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
@@ -74,27 +75,31 @@ _OF_RUN = ("run_id", "command", "counts", "wall_s")
 def failures(store: Store, specs: Mapping[str, Spec], videos: pa.Table) -> pa.Table:
     """The latest failure of every cell that is still open, of these videos and extractors.
 
-    A failure to decode is open while the video has no row, another while its extractor's table has none.
+    A failure to decode is open until a later run decodes the video, and as long as an extractor that reads media lacks
+    it; another while its own extractor's table lacks the video.
 
     Returns:
         Rows of the errors table.
     """
     log = store.errors().read()
     log = log.filter(pc.is_in(keys(log), value_set=keys(videos).combine_chunks()))
+    log = log.filter(pa.array(~decoded_since(store, specs, log)))
     log = log.sort_by([("run_id", "descending"), ("time", "descending")])
-    parts = [_latest_open(log, None, store.videos())]
+    media = [features_table(store, spec) for spec in specs.values() if spec.source is None]
+    parts = [_latest_open(log.filter(pc.is_null(log["fingerprint"])), media)]
     for spec in specs.values():
-        parts.append(_latest_open(log, spec.fingerprint, features_table(store, spec)))
+        of = pc.equal(log["fingerprint"], spec.fingerprint)
+        parts.append(_latest_open(log.filter(of), [features_table(store, spec)]))
     return pa.concat_tables(parts)
 
 
-def _latest_open(log: pa.Table, fingerprint: str | None, table: Table) -> pa.Table:
-    """Of a log, latest first, the first row of each key with this fingerprint that the table lacks."""
-    of = pc.is_null(log["fingerprint"]) if fingerprint is None else pc.equal(log["fingerprint"], fingerprint)
-    rows = log.filter(of)
+def _latest_open(rows: pa.Table, tables: Sequence[Table]) -> pa.Table:
+    """Of rows of the log, latest first, the first of each key that one of the tables lacks."""
     if not rows.num_rows:
         return rows
-    rows = rows.filter(pa.array(~table.committed(keys(rows))))
+    complete = [table.committed(keys(rows)) for table in tables]
+    if complete:
+        rows = rows.filter(pa.array(~np.logical_and.reduce(complete)))
     seen: set[str] = set()
     first = []
     for key in keys(rows).to_pylist():
