@@ -108,3 +108,12 @@ def test_when_files_elsewhere_were_changed(tmp_path):
     assert listing.changed_at(["s3://b/a.mp4", "https://h/a.mp4", str(tmp_path / "a.mp4")]) == {}
     fsspec.filesystem("memory").pipe("/times/a.mp4", b"1")
     assert listing.changed_at(["memory:///times/a.mp4"]) == {"memory:///times/a.mp4": 0.0}
+
+
+def test_of_a_file_that_is_gone_and_of_a_manifests_own_the_key_stays(tmp_path):
+    changed, gone = str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")
+    (tmp_path / "a.mp4").write_bytes(b"12")
+    now = listing.local_content_key(changed)
+    uris = [changed, changed, changed, changed, gone, "https://h/a.mp4"]
+    before = ["1-1700000000000000000", listing.ABSENT, "version 7", now, "1-1700000000000000000", "unknown"]
+    assert listing.current_content_keys(uris, before) == [now, now, "version 7", now, before[4], "unknown"]

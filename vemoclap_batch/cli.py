@@ -37,6 +37,7 @@ from vemoclap_batch.cli_common import (
     default_checkpoint,
     existing_store,
     exit_statuses,
+    over_windows,
     preferred_fingerprints,
     window_of,
 )
@@ -194,11 +195,8 @@ def plan(
     """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
     from vemoclap_batch.manifest import read_sources
     from vemoclap_batch.pipeline.dry_run import dry_run
-    from vemoclap_batch.pipeline.timeline import windowed
 
-    config = configuration(profile, frames, overrides, models_dir)
-    if (chosen := window_of(window, hop)) is not None:
-        config = windowed(config, chosen)
+    config = over_windows(configuration(profile, frames, overrides, models_dir), window_of(window, hop))
     result = dry_run(read_sources(source, config.sources.policy).rows, out, config)
     for name, cells in result["cells"].items():
         print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")

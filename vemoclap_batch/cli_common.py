@@ -95,6 +95,13 @@ def window_of(window: float | None, hop: float | None) -> Any:
     return None if window is None else Window(window, window if hop is None else hop)
 
 
+def over_windows(config: Config, window: Any) -> Config:
+    """The configuration whose features serve these windows; as it is for whole videos (None)."""
+    from vemoclap_batch.pipeline.timeline import windowed
+
+    return config if window is None else windowed(config, window)
+
+
 def existing_store(out: str) -> Any:
     """The store in a folder that has to be there."""
     from vemoclap_batch.store.store import Store
@@ -118,11 +125,7 @@ def chosen_fingerprints(features: list[str] | None) -> dict[str, str]:
 
 def preferred_fingerprints(store: Any, profile: str, overrides: list[str] | None, window: Any = None) -> dict[str, str]:
     """The profile's own fingerprints; none where there is nothing to choose, so that its packages are not needed."""
-    config = load_config(profile, overrides or [])
-    if window is not None:
-        from vemoclap_batch.pipeline.timeline import windowed
-
-        config = windowed(config, window)
+    config = over_windows(load_config(profile, overrides or []), window)
     if all(len(store.fingerprints(name)) < 2 for name in config.extractors):
         return {}
     from vemoclap_batch.extractors.catalog import resolvable

@@ -12,6 +12,8 @@ from vemoclap_batch.cli_common import (
     DONE,
     FAILED,
     Address,
+    Frames,
+    HopS,
     Json,
     ModelsDir,
     NoWait,
@@ -19,9 +21,12 @@ from vemoclap_batch.cli_common import (
     Overrides,
     Profile,
     Verbose,
+    WindowS,
     configuration,
     default_checkpoint,
     existing_store,
+    over_windows,
+    window_of,
 )
 
 Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint to predict with.")]
@@ -32,12 +37,16 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.
 
 def status(
     out: OutArgument, profile: Profile = "lite", overrides: Overrides = None, as_json: Json = False,
-    models_dir: ModelsDir = None,
+    models_dir: ModelsDir = None, frames: Frames = None, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
-    """Say what is done, missing and failed in OUT, for each extractor of the profile. Loads no model."""
+    """Say what is done, missing and failed in OUT, for each extractor of the profile. Loads no model.
+
+    What runs with --frames, --window or --hop did is found with the same options.
+    """
     from vemoclap_batch.pipeline.upkeep import status as find_status
 
-    found = find_status(existing_store(out), configuration(profile, None, overrides, models_dir))
+    config = configuration(profile, frames, overrides, models_dir)
+    found = find_status(existing_store(out), over_windows(config, window_of(window, hop)))
     print(f"{found['videos']} videos in {out}")
     for name, cells in found["extractors"].items():
         given_up = f" ({cells['given_up']} given up)" if cells["given_up"] else ""
@@ -61,20 +70,23 @@ def status(
 def retry(
     out: OutArgument, stage: Stage = None, error_type: Type = None, profile: Profile = "lite",
     model: Model = None, overrides: Overrides = None, no_wait: NoWait = False, as_json: Json = False,
-    address: Address = None, verbose: Verbose = False, models_dir: ModelsDir = None,
+    address: Address = None, verbose: Verbose = False, models_dir: ModelsDir = None, frames: Frames = None,
+    window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Run what has failed in OUT again, whatever the failure and however often it was tried.
 
-    Profile and settings are those of the runs that failed. The videos get whatever else they lack, too, and emotions
-    if --model is given or if OUT's newest predictions are those of the profile's own checkpoint.
+    Profile, settings, frames and windows are those of the runs that failed; a file that was replaced since is done as
+    what it is now. The videos get whatever else they lack, too, and emotions if --model is given or if OUT's newest
+    predictions are those of the profile's own checkpoint.
     """
     from vemoclap_batch.cli import print_run, telling_the_end
     from vemoclap_batch.pipeline.run import run
     from vemoclap_batch.pipeline.upkeep import failed_again
 
-    config = configuration(profile, None, overrides, models_dir)
+    config = configuration(profile, frames, overrides, models_dir)
+    windows = window_of(window, hop)
     store = existing_store(out)
-    again = failed_again(store, config, stage, error_type)
+    again = failed_again(store, over_windows(config, windows), stage, error_type)
     if not again.cells:
         print("nothing to try again: 0 failures" + (" of this kind" if stage or error_type else ""))
         if as_json:
@@ -84,7 +96,7 @@ def retry(
     with telling_the_end(as_json):
         done = run(
             again.videos, out, config, _classifier(store, config, model), wait=not no_wait, address=address,
-            verbose=verbose, again=again.cells,
+            verbose=verbose, window=windows, again=again.cells,
         )  # fmt: skip
     print_run(done, as_json)
     raise typer.Exit(FAILED if done.failed else DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import posixpath
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ ABSENT = "absent"
 #: Schemes of object stores: an object is there once it is whole, and a folder is nothing but the beginning of names.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _WEB = frozenset({"http", "https"})
+#: What :func:`content_keys` gives for a local file and for an object on S3.
+_READ_OFF = re.compile(rf"\d+-\d+|{ABSENT}|unreadable-\d+|[0-9a-f]{{32}}(-\d+)?")
 
 
 def normalise(address: str, base: str = "") -> str:
@@ -111,6 +114,16 @@ def content_keys(uris: Sequence[str]) -> list[str]:
         remote_content_key(listed.get(uri, {})) if is_remote(uri) else local_content_key(uri)  # {} is unknown
         for uri in uris
     ]
+
+
+def current_content_keys(uris: Sequence[str], before: Sequence[str]) -> list[str]:
+    """Content keys as they are by now, of addresses whose keys were noted before.
+
+    The key of a file that is gone stays, and so does one that was not read off the file: a manifest's own.
+    """
+    now = content_keys(uris)
+    gone = {ABSENT, UNKNOWN_CONTENT}
+    return [new if new not in gone and _READ_OFF.fullmatch(old) else old for new, old in zip(now, before, strict=True)]
 
 
 def changed_at(uris: Iterable[str]) -> dict[str, float | None]:

@@ -16,10 +16,12 @@ from vemoclap_batch.cli import main
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.garbage import collect, garbage, newest_model
 from vemoclap_batch.pipeline.missing import features_table, find_work
 from vemoclap_batch.pipeline.rows import with_results
+from vemoclap_batch.pipeline.timeline import windowed
 from vemoclap_batch.pipeline.upkeep import failed_again, status
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.compaction import compact
@@ -307,6 +309,16 @@ def test_the_commands_end_with_one_object(store, profile, command, troubled):
             assert (code, "the other run" in said) == (4, True)
 
 
+def test_what_failed_of_windows_is_found_with_them(store, profile, config, command):
+    seen(store, "b")
+    fail(store, "b", "model", resolve(windowed(config, Window(5, 5)))["asr_sentiment"])
+    for options, failed in (("", 0), ("--window 5", 1), ("--window 6", 0), ("--window 5 --hop 2", 0)):
+        _, said, _ = command("status", store.address, "--profile", profile, *options.split(), "--json")
+        assert said["extractors"]["asr_sentiment"]["failed"] == failed, options
+    code, _, said = command("retry", store.address, "--profile", profile, "--window", "0")
+    assert (code, "--window 0" in said) == (2, True)
+
+
 @pytest.mark.usefixtures("cluster")
 def test_retry_runs_what_has_failed_for_good(tmp_path, frames_profile, command):
     clips, out = tmp_path / "clips", tmp_path / "out"
@@ -324,3 +336,9 @@ def test_retry_runs_what_has_failed_for_good(tmp_path, frames_profile, command):
     ]  # fmt: skip
     code, said, _ = command("status", out, *settings)
     assert (code, said["extractors"]["clip"]["failed"], said["runs"]["count"]) == (0, 2, 2)
+    # A file that was replaced is done as what it is now, and found so by the next run.
+    make_clip(clips / "text.mp4", seconds=1)
+    code, said, _ = command("retry", out, "--type", "not_media", *settings)
+    assert (code, said["counts"]) == (0, {"videos": 1, "done": 1, "skipped": 0, "failed": 0})
+    code, said, _ = command("extract", clips, "-o", out, *settings)
+    assert (code, said["counts"]) == (3, {"videos": 3, "done": 0, "skipped": 2, "failed": 1})

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.extractors.catalog import Spec, resolvable
 from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.listing import current_content_keys
 from vemoclap_batch.pipeline.missing import Cell, decoded_since, features_table, find_work
 from vemoclap_batch.store.compaction import table_sizes
 from vemoclap_batch.store.store import Store
@@ -110,7 +111,10 @@ def _latest_open(rows: pa.Table, tables: Sequence[Table]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Again:
-    """Failures to try again: the rows of their videos, for a run, and the cells."""
+    """Failures to try again: the rows of their videos as these are now, for a run, and the cells.
+
+    A video whose content was replaced since it failed has no such cells: to a run it is new.
+    """
 
     videos: pa.Table
     cells: frozenset[Cell]
@@ -137,7 +141,8 @@ def failed_again(store: Store, config: Config, stage: str | None = None, error_t
     cells = frozenset(zip(keys(rows).to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
     videos = rows.select(["video_id", "content_key", "uri"]).group_by(["video_id", "content_key"])
     one_each = videos.aggregate([("uri", "max")]).rename_columns(["video_id", "content_key", "uri"])
-    return Again(one_each, cells)
+    now = current_content_keys(one_each["uri"].to_pylist(), one_each["content_key"].to_pylist())
+    return Again(one_each.set_column(1, "content_key", pa.array(now, pa.string())), cells)
 
 
 def _check_selection(config: Config, stage: str | None, error_type: str | None) -> None:
