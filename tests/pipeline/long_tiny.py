@@ -1,4 +1,7 @@
-"""Tiny extractors for long videos: windows of sound, a transcript, texts, all without a model."""
+"""Tiny extractors for long videos: windows of sound, a transcript, texts, all without a model.
+
+The last part of a video whose name has ``crash`` in it kills the process that transcribes it.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,10 @@ class Speech(Extractor):
     Settings = TinySettings
     inputs = (WAVEFORM,)
     columns = {"text": pa.string(), "language": pa.string(), "segments": pa.list_(SEGMENT)}
+
+    def __init__(self, settings, resources):
+        super().__init__(settings, resources)
+        _note(settings, "load speech")
 
     def _extract(self, items):
         return [self._one(clip) for clip in items]

@@ -14,6 +14,8 @@ from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline.run import Classifier, run
 
 SECONDS = 12 * 60
+#: All that reads sound, and the texts.
+SOUND_PROFILE = PROFILE.replace('  clip: {class: "tests.tiny:TinyFrames"}\n', "")
 TABLES = ("features/clip", "features/beats", "features/asr", "features/asr_sentiment")
 
 
@@ -124,3 +126,30 @@ def test_parts_and_one_piece_give_the_same_tables_and_windows_their_predictions(
     assert other.predicted.new == 3
     assert {row["missing"] == [] for row in other.predicted.table.read().to_pylist()} == {True}
     assert other.predicted.table.read().num_rows == SECONDS // 20 + 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_part_that_kills_its_process_costs_its_own_video_alone(clips, tmp_path):
+    folder, calls, profile = tmp_path / "clips", tmp_path / "calls.txt", tmp_path / "sound.yaml"
+    folder.mkdir()
+    for name in ("before", "crash", "later"):
+        (folder / f"{name}.mkv").symlink_to(clips / "short1.mkv")
+    profile.write_text(SOUND_PROFILE)
+    settings = ["decode.whole_s=3", "decode.part_s=2", f"extractors.asr.calls={calls}"]
+    config = load_config(str(profile), settings)
+    done = run(read_sources([str(folder)]).rows, str(tmp_path / "out"), config)
+    assert (done.done, done.failed) == (2, 1)
+    [failure] = read(tmp_path / "out", "errors").to_pylist()
+    assert failure["video_id"].startswith("crash-")
+    assert (failure["stage"], failure["extractor"], failure["error_type"]) == ("extract", "asr", "worker_died")
+    assert (failure["attempts"], "died 2 times" in failure["message"]) == (1, True)
+    assert calls.read_text().splitlines().count("load speech") == 3
+    # What it has whole is kept, and of the rest there is nothing.
+    for table, names in (("beats", ["before", "crash", "later"]), ("asr", ["before", "later"])):
+        found = rows_of(tmp_path / "out", f"features/{table}")
+        assert sorted(found) == names
+        for row in found.values():
+            del row["video_id"], row["content_key"]
+            assert row == found["before"]
+    assert rows_of(tmp_path / "out", "features/asr_sentiment").keys() == {"before", "later"}
+    assert rows_of(tmp_path / "out", "videos").keys() == {"before", "crash", "later"}
