@@ -1,0 +1,181 @@
+"""Whole commands, stopped and killed as a cluster does it, and two of them on one folder at the same time."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.clips import make_clip, pattern
+from tests.pipeline.faulty import PROFILE
+from tests.pipeline.test_faults import begun, check_same, committed, failures, read, stem, wait_for
+from tests.tiny import tiny_checkpoint
+from vemoclap_batch.cli import main
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its extractor limits processes by /proc")
+
+TABLES = ("videos", "features/clip", "predictions")
+#: The command, which dies at the moment at which it would commit its predictions.
+DIES = """
+import os, signal, sys
+from vemoclap_batch.cli import main
+
+def hook(event, arguments):
+    if event == "os.rename" and "/predictions/" in str(arguments[1]) and "/part-" in str(arguments[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+main(sys.argv[1:])
+"""
+#: The command with a grace of 3 s in place of 25.
+SHORT_GRACE = """
+import sys
+from functools import partialmethod
+from vemoclap_batch.cli import main
+from vemoclap_batch.pipeline.stopping import StopRequest
+
+StopRequest.gently = partialmethod(StopRequest.gently, grace_s=3.0)
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Five different videos after one that its extractor cannot bear; no test changes them."""
+    folder = tmp_path_factory.mktemp("clips")
+    for at, name in enumerate(["a-raise", *(f"clip{at}" for at in range(5))]):
+        make_clip(folder / f"{name}.mp4", frames=pattern(10, seed=at))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Options of all commands here: one extractor, which waits before its third video while there is a file ``hold``.
+
+    It notes in ``calls.txt`` what it begins.
+    """
+    folder = tmp_path_factory.mktemp("trouble")
+    profile = folder / "frames.yaml"
+    profile.write_text("".join(line for line in PROFILE.splitlines(keepends=True) if "asr:" not in line))
+    of = "extractors.clip"
+    return ["--profile", profile, "--set", f"{of}.trouble={folder}", "--set", f"{of}.calls={folder / 'calls.txt'}"]
+
+
+@pytest.fixture
+def hold(settings):
+    file = settings[1].parent / "hold"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def calls(settings):
+    path = settings[1].parent / "calls.txt"
+    path.write_text("")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), ["clip"])
+
+
+def here(*arguments):
+    """Exit status of a command in this process."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return left.value.code or 0
+
+
+def start(program, *arguments):
+    """A command as a process of its own."""
+    command = [sys.executable, *(["-c", program] if program else ["-m", "vemoclap_batch"]), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips, settings, model, tmp_path_factory, cluster):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert here("label", clips, "-o", out, *settings, "--model", model) == 3
+    assert committed(out, "predictions")
+    return out
+
+
+def wait_until_held(process, calls):
+    """Wait until its extractor holds its third video; returns that one's name, and the id of the process."""
+    wait_for(lambda: len(begun(calls)) == 3 or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[1]
+    video, actor = begun(calls)[2]
+    return video, int(actor)
+
+
+def test_a_driver_that_is_killed_3_s_after_it_was_asked_to_stop(
+    address, clips, settings, undisturbed, tmp_path, hold, calls
+):  # fmt: skip
+    """As Ray's own job stop does it, unless told otherwise."""
+    out = tmp_path / "out"
+    extract = ["extract", clips, "-o", out, *settings]
+    process = start(None, *extract, "--address", address)
+    _, actor = wait_until_held(process, calls)
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    process.kill()
+    process.communicate()
+    # All that had arrived is there, but no summary.
+    assert not (out / "runs").exists()
+    assert [stem(row) for row in read(out, "features/clip")] == ["clip0"]
+    assert failures(out) == {("a-raise", "clip"): "model"}
+    wait_for(lambda: not psutil.pid_exists(actor))
+    hold.unlink()
+    assert here(*extract) == 3
+    # The one that was held is redone, and nothing else.
+    assert len(begun(calls)) == 3 + 4
+    check_same(out, undisturbed, TABLES[:2])
+    assert len(read(out, "errors")) == 1
+
+
+def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_has_predicted(
+    address, clips, settings, model, undisturbed, tmp_path, hold, calls, capsys
+):
+    out = tmp_path / "out"
+    extract, label = ["extract", clips, "-o", out, *settings], ["label", clips, "-o", out, *settings, "--model", model]
+    first = start(SHORT_GRACE, *extract, "--json", "--address", address)
+    video, actor = wait_until_held(first, calls)
+    second = start(DIES, *label, "--address", address)
+    wait_for(lambda: committed(out) and committed(out, "errors"))
+    whom = rf"held by run \S+ \(process {first.pid} on "
+    for command in (extract, label, ["retry", out, *settings]):
+        capsys.readouterr()
+        assert here(*command, "--no-wait") == 4
+        assert re.search(whom, capsys.readouterr().err)
+    assert any(re.search(whom + ".*waiting for it to end", line) for line in iter(second.stderr.readline, ""))
+
+    asked = time.monotonic()
+    first.terminate()
+    told, said = first.communicate(timeout=120)
+    assert first.returncode == 143, said
+    assert 3 <= time.monotonic() - asked < 20
+    [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
+    last = json.loads(told.splitlines()[-1])
+    assert [last[name] for name in ("run_id", "counts", "stopped")] == [summary["run_id"], summary["counts"], True]
+    assert last["counts"] == {"videos": 6, "done": 1, "skipped": 0, "failed": 5}
+    # What outlived the grace is abandoned: its process ends before it has made anything.
+    wait_for(lambda: not psutil.pid_exists(actor))
+    assert f"frames {video}" not in calls.read_text()
+    hold.unlink()
+
+    said = second.communicate(timeout=300)[1]
+    assert second.returncode == -signal.SIGKILL, said
+    assert not read(out, "predictions")
+    # What the first had made or found to fail was not begun again, nor is anything now.
+    assert len(begun(calls)) == 3 + 4
+    assert here(*label) == 3
+    assert len(begun(calls)) == 3 + 4
+    check_same(out, undisturbed, TABLES)
+    assert len(read(out, "errors")) == 1
