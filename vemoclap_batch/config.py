@@ -55,6 +55,8 @@ class Decode(_Settings):
     """Bounds on decoding one video in its worker process."""
 
     timeout_s: float = Field(120, gt=0, description="a worker silent for this long is killed")
+    fetch_timeout_s: float = Field(3600, gt=0, description="seconds that fetching a remote file may take, all in all")
+    max_fetch_gb: float = Field(64, gt=0, description="a larger remote file is refused, in GiB")
     memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
     max_duration_s: float = Field(86_400, gt=0, description="sound after this is left out, with a warning")
     whole_s: float = Field(600, ge=0, description="a video with more seconds of sound travels in parts")

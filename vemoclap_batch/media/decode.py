@@ -74,7 +74,7 @@ def decode_parts(
     Raises:
         MediaError, MemoryError: as :func:`decode`, in place of the first part or a later one.
     """
-    with local_copy(address, beat, limits.policy) as path:
+    with local_copy(address, beat, limits) as path:
         try:
             found = scan(path, want_audio=want_audio, limits=limits, beat=beat)
             with closing(found.pcm):

@@ -44,6 +44,9 @@ class Limits:
     Attributes:
         timeout_s: a worker process that is silent for this long is killed; it reports while it gets on, so a long
             video takes as long as it needs.
+        fetch_timeout_s: seconds that fetching a remote file may take, all in all.
+        max_fetch_gb: a larger remote file is refused, in GiB: one that never ends would fill the disk that all workers
+            share.
         memory_gb: address space of the worker process above its start, in GiB.
         max_duration_s: sound after this is left out, with a warning; it bounds the disk that waiting sound takes.
         whole_s, whole_frames: a video with no more sound and frames goes through in one piece, another in parts.
@@ -57,6 +60,8 @@ class Limits:
     """
 
     timeout_s: float = 120.0
+    fetch_timeout_s: float = 3600.0
+    max_fetch_gb: float = 64.0
     memory_gb: float = 4.0
     max_duration_s: float = 86_400.0
     whole_s: float = 600.0
