@@ -12,9 +12,8 @@ import pytest
 
 from tests.clips import make_clip, pattern
 from tests.pipeline.faulty import PROFILE
-from tests.pipeline.test_faults import begun, check_same, committed, failures, read, stem, wait_for
+from tests.pipeline.test_faults import begun, check_same, committed, failures, here, read, stem, wait_for
 from tests.tiny import tiny_checkpoint
-from vemoclap_batch.cli import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its extractor limits processes by /proc")
 
@@ -83,13 +82,6 @@ def calls(settings):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("model"), ["clip"])
-
-
-def here(*arguments):
-    """Exit status of a command in this process."""
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    return left.value.code or 0
 
 
 def start(program, *arguments):

@@ -3,6 +3,7 @@
 After each, the same command gives the rows of an undisturbed run, none twice.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -73,12 +74,25 @@ def trouble(tmp_path):
     return folder
 
 
-def extract(clips, out, profile, *settings):
-    """Exit status of the command, run in this process against the session's Ray."""
+def here(*arguments, settings=()):
+    """Exit status of a command, run in this process against the session's Ray."""
     overrides = [part for setting in settings for part in ("--set", setting)]
     with pytest.raises(SystemExit) as left:
-        main(["extract", str(clips), "-o", str(out), "--profile", str(profile), *overrides])
+        main([*map(str, arguments), *overrides])
     return left.value.code or 0
+
+
+def extract(clips, out, profile, *settings):
+    return here("extract", clips, "-o", out, "--profile", profile, settings=settings)
+
+
+def check_none_failed(capsys, out, profile, settings=()):
+    """See that the folder has no failure left."""
+    capsys.readouterr()
+    assert here("status", out, "--profile", profile, "--json", settings=settings) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {cells["failed"] for cells in found["extractors"].values()} == {0}
+    assert found["failures"] == []
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +197,7 @@ def hit(path, number):
     wait_for(owner).send_signal(number)
 
 
-def test_decoders_that_hang_crash_and_are_killed(clips, profile, undisturbed, tmp_path):
+def test_decoders_that_hang_crash_and_are_killed(clips, profile, undisturbed, tmp_path, capsys):
     out = tmp_path / "out"
     signals = dict(zip(LONG, (signal.SIGSTOP, signal.SIGSEGV, signal.SIGKILL), strict=True))
     with ThreadPoolExecutor(3) as pool:
@@ -197,9 +211,13 @@ def test_decoders_that_hang_crash_and_are_killed(clips, profile, undisturbed, tm
     messages = " ".join(row["message"] for row in read(out, "errors"))
     assert "SIGSEGV" in messages
     assert "SIGKILL" in messages
-    assert [stem(row) for row in read(out, "features/clip")] == [f"clip{at}" for at in range(5)]
-    assert extract(clips, out, profile) == 0
+    short = [f"clip{at}" for at in range(5)]
+    assert [stem(row) for row in read(out, "features/clip")] == short
+    assert here("retry", out, "--profile", profile, "--type", "timeout") == 0
+    assert [stem(row) for row in read(out, "features/clip")] == [*short, "hanging"]
+    assert here("retry", out, "--profile", profile) == 0
     check_same(out, undisturbed)
+    check_none_failed(capsys, out, profile)
 
 
 def test_a_gpu_without_memory_halves_and_goes_on(clips, profile, undisturbed, tmp_path, calls, trouble):
@@ -216,7 +234,7 @@ def test_a_gpu_without_memory_halves_and_goes_on(clips, profile, undisturbed, tm
 
 
 def test_a_process_without_memory_costs_the_videos_that_do_not_fit(
-    clips, profile, undisturbed, tmp_path, calls, trouble
+    clips, profile, undisturbed, tmp_path, calls, trouble, capsys
 ):
     out = tmp_path / "out"
     settings = [f"extractors.clip.calls={calls}", f"extractors.clip.trouble={trouble}"]
@@ -226,8 +244,11 @@ def test_a_process_without_memory_costs_the_videos_that_do_not_fit(
     assert [stem(row) for row in read(out, "features/clip")] == [f"clip{at}" for at in range(5)]
     assert len({pid for _, pid in begun(calls)}) == 1
     (trouble / "host").unlink()
-    assert extract(clips, out, profile, *settings) == 0
+    calls.write_text("")
+    assert here("retry", out, "--profile", profile, "--stage", "clip", settings=settings) == 0
+    assert sorted(video.rsplit("-", 1)[0] for video, _ in begun(calls)) == sorted(LONG)
     check_same(out, undisturbed)
+    check_none_failed(capsys, out, profile, settings)
 
 
 def mount(*arguments):
