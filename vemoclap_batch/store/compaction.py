@@ -130,8 +130,11 @@ def _inspect(filesystem: pafs.FileSystem, infos: Iterable[pafs.FileInfo]) -> lis
             file = pq.ParquetFile(stream)
             return _Shard(info.path, info.size, file.metadata.num_rows, file.schema_arrow)
 
+    def patient(info: pafs.FileInfo) -> _Shard:
+        return patiently(not is_local(filesystem), f"cannot read {info.path}", partial(one, info))
+
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(one, infos))
+        return list(pool.map(patient, infos))
 
 
 def _groups(shards: Iterable[_Shard]) -> list[list[_Shard]]:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import fsspec
 import pyarrow as pa
@@ -38,17 +39,25 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), local_path(address)
     if (shown := without_password(address)) != address:
         raise ConfigError([f"{shown!r}: {PASSWORD_REFUSED}"])
-    # A small file is one request then, and an upload that is killed leaves no parts behind, which would cost.
-    query = "?allow_delayed_open=true" if address.startswith("s3://") and "?" not in address else ""
-    try:
-        return pafs.FileSystem.from_uri(address + query)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # A scheme that pyarrow does not know; fsspec knows more.
+    for uri in _uris(address):
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return pafs.FileSystem.from_uri(uri)
+    # A scheme that pyarrow does not know; fsspec knows more.
     try:
         filesystem, path = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
         raise ConfigError([f"{address!r}: {error}"]) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def _uris(address: str) -> list[str]:
+    """The ways to say an address to pyarrow, the first that it takes being the right one."""
+    if not address.startswith("s3://"):
+        return [address]
+    # A small file is one request then, and an upload that is killed leaves no parts behind, which would cost.
+    query = "?allow_delayed_open=true"
+    # The second for names with spaces and the like, which are no URIs: s3fs would take a store that is away for empty.
+    return [address if "?" in address else address + query, quote(address, safe=":/") + query]
 
 
 def resolve_object(address: str) -> tuple[pafs.FileSystem, str]:

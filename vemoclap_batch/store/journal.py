@@ -124,8 +124,13 @@ class Journal:
         return [name for name in names if not name.startswith(".")]
 
     def _read(self, name: str) -> Entry:
-        with self._filesystem.open_input_stream(f"{self._folder}/{name}") as stream:
-            return Entry(**json.loads(stream.read()))
+        path = f"{self._folder}/{name}"
+
+        def read() -> bytes:
+            with self._filesystem.open_input_stream(path) as stream:
+                return stream.read()
+
+        return Entry(**json.loads(patiently(not is_local(self._filesystem), f"cannot read {path}", read)))
 
 
 def _seen(listed: set[str], entries: list[Entry]) -> set[str] | None:

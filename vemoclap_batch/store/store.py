@@ -7,9 +7,9 @@ import json
 import posixpath
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +19,10 @@ from vemoclap_batch.store import schemas
 from vemoclap_batch.store.filesystem import files, is_shard, resolve, write_bytes_atomically
 from vemoclap_batch.store.journal import Journal
 from vemoclap_batch.store.lock import Lock, writer
+from vemoclap_batch.store.patience import is_local, patiently
 from vemoclap_batch.store.table import KEY, Table
 
+T = TypeVar("T")
 #: Folders of tables.
 TABLES = ("videos", "errors", "features", "predictions")
 
@@ -74,8 +76,13 @@ class Store:
             self._lock.check()
 
     def exists(self) -> bool:
-        """Whether the folder is there."""
-        return self.filesystem.get_file_info(self.root).type == pafs.FileType.Directory
+        """Whether the folder is there.
+
+        Raises:
+            RunBroken: as any reading here, when the store was out of reach for too long.
+        """
+        found = self._patiently("look for", "", lambda: self.filesystem.get_file_info(self.root))
+        return found.type == pafs.FileType.Directory
 
     def videos(self) -> Table:
         """What decoding found, one row a video."""
@@ -112,11 +119,10 @@ class Store:
 
     def fingerprints(self, extractor: str) -> dict[str, dict[str, Any]]:
         """The feature tables there are of an extractor: fingerprint → what made it."""
-        folder = f"{self.root}/features/{extractor}"
-        infos = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        folder = f"features/{extractor}"
         found = {}
-        for name in sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory):
-            description = self.read_json(f"features/{extractor}/{name}/extractor.json")
+        for name in sorted(info.base_name for info in self._list(folder) if info.type == pafs.FileType.Directory):
+            description = self.read_json(f"{folder}/{name}/extractor.json")
             if description is not None:
                 found[name] = description
         return found
@@ -129,15 +135,19 @@ class Store:
     def read_json(self, path: str) -> dict[str, Any] | None:
         """Read a JSON file below the root; None when there is none."""
         full = f"{self.root}/{path}"
-        if self.filesystem.get_file_info(full).type != pafs.FileType.File:
-            return None
-        with self.filesystem.open_input_stream(full) as stream:
-            return json.loads(stream.read())
+
+        def read() -> bytes | None:
+            if self.filesystem.get_file_info(full).type != pafs.FileType.File:
+                return None
+            with self.filesystem.open_input_stream(full) as stream:
+                return stream.read()
+
+        content = self._patiently("read", path, read)
+        return None if content is None else json.loads(content)
 
     def runs(self) -> list[dict[str, Any]]:
         """The summaries of all runs, oldest first."""
-        infos = self.filesystem.get_file_info(pafs.FileSelector(f"{self.root}/runs", allow_not_found=True))
-        names = sorted(info.base_name for info in infos if re.fullmatch(r"[\w-]+\.json", info.base_name))
+        names = sorted(info.base_name for info in self._list("runs") if re.fullmatch(r"[\w-]+\.json", info.base_name))
         return [run for name in names if (run := self.read_json(f"runs/{name}")) is not None]
 
     def current_videos(self, columns: Sequence[str] = ("uri", "duration_s")) -> pa.Table:
@@ -148,6 +158,14 @@ class Store:
         """One row per video id that any run has seen, decodable or not: its keys, ``uri`` and ``run_id``."""
         parts = [table.read(columns=["uri", "run_id"]) for table in (self.videos(), self.errors())]
         return latest(pa.concat_tables(parts))
+
+    def _list(self, folder: str) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
+        return self._patiently("list", folder, lambda: self.filesystem.get_file_info(selector))
+
+    def _patiently(self, what: str, path: str, action: Callable[[], T]) -> T:
+        full = f"{self.root}/{path}".rstrip("/")
+        return patiently(not is_local(self.filesystem), f"cannot {what} {full}", action)
 
 
 def latest(table: pa.Table) -> pa.Table:
