@@ -18,8 +18,9 @@ import psutil
 import pyarrow.dataset as ds
 import pytest
 
-from tests.clips import make_clip, pattern
-from tests.tiny import tiny_checkpoint
+from tests.clips import make_clip, pattern, sine
+from tests.pipeline.test_faults import check_same, failures, here, read
+from tests.tiny import FRAMES_PROFILE, tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
@@ -185,15 +186,17 @@ def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_pat
     assert spilled == 0
 
 
-def test_a_node_that_dies_half_way(head, tmp_path, frames_profile):
-    clips, out = tmp_path / "clips", tmp_path / "out"
+@pytest.mark.usefixtures("cluster")
+def test_a_node_that_dies_half_way(head, tmp_path):
+    clips, out, profile = tmp_path / "clips", tmp_path / "out", tmp_path / "tiny.yaml"
     clips.mkdir()
     for at in range(12):
-        make_clip(clips / f"clip{at}.mp4", seconds=1)
+        make_clip(clips / f"clip{at}.mp4", frames=pattern(10, seed=at), audio=sine(1, amplitude=0.05 * (at + 1)))
+    profile.write_text(FRAMES_PROFILE + '  asr: {class: "tests.tiny:TinySound"}\n')
     with node(f"--address={head.gcs}", *SIZE) as worker:
         wait_for(lambda: "raylet" in names(worker))
         command = [
-            sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", frames_profile,
+            sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", profile,
             "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
             "--set", "extractors.clip.pool.actors=2",
         ]  # fmt: skip
@@ -202,9 +205,13 @@ def test_a_node_that_dies_half_way(head, tmp_path, frames_profile):
         kill(worker)
         # As any cluster manager does. Pools are sized once, so what lay on the dead node may not fit the others.
         with node(f"--address={head.gcs}", *SIZE):
+            # Meanwhile, on the session's own Ray.
+            assert here("extract", clips, "-o", tmp_path / "undisturbed", "--profile", profile) == 0
             said = run.communicate(timeout=240)[1]
     assert run.returncode == 0, said
-    assert len(committed(out)) == len(set(committed(out))) == 12
+    assert len({row["text"] for row in read(out, "features/asr")}) == 12
+    check_same(out, tmp_path / "undisturbed")
+    assert failures(out) == {}
 
 
 def kill(node):
