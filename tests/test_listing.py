@@ -43,7 +43,14 @@ SOURCES = ["s3://videos/incoming", "s3://videos/incoming/*.mp4", "s3://videos/li
 @pytest.mark.parametrize("source", SOURCES[:2])
 def test_a_store_that_is_out_of_reach_for_a_while_is_waited_for(server, caplog, source):
     server.stop()
-    back = threading.Timer(1, server.start)
+
+    def come_back():
+        end = time.monotonic() + 30
+        while "trying again" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.1)
+        server.start()
+
+    back = threading.Thread(target=come_back)
     back.start()
     try:
         found = M.read_sources([source])

@@ -1,11 +1,14 @@
 """The ledger's arithmetic: who is begun alone, and who is given up."""
 
 from collections import Counter
+from contextlib import suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vemoclap_batch.pipeline.ledger import MAX_UNFINISHED, Ledger
+from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.pipeline.ledger import MAX_UNFINISHED, SPARE_LOSSES, Ledger, holding, open_ledger
 
 
 class Death(Exception):
@@ -59,3 +62,21 @@ def test_nothing_is_kept_of_what_went_well():
     ledger.begin("s", ["a", "b"], alone=False)
     ledger.finish("s", ["a", "b"], alone=False)
     assert not +ledger._unfinished
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("given_on", [False, True])
+def test_a_block_that_is_lost_between_its_videos_work_is_given_up_in_the_end(given_on):
+    keys, outcomes = ["a", "b"], []
+    with open_ledger() as ledger:
+        for _ in range(len(keys) + SPARE_LOSSES):
+            with suppress(Death), holding(ledger, "s", keys) as lost:
+                outcomes.append(lost)
+                if not given_on:
+                    raise Death
+        with holding(ledger, "s", keys) as lost:
+            assert outcomes == [None] * len(outcomes)
+            assert (lost is None) == given_on
+            assert given_on or (lost.error_type, "died 5 times" in lost.message) == (ErrorType.WORKER_DIED, True)
+        with holding(ledger, "s", keys) as lost:
+            assert lost is None

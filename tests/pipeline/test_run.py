@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.clips import make_clip
+from vemoclap_batch.cli import main
 from vemoclap_batch.config import load_config
 from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.pipeline.run import run
@@ -202,6 +203,15 @@ def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, address)
     assert "the run broke off" in text
     assert "this model does not load" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_kills_its_process_is_not_loaded_for_ever(clips, tmp_path, capsys):
+    (tmp_path / "sound.yaml").write_text('extractors: {asr: {class: "tests.tiny:TinySound", scale: -2}}')
+    with pytest.raises(SystemExit) as left:
+        main(["extract", str(clips), "-o", str(tmp_path / "out"), "--profile", str(tmp_path / "sound.yaml")])
+    assert left.value.code == 1
+    assert "the asr process died 3 times while it loaded its model" in capsys.readouterr().err
 
 
 def test_wrong_usage_is_named_in_full_with_status_2(tmp_path):

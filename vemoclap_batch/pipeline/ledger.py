@@ -16,14 +16,31 @@ from vemoclap_batch.failure import ErrorType, Failure
 T = TypeVar("T")
 #: A video that was unfinished this often (once with its batch, once alone) is not tried again in this run.
 MAX_UNFINISHED = 2
+#: How much oftener than it has videos, each of which may be poison, a block may be lost before it is given up.
+SPARE_LOSSES = 3
+#: An actor that died this often in a row while its model loaded is not started again.
+MAX_LOADS = 3
 
 
 class Ledger:
-    """Counts, per stage, how often a video was begun and not finished. Holds only what is under way or was lost."""
+    """Counts, per stage, how often a video was begun and not finished. Holds only what is under way or was lost.
+
+    The same is counted of blocks and of the loading of models, which may kill an actor, too.
+    """
 
     def __init__(self) -> None:
         self._unfinished: Counter[tuple[str, str]] = Counter()
+        self._held: Counter[tuple[str, str]] = Counter()
         self._stopped = False
+
+    def enter(self, what: str, name: str) -> int:
+        """Note that an actor has a block, or loads its model; returns how often that was lost before."""
+        self._held[what, name] += 1
+        return self._held[what, name] - 1
+
+    def leave(self, what: str, name: str) -> None:
+        """Take back all that :meth:`enter` noted of it: it went well."""
+        del self._held[what, name]
 
     def stop(self) -> None:
         """From now on nothing is begun."""
@@ -50,7 +67,7 @@ class Ledger:
 
 
 def guarded(
-    ledger: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], list[T]]
+    ledger: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], Sequence[T | Failure | None]]
 ) -> list[T | Failure | None]:
     """Run a batch under the ledger's eye; once the run is to stop, every result is None and nothing is run.
 
@@ -79,6 +96,44 @@ def guarded(
 
 
 @contextmanager
+def holding(ledger: Any, stage: str, keys: Sequence[str]) -> Iterator[Failure | None]:
+    """Hold a block until it was given on, with the failure of all its videos once it was lost too often.
+
+    Poison is found by :func:`guarded`; this bounds the deaths of actors between the videos' own work, as when a table
+    of results takes more memory than there is.
+
+    Args:
+        ledger: handle of the run's :class:`Ledger`.
+        stage: name of the stage.
+        keys: one per video of the block.
+    """
+    if not keys:
+        yield None
+        return
+    losses = ray.get(ledger.enter.remote(stage, keys[0]))
+    message = f"the {stage} process died {losses} times while it held this video"
+    yield Failure(ErrorType.WORKER_DIED, message) if losses >= len(keys) + SPARE_LOSSES else None
+    ray.get(ledger.leave.remote(stage, keys[0]))
+
+
+@contextmanager
+def loading(ledger: Any, stage: str) -> Iterator[None]:
+    """Load a model in an actor, which Ray would otherwise start again and again when that kills it.
+
+    Raises:
+        RuntimeError: it died too often in a row.
+    """
+    actor = ray.get_runtime_context().get_actor_id()
+    losses = ray.get(ledger.enter.remote(f"{stage} loads", actor))
+    if losses >= MAX_LOADS:
+        raise RuntimeError(f"the {stage} process died {losses} times while it loaded its model")
+    try:
+        yield
+    finally:  # An exception is no death.
+        ray.get(ledger.leave.remote(f"{stage} loads", actor))
+
+
+@contextmanager
 def open_ledger() -> Iterator[Any]:
     """A ledger for one run, beside the driver, so that no other node's death takes it along."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -90,7 +145,7 @@ def open_ledger() -> Iterator[Any]:
         ray.kill(ledger)
 
 
-def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T]]) -> T | Failure | None:
+def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T | Failure | None]]) -> T | Failure | None:
     counts = ray.get(ledger.begin.remote(stage, [key], alone=True))
     if counts is None:
         return None

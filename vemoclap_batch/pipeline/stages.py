@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,9 +22,8 @@ from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.timeline import TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline import rows as R
-from vemoclap_batch.pipeline.ledger import guarded
-
-_Media = tuple[Clip, MediaInfo] | Failure | None
+from vemoclap_batch.pipeline.ledger import guarded, holding, loading
+from vemoclap_batch.pipeline.plan import DECODE
 
 
 class DecodeStage:
@@ -42,53 +42,57 @@ class DecodeStage:
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Add the decoded media to the rows that want any."""
-        decoded: list[_Media] = [None] * rows.num_rows
-        seconds = [0.0] * rows.num_rows
-        short = []
-        for row, names in enumerate(rows["wanted"].to_pylist()):
-            if not set(names) & (self._frames | self._sound):
-                short.append(row)
-                continue
-            with closing(self._parts(rows.slice(row, 1), set(names))) as parts:
-                decoded[row], seconds[row] = next(parts)
-                if _is_long(decoded[row]):
-                    yield from self._part_rows(rows.slice(row, 1), decoded[row], seconds[row], parts)
-                    decoded[row] = None
-                else:
-                    short.append(row)
-        if short:
-            media = [decoded[row] for row in short], [seconds[row] for row in short]
-            yield R.with_media(rows.take(pa.array(short)), *media, self._ready)
+        with holding(self._ledger, DECODE, _keys(rows, range(rows.num_rows))) as lost:
+            short = []
+            for at, names in enumerate(rows["wanted"].to_pylist()):
+                row = rows.slice(at, 1)
+                if lost or not set(names) & (self._frames | self._sound):
+                    short.append(R.with_media(row, [lost], [0.0], self._ready))
+                    continue
+                with closing(self._parts(row, set(names))) as parts:
+                    first = next(parts)
+                    if _parts_of(first) > 1:
+                        yield first
+                        yield from parts
+                    else:
+                        short.append(first)
+            if short:
+                yield pa.concat_tables(short)
 
-    def _parts(self, row: pa.Table, names: set[str]) -> Generator[tuple[_Media, float], None, None]:
-        """What each part of a video gave, None once the run is to stop, and the seconds that it took."""
+    def _parts(self, row: pa.Table, names: set[str]) -> Generator[pa.Table, None, None]:
+        """The row of each part of a video; it ends with the part that fails, or before which the run is to stop."""
         wants = {"want_frames": bool(names & self._frames), "want_audio": bool(names & self._sound)}
         [key] = _keys(row, [0])
-        with closing(self._worker.parts(row["video_id"][0].as_py(), row["uri"][0].as_py(), **wants)) as parts:
-            part = 0
-            while True:
-                began = time.perf_counter()
+        part, parts = 0, 1
+        with closing(self._worker.parts(row["video_id"][0].as_py(), row["uri"][0].as_py(), **wants)) as found:
+            while part < parts:
                 name = f"{key}\0{part}" if part else key
-                [item] = guarded(self._ledger, "decode", [name], lambda _: [next(parts)])
-                yield item, time.perf_counter() - began
+                [part_row] = guarded(self._ledger, DECODE, [name], partial(self._decoded, row, part, found))
+                if isinstance(part_row, pa.Table):
+                    parts = _parts_of(part_row)
+                elif part_row is None and part:
+                    part_row, parts = R.broken_off(self._of_part(row), part, self._ready), 0
+                else:
+                    at_part = self._of_part(row) if part else row
+                    part_row, parts = R.with_media(at_part, [part_row], [0.0], self._ready, part), 0
+                yield part_row
                 part += 1
-                if not isinstance(item, tuple) or part == item[0].parts:
-                    return
 
-    def _part_rows(
-        self, row: pa.Table, first: _Media, seconds: float, rest: Iterator[tuple[_Media, float]]
-    ) -> Iterator[pa.Table]:
-        """The rows of a long video. Texts are those of a whole video: what reads them comes after joining."""
+    def _decoded(
+        self, row: pa.Table, part: int, found: Iterator[tuple[Clip, MediaInfo] | Failure], _: Sequence[int]
+    ) -> list[pa.Table]:
+        """The row of the next part, as one of a batch of one."""
+        began = time.perf_counter()
+        item = next(found)
+        if part or (isinstance(item, tuple) and item[0].parts > 1):
+            row = self._of_part(row)
+        return [R.with_media(row, [item], [time.perf_counter() - began], self._ready, part)]
+
+    def _of_part(self, row: pa.Table) -> pa.Table:
+        """A long video's row. Texts are those of a whole video: what reads them comes after joining."""
         wanted = [name for name in row["wanted"][0].as_py() if name in self._frames | self._sound]
-        row = row.set_column(
-            row.schema.get_field_index("wanted"), "wanted", pa.array([wanted], row.schema.field("wanted").type)
-        )
-        yield R.with_media(row, [first], [seconds], self._ready)
-        for part, (item, took) in enumerate(rest, 1):
-            if item is None:
-                yield R.broken_off(row, part, self._ready)
-            else:
-                yield R.with_media(row, [item], [took], self._ready, part)
+        at = row.schema.get_field_index("wanted")
+        return row.set_column(at, "wanted", pa.array([wanted], row.schema.field(at).type))
 
 
 class ExtractStage:
@@ -110,34 +114,41 @@ class ExtractStage:
         """
         self._sources = sources or {}
         self._specs, self._ledger, self._drop, self._evidence = specs, ledger, list(drop), list(evidence)
-        self._extractor = specs[0].cls(specs[0].settings, resources)
+        with loading(ledger, specs[0].name):
+            self._extractor = specs[0].cls(specs[0].settings, resources)
         _trim()
         self._ready = time.time()
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Add the column of each extractor, then drop what has served."""
-        for spec in self._specs:
-            rows = self._extract(rows, spec)
-        _trim()
-        return rows.drop_columns([name for name in self._drop if name in rows.column_names])
+        with holding(self._ledger, self._specs[0].name, _keys(rows, range(rows.num_rows))) as lost:
+            for spec in self._specs:
+                rows = self._with_column(rows, spec, lost)
+            _trim()
+            yield rows.drop_columns([name for name in self._drop if name in rows.column_names])
 
-    def _extract(self, rows: pa.Table, spec: Spec) -> pa.Table:
-        items = [
-            _item(rows, row, spec, self._evidence, self._sources.get(spec.name)) if spec.name in names else None
-            for row, names in enumerate(rows["wanted"].to_pylist())
-        ]
-        at = [row for row, item in enumerate(items) if item is not None]
+    def _with_column(self, rows: pa.Table, spec: Spec, lost: Failure | None) -> pa.Table:
+        at = [row for row, names in enumerate(rows["wanted"].to_pylist()) if spec.name in names]
         began = time.perf_counter()
-        found = guarded(
-            self._ledger,
-            spec.name,
-            _keys(rows, at),
-            lambda part: self._extractor.extract([items[at[i]] for i in part]),
-        )
+        found: list[Result | Failure | None] = [lost] * len(at)
+        if not lost:
+            found = guarded(
+                self._ledger,
+                spec.name,
+                _keys(rows, at),
+                lambda some: self._extract(rows, [at[i] for i in some], spec),
+            )
         results: list[Result | Failure | None] = [None] * rows.num_rows
         for row, result in zip(at, found, strict=True):
             results[row] = result
         return _with_results(rows, spec, results, time.perf_counter() - began, self._ready)
+
+    def _extract(self, rows: pa.Table, at: Sequence[int], spec: Spec) -> list[Result | Failure | None]:
+        """The results of some rows; None for one that has nothing to read, for what it reads from has failed."""
+        source = self._sources.get(spec.name)
+        items = [_item(rows, row, spec, self._evidence, source) for row in at]
+        found = iter(self._extractor.extract([item for item in items if item is not None]))
+        return [None if item is None else next(found) for item in items]
 
 
 def _with_results(
@@ -163,8 +174,10 @@ def _trim() -> None:
         trim(0)
 
 
-def _is_long(item: _Media) -> bool:
-    return isinstance(item, tuple) and item[0].parts > 1
+def _parts_of(row: pa.Table) -> int:
+    """How many parts the row's video has; a failure ends them."""
+    decoded = row[R.DECODED][0].as_py()
+    return 0 if decoded is None or decoded["error_type"] is not None else decoded["parts"]
 
 
 def _limits(config: Config) -> Limits:
