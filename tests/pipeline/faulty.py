@@ -1,7 +1,8 @@
 """A tiny extractor whose trouble comes and goes: a file in a folder says which there is, for as long as it lies there.
 
-``hold``: after two videos a process waits. ``cuda``: batches of more than three frames run out of memory, as torch says
-it. ``host``: its process may not grow, and every frame takes memory; a long video's frames take more than there is.
+``hold``: after two videos, or as many as it says, a process waits. ``cuda``: batches of more than three frames run out
+of memory, as torch says it. ``host``: its process may not grow, and every frame takes memory; a long video's frames take
+more than there is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class FaultyFrames(TinyFrames):
     def _one(self, clip):
         _note(self.settings, f"begin {clip.video_id} {os.getpid()}")
         self._begun += 1
-        while self._has("hold") and self._begun > 2:
+        while self._has("hold") and self._begun > self._before_hold():
             time.sleep(0.02)
         self._batches.run(self._network, [(clip, at) for at in range(len(clip.frames))])
         return super()._one(clip)
@@ -57,6 +58,11 @@ class FaultyFrames(TinyFrames):
                 held = [np.empty((300 if len(clip.frames) > 12 else 100) * MIB, np.uint8) for clip, _ in frames]
                 del held
         return [None] * len(frames)
+
+    def _before_hold(self) -> int:
+        with suppress(FileNotFoundError):
+            return int(Path(self.settings.trouble, "hold").read_text() or 2)
+        return self._begun
 
     def _has(self, trouble: str) -> bool:
         return self.settings.trouble is not None and Path(self.settings.trouble, trouble).exists()

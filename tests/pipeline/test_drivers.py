@@ -53,10 +53,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Options of all commands here: one extractor, which waits before its third video while there is a file ``hold``.
-
-    It notes in ``calls.txt`` what it begins.
-    """
+    """Options of all commands here: one extractor, for which there may be a file ``hold``; it notes what it begins."""
     folder = tmp_path_factory.mktemp("trouble")
     profile = folder / "frames.yaml"
     profile.write_text("".join(line for line in PROFILE.splitlines(keepends=True) if "asr:" not in line))
@@ -98,11 +95,11 @@ def undisturbed(clips, settings, model, tmp_path_factory, cluster):
     return out
 
 
-def wait_until_held(process, calls):
-    """Wait until its extractor holds its third video; returns that one's name, and the id of the process."""
-    wait_for(lambda: len(begun(calls)) == 3 or process.poll() is not None)
+def wait_until_held(process, calls, out, done):
+    """Wait until so many videos are committed and the next is held; returns its name, and the id of its process."""
+    wait_for(lambda: (len(begun(calls)), committed(out)) == (done + 2, done) or process.poll() is not None)
     assert process.poll() is None, process.communicate()[1]
-    video, actor = begun(calls)[2]
+    video, actor = begun(calls)[-1]
     return video, int(actor)
 
 
@@ -113,7 +110,7 @@ def test_a_driver_that_is_killed_3_s_after_it_was_asked_to_stop(
     out = tmp_path / "out"
     extract = ["extract", clips, "-o", out, *settings]
     process = start(None, *extract, "--address", address)
-    _, actor = wait_until_held(process, calls)
+    _, actor = wait_until_held(process, calls, out, done=1)
     process.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)
@@ -138,15 +135,17 @@ def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_h
     out = tmp_path / "out"
     extract, label = ["extract", clips, "-o", out, *settings], ["label", clips, "-o", out, *settings, "--model", model]
     first = start(SHORT_GRACE, *extract, "--json", "--address", address)
-    video, actor = wait_until_held(first, calls)
+    wait_until_held(first, calls, out, done=1)
     second = start(DIES, *label, "--address", address)
-    wait_for(lambda: committed(out) and committed(out, "errors"))
     whom = rf"held by run \S+ \(process {first.pid} on "
     for command in (extract, label, ["retry", out, *settings]):
         capsys.readouterr()
         assert here(*command, "--no-wait") == 4
         assert re.search(whom, capsys.readouterr().err)
     assert any(re.search(whom + ".*waiting for it to end", line) for line in iter(second.stderr.readline, ""))
+    # What the first makes from now on, the second has not seen missing.
+    hold.write_text("4")
+    video, actor = wait_until_held(first, calls, out, done=3)
 
     asked = time.monotonic()
     first.terminate()
@@ -156,7 +155,7 @@ def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_h
     [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
     last = json.loads(told.splitlines()[-1])
     assert [last[name] for name in ("run_id", "counts", "stopped")] == [summary["run_id"], summary["counts"], True]
-    assert last["counts"] == {"videos": 6, "done": 1, "skipped": 0, "failed": 5}
+    assert last["counts"] == {"videos": 6, "done": 3, "skipped": 0, "failed": 3}
     # What outlived the grace is abandoned: its process ends before it has made anything.
     wait_for(lambda: not psutil.pid_exists(actor))
     assert f"frames {video}" not in calls.read_text()
@@ -166,8 +165,8 @@ def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_h
     assert second.returncode == -signal.SIGKILL, said
     assert not read(out, "predictions")
     # What the first had made or found to fail was not begun again, nor is anything now.
-    assert len(begun(calls)) == 3 + 4
+    assert len(begun(calls)) == 5 + 2
     assert here(*label) == 3
-    assert len(begun(calls)) == 3 + 4
+    assert len(begun(calls)) == 5 + 2
     check_same(out, undisturbed, TABLES)
     assert len(read(out, "errors")) == 1
