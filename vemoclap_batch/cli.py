@@ -149,6 +149,8 @@ def print_run(done: Any, as_json: bool) -> None:
 def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
     counts = summary["counts"]
     text = f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed"
+    if summary["left"]:
+        text += f", {summary['left']} left"
     return f"{text}\n{json.dumps(summary, default=str)}" if as_json else text
 
 

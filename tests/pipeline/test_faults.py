@@ -5,6 +5,7 @@ After each, the same command gives the rows of an undisturbed run, none twice.
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -273,7 +274,10 @@ def test_a_disk_that_is_full_and_one_that_may_not_be_written_any_more(
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(2**20 - 60_000))
     assert extract(clips, out, profile, setting) == 1
-    check_said(capsys.readouterr().err, "No space left on device")
+    said = capsys.readouterr()
+    check_said(said.err, "No space left on device")
+    # The disk is still full: the summary cannot be written, but is told.
+    assert re.fullmatch(r"\d done, 0 skipped, 0 failed, \d left", said.out.splitlines()[-1])
     ballast.unlink()
     before = committed(out)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.dataset as ds
 import pytest
 
@@ -90,7 +91,25 @@ def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
     assert summary["stopped"]
     last = json.loads(told.splitlines()[-1])
     assert [last[name] for name in ("run_id", "counts", "stopped")] == [summary["run_id"], summary["counts"], True]
-    assert last["counts"]["done"] == len(kept)
+    assert last["counts"] == {"videos": 10, "done": len(kept), "skipped": 0, "failed": 0}
+    assert last["left"] == 10 - len(kept)
     assert not list((out / "errors").glob("*.parquet"))
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert len(committed(out)) == len(set(committed(out))) == 10
+
+
+def test_a_run_that_is_asked_to_stop_while_ray_starts(tmp_path, frames_profile):
+    make_clip(tmp_path / "clip.mp4", seconds=1)
+    command = [sys.executable, "-m", "vemoclap_batch", "extract", tmp_path / "clip.mp4", "-o", tmp_path / "out"]
+    process = subprocess.Popen(
+        [*command, "--profile", frames_profile, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # Its own: the session's Ray is another process's.
+    while not psutil.Process(process.pid).children():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told, said = (text.decode() for text in process.communicate(timeout=60))
+    assert process.returncode == 143, said
+    last = json.loads(told.splitlines()[-1])
+    assert (last["stopped"], last["left"], last["counts"]["failed"]) == (True, 1, 0)

@@ -23,24 +23,27 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
     Without an address (given here or in ``RAY_ADDRESS``, which a submitted job has) Ray starts on this machine alone,
     and never joins whatever cluster happens to run here.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        address = address or os.environ.get("RAY_ADDRESS") or "local"
-        # Ray would ask the network whose cloud it runs in, and report it.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        with nullcontext() if verbose else _quiet():
-            ray.init(
-                address=address,
-                # A cluster that runs has a dashboard or not; one of our own needs none.
-                include_dashboard=False if address == "local" else None,
-                logging_level=logging.INFO if verbose else logging.ERROR,
-                log_to_driver=verbose,
-            )
+    if ray.is_initialized():
+        yield cluster_resources()
+        return
     try:
+        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose)
         yield cluster_resources()
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _join(address: str, verbose: bool) -> None:
+    # Ray would ask the network whose cloud it runs in, and report it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with nullcontext() if verbose else _quiet():
+        ray.init(
+            address=address,
+            # A cluster that runs has a dashboard or not; one of our own needs none.
+            include_dashboard=False if address == "local" else None,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            log_to_driver=verbose,
+        )
 
 
 @contextmanager

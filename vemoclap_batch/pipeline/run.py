@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from vemoclap_batch.pipeline.missing import Cell, Work, features_table, find_wor
 from vemoclap_batch.pipeline.predict import Predicted, predict
 from vemoclap_batch.pipeline.progress import tracking
 from vemoclap_batch.pipeline.shrunken import watching
-from vemoclap_batch.pipeline.stopping import Stopped, StopRequest, stoppable
+from vemoclap_batch.pipeline.stopping import Stopped, StopRequest, as_stopped, stoppable
 from vemoclap_batch.pipeline.timeline import windowed, with_pieces
 from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store, new_run_id
@@ -47,7 +47,8 @@ class Run:
     Attributes:
         videos: how many the manifest has.
         skipped: how many of them had everything already.
-        failed: how many lack something at the end.
+        failed: how many lack something at the end, for a failure.
+        left: how many a run that ended before it was done did not come to.
         stopped: whether it was asked to end before it was done.
         held_s: seconds in which it had its actors.
     """
@@ -61,6 +62,7 @@ class Run:
     videos: int = 0
     skipped: int = 0
     failed: int = 0
+    left: int = 0
     stopped: bool = False
     held_s: float = 0.0
     totals: Totals = field(default_factory=Totals)
@@ -72,7 +74,7 @@ class Run:
     @property
     def done(self) -> int:
         """Videos that were completed by this run."""
-        return self.videos - self.skipped - self.failed
+        return self.videos - self.skipped - self.failed - self.left
 
     def summary(self) -> dict[str, Any]:
         """What is written to ``runs/<run id>.json``."""
@@ -82,6 +84,7 @@ class Run:
             "run_id": self.run_id,
             "command": self.command,
             "counts": {"videos": self.videos, "done": self.done, "skipped": self.skipped, "failed": self.failed},
+            "left": self.left,
             "stopped": self.stopped,
             "cells": {
                 "done_before": self.work.done if self.work else {},
@@ -165,27 +168,54 @@ def run(
         check_spaces(classifier.checkpoint, _spaces(specs), sorted(classifier.checkpoint.spec.features))
     command = "label" if classifier else "extract"
     this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
-    with stoppable() as stop, this.store.writing(this.run_id, wait):
+    with stoppable() as stop, this.store.writing(this.run_id, wait), _accounted_for(this):
         this.work = find_work(this.store, videos, specs, config.pipeline.max_attempts, again)
         this.skipped = videos.num_rows - this.work.incomplete.num_rows
-        ended: RunEnded | None = None
-        try:
-            if this.work.rows.num_rows:
+        if this.work.rows.num_rows:
+            with as_stopped():
                 _extract(this, this.work, stop, address, verbose)
-            if classifier:
-                _predict(this, videos, classifier, window)
-        except RunEnded as error:
-            ended, this.stopped = error, isinstance(error, Stopped)
-            raise
-        finally:
-            this.failed = _still_incomplete(this.store, specs, this.work.incomplete)
-            if ended:
-                ended.summary = this.summary()
-            if this.totals.videos or this.stopped or (this.predicted and this.predicted.new):
-                this.store.write_json(f"runs/{this.run_id}.json", this.summary())
+        if classifier:
+            _predict(this, videos, classifier, window)
+        this.failed = _still_incomplete(this)
+        _write_summary(this)
         if this.totals.videos:
             this.notes += _tidied(this.store, config.pipeline.compact_shards)
     return this
+
+
+@contextmanager
+def _accounted_for(this: Run) -> Iterator[None]:
+    """Have a run that ends before it is done count what it did, and its summary written and told if that can be."""
+    try:
+        yield
+    except BaseException as error:
+        this.stopped = isinstance(error, Stopped)
+        _count_early(this)
+        if isinstance(error, RunEnded):
+            error.summary = this.summary()
+        # A disk that is full, say, has ended the run, and is what it tells.
+        with suppress(RunBroken):
+            _write_summary(this)
+        raise
+
+
+def _count_early(this: Run) -> None:
+    """Tell the videos that failed from those that the run did not come to."""
+    if this.work is None:
+        this.left = this.videos
+        return
+    incomplete = this.work.incomplete.num_rows
+    given_up = incomplete - this.work.rows.num_rows
+    lacking = incomplete - (this.totals.videos - this.totals.failed_videos)
+    with suppress(RunBroken, OSError):
+        lacking = _still_incomplete(this)
+    this.failed = min(lacking, given_up + this.totals.failed_videos)
+    this.left = lacking - this.failed
+
+
+def _write_summary(this: Run) -> None:
+    if this.totals.videos or this.stopped or (this.predicted and this.predicted.new):
+        this.store.write_json(f"runs/{this.run_id}.json", this.summary())
 
 
 def _tidied(store: Store, limit: int) -> list[str]:
@@ -271,11 +301,12 @@ def fingerprint_notes(checkpoint: Checkpoint, selected: Mapping[str, Selected]) 
     ]
 
 
-def _still_incomplete(store: Store, specs: Mapping[str, Spec], videos: pa.Table) -> int:
-    """How many of the videos lack a row in some extractor's table."""
-    if not videos.num_rows:
+def _still_incomplete(this: Run) -> int:
+    """How many of the run's videos lack a row in some extractor's table."""
+    if not this.work or not this.work.incomplete.num_rows:
         return 0
-    complete = np.ones(videos.num_rows, bool)
-    for spec in specs.values():
-        complete &= features_table(store, spec).committed(keys(videos))
+    videos = keys(this.work.incomplete)
+    complete = np.ones(len(videos), bool)
+    for spec in this.specs.values():
+        complete &= features_table(this.store, spec).committed(videos)
     return int((~complete).sum())

@@ -82,6 +82,20 @@ class StopRequest:
 
 
 @contextmanager
+def as_stopped() -> Iterator[None]:
+    """Raise :class:`Stopped` where SIGTERM met Ray's own handler, which ends the process.
+
+    That is in place from the start of Ray until a :class:`StopRequest` listens again.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        raise Stopped from error
+
+
+@contextmanager
 def stoppable() -> Iterator[StopRequest]:
     """Turn SIGTERM into :class:`Stopped`: at once, or after a grace within :meth:`StopRequest.gently`.
 
