@@ -1,8 +1,8 @@
 """A tiny extractor whose trouble comes and goes: a file in a folder says which there is, for as long as it lies there.
 
 ``hold``: after two videos, or as many as it says, a process waits. ``cuda``: batches of more than three frames run out
-of memory, as torch says it. ``host``: its process may not grow, and every frame takes memory; a long video's frames take
-more than there is.
+of memory, as torch says it. ``host``: its process may not grow, and every frame takes memory; a long video's frames
+take more than there is.
 """
 
 from __future__ import annotations
