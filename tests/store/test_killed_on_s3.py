@@ -106,6 +106,7 @@ def test_a_compaction_in_a_bucket_killed_at_any_change_is_finished_by_the_next_w
     # Seconds in place of minutes; S3 tells ages in whole seconds.
     monkeypatch.setattr(object_lock, "STALE_S", 1.0)
     monkeypatch.setattr(object_lock, "POLL_S", 0.2)
+    monkeypatch.setattr(object_lock, "SETTLE_S", 0.2)
     for address in folders:
         store = Store(address)
         assert set(plain(store).values()) <= {1}, address

@@ -1,18 +1,24 @@
 """The lock on an object store, and a store that is out of reach, against a local S3-compatible server."""
 
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import pyarrow as pa
 import pytest
 
+from tests.s3 import Server
+from tests.store.conftest import bucket_on
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store import compaction, object_lock, patience, schemas
 from vemoclap_batch.store.lock import Busy, LockLost, writer
@@ -45,6 +51,18 @@ def _impatient(monkeypatch):
     monkeypatch.setattr(object_lock, "FRESH_S", 1.0)
     monkeypatch.setattr(object_lock, "STALE_S", 2.0)
     monkeypatch.setattr(object_lock, "POLL_S", 0.2)
+    monkeypatch.setattr(object_lock, "SETTLE_S", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _own_temporary_files(tmp_path, monkeypatch):
+    """Signs of life of this test alone; its processes take the folder from the environment."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+
+def signs():
+    return list(Path(tempfile.gettempdir()).glob("vemoclap-lock-*"))
 
 
 def rows(*ids):
@@ -58,6 +76,14 @@ def table(store):
 
 def ids(out):
     return Counter(table(Store(out)).read(["run_id"])["video_id"].to_pylist())
+
+
+def of_another_machine(out, **changes):
+    """Let the lock that lies there, renewed now, be that of a machine of another name."""
+    where = {"Bucket": out.split("/")[2], "Key": "some/out/.lock"}
+    client = boto3.client("s3")
+    holder = json.loads(client.get_object(**where)["Body"].read())
+    client.put_object(**where, Body=json.dumps(holder | {"host": "elsewhere"} | changes).encode())
 
 
 def objects(out):
@@ -97,6 +123,7 @@ def test_a_waiting_run_takes_over_from_one_that_was_killed(s3_out, holder, caplo
     caplog.set_level(logging.WARNING)
     holder.kill()
     holder.wait()
+    of_another_machine(s3_out)
     began = time.monotonic()
     with writer(s3_out, "r"):
         # Not before the store's clock says so; it tells whole seconds.
@@ -105,6 +132,50 @@ def test_a_waiting_run_takes_over_from_one_that_was_killed(s3_out, holder, caplo
     assert "is held by run the-other-run" in said
     assert "waiting for it to end" in said
     assert "taking" in said
+
+
+def test_a_holder_of_this_machine_that_is_killed_frees_it_at_once(s3_out, holder, caplog, monkeypatch):
+    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+    holder.kill()
+    holder.wait()
+    with writer(s3_out, "r", wait=False):
+        assert f"(process {holder.pid} on" in caplog.text
+        assert f"has died: taking {s3_out} over" in caplog.text
+        assert len(signs()) == 1  # its own
+    assert not signs()
+
+
+def test_one_of_this_machine_that_is_stopped_is_not_dead(s3_out, holder, monkeypatch):
+    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+    os.kill(holder.pid, signal.SIGSTOP)
+    with pytest.raises(Busy), writer(s3_out, "r", wait=False):
+        pass
+    os.kill(holder.pid, signal.SIGCONT)
+    assert holder.communicate("\n")[0] == "1\n"
+
+
+def test_one_of_another_machine_may_live_though_nothing_is_known_of_it_here(s3_out, holder, monkeypatch):
+    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+    holder.kill()
+    holder.wait()
+    of_another_machine(s3_out)
+    with pytest.raises(Busy, match="on elsewhere"), writer(s3_out, "r", wait=False):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock that goes on has no name of its own elsewhere")
+def test_a_machine_that_wakes_looks_at_the_lock_before_it_writes(s3_out, monkeypatch):
+    store = Store(s3_out)
+    with store.writing("r") as lock:
+        monkeypatch.setattr(object_lock, "BEAT_S", 60.0)
+        time.sleep(0.5)
+        boto3.client("s3").delete_object(Bucket=s3_out.split("/")[2], Key="some/out/.lock")
+        lock.check()  # It was renewed a moment ago.
+        # What the kernel's clock tells after a sleep, during which time.monotonic() stood still.
+        told = time.clock_gettime
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: told(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))
+        with pytest.raises(LockLost, match="deleted"):
+            table(store).append(rows("a"))
 
 
 def test_a_run_that_was_asleep_writes_nothing_after_another_took_over(s3_out, holder):
@@ -152,6 +223,116 @@ def test_of_many_that_start_at_once_one_gets_it(s3_out):
     for thread in threads:
         thread.join()
     assert len(got) == 1
+
+
+def refuses(*methods):
+    """A store that knows no If-Match in some requests, and says so."""
+
+    def around(app):
+        def serve(environ, start_response):
+            if environ["REQUEST_METHOD"] in methods and "HTTP_IF_MATCH" in environ:
+                start_response("501 Not Implemented", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>NotImplemented</Code><Message>If-Match is not known</Message></Error>"]
+            return app(environ, start_response)
+
+        return serve
+
+    return around
+
+
+@contextmanager
+def bucket(around, monkeypatch):
+    server = Server(around)
+    with bucket_on(server, monkeypatch) as out:
+        yield out
+    server.stop()
+
+
+def test_a_store_on_which_no_lock_can_be_renewed_is_told_and_has_none(monkeypatch, caplog):
+    with bucket(refuses("PUT", "DELETE"), monkeypatch) as out:
+        with writer(out, "r"), writer(out, "q", wait=False):
+            assert caplog.text.count("has no conditional uploads") == 2
+            assert not objects(out)
+        assert not signs()
+
+
+def test_a_store_that_knows_no_conditional_deletion_keeps_a_lock(monkeypatch, caplog):
+    with bucket(refuses("DELETE"), monkeypatch) as out:
+        with writer(out, "r") as lock:
+            with pytest.raises(Busy), writer(out, "q", wait=False):
+                pass
+            lock._renew()
+        assert not objects(out)
+        with writer(out, "r"):
+            of_another_machine(out, holder="another")  # which has taken over
+        assert objects(out) == ["some/out/.lock"]
+        assert "was not given back" in caplog.text
+
+
+class Strange:
+    """A server whose answers to renewals are no S3 for a while: what comes is not what any client expects."""
+
+    def __init__(self):
+        self.left = 0
+
+    def __call__(self, app):
+        def serve(environ, start_response):
+            if self.left and environ["REQUEST_METHOD"] == "PUT" and "HTTP_IF_MATCH" in environ:
+                self.left -= 1
+                start_response("200 OK", [])  # and no ETag
+                return [b""]
+            return app(environ, start_response)
+
+        return serve
+
+
+def test_the_heart_goes_on_beating_whatever_a_server_answers(monkeypatch, caplog):
+    strange = Strange()
+    with bucket(strange, monkeypatch) as out, writer(out, "r") as lock:
+        strange.left = 3
+        time.sleep(3)
+        assert strange.left == 0
+        assert "was not renewed: 'ETag'" in caplog.text
+        assert lock._heart.is_alive()
+        lock.check()
+        with pytest.raises(Busy, match=r"heard of [01] s ago"), writer(out, "q", wait=False):
+            pass
+
+
+def test_a_lock_that_somebody_wrote_over_is_no_ones(s3_out, monkeypatch):
+    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+    where = {"Bucket": s3_out.split("/")[2], "Key": "some/out/.lock"}
+    for content in (b"not json", b"[]", b"{}", b""):
+        boto3.client("s3").put_object(**where, Body=content)
+        with pytest.raises(Busy, match=r"held by run \?"), writer(s3_out, "r", wait=False):
+            pass
+    monkeypatch.setattr(object_lock, "STALE_S", 2.0)
+    with writer(s3_out, "r") as lock:
+        boto3.client("s3").put_object(**where, Body=b"not json")
+        with pytest.raises(LockLost, match=r"taken over by run \?"):
+            lock._renew()
+
+
+def test_the_lock_lies_where_the_tables_do(s3_out, s3_server, monkeypatch):
+    bucket, there = s3_out.split("/")[2], f"endpoint_override=127.0.0.1%3A{s3_server.port}&scheme=http"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    here = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{s3_server.port}")
+    for address, folder in [
+        (f"s3://{bucket}/a%20b?{there}&region=us-east-1", "a b"),
+        (f"s3://{bucket}/c?{there}", "c"),
+        (f"s3://{bucket}?{there}", ""),
+    ]:
+        store = Store(address)
+        with store.writing("r", wait=False):
+            table(store).append(rows("a"))
+            keys = [item["Key"] for item in here.list_objects_v2(Bucket=bucket, Prefix=folder)["Contents"]]
+            assert f"{folder}/.lock".lstrip("/") in keys
+            assert any(key.startswith(f"{folder}/features/clip/f/part-".lstrip("/")) for key in keys)
+
+
+def test_a_question_mark_that_says_nothing_of_the_connection_is_part_of_the_name(s3_out):
+    with Store(f"{s3_out}?a=b").writing("r"):
+        assert objects(s3_out) == ["some/out?a=b/.lock"]
 
 
 def test_a_store_that_ignores_conditions_is_told(older_s3_out, caplog):

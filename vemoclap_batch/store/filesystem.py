@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -58,6 +58,27 @@ def _uris(address: str) -> list[str]:
     query = "?allow_delayed_open=true"
     # The second for names with spaces and the like, which are no URIs: s3fs would take a store that is away for empty.
     return [address if "?" in address else address + query, quote(address, safe=":/") + query]
+
+
+def on_s3(address: str) -> tuple[str, str, dict[str, str]]:
+    """Where a folder's files lie by its ``s3://`` address.
+
+    Returns:
+        The bucket, the beginning of the names in it without a slash at either end, and what the address says of the
+        connection, as botocore names it: ``endpoint_url``, ``region_name``.
+
+    Raises:
+        ConfigError: as :func:`resolve`.
+    """
+    _, path = resolve(address)
+    bucket, _, prefix = path.strip("/").partition("/")
+    query = urlsplit(address).query
+    # What pyarrow does not take for settings is part of the name.
+    said = {} if path.rstrip("/").endswith(f"?{query}") else dict(parse_qsl(query))
+    connection = {"region_name": said["region"]} if "region" in said else {}
+    if endpoint := said.get("endpoint_override"):
+        connection["endpoint_url"] = endpoint if "://" in endpoint else f"{said.get('scheme', 'https')}://{endpoint}"
+    return bucket, prefix, connection
 
 
 def resolve_object(address: str) -> tuple[pafs.FileSystem, str]:

@@ -61,9 +61,10 @@ def patiently(
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 
-def reason(error: OSError) -> str:
+def reason(error: Exception) -> str:
     """What an error says, in one line."""
-    return (error.strerror or str(error) or type(error).__name__).strip().splitlines()[0]
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0]
 
 
 def _is_final(error: OSError) -> bool:
