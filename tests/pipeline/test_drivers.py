@@ -155,7 +155,8 @@ def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_h
     [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
     last = json.loads(told.splitlines()[-1])
     assert [last[name] for name in ("run_id", "counts", "stopped")] == [summary["run_id"], summary["counts"], True]
-    assert last["counts"] == {"videos": 6, "done": 3, "skipped": 0, "failed": 3}
+    assert last["counts"] == {"videos": 6, "done": 3, "skipped": 0, "failed": 1}
+    assert last["left"] == 2
     # What outlived the grace is abandoned: its process ends before it has made anything.
     wait_for(lambda: not psutil.pid_exists(actor))
     assert f"frames {video}" not in calls.read_text()
