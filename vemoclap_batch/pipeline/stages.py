@@ -181,7 +181,10 @@ def _parts_of(row: pa.Table) -> int:
 
 
 def _limits(config: Config) -> Limits:
-    names = ("timeout_s", "memory_gb", "max_duration_s", "decoder", "whole_s", "whole_frames", "part_s", "part_frames")
+    names = (
+        "timeout_s", "fetch_timeout_s", "max_fetch_gb", "memory_gb", "max_duration_s", "decoder", "whole_s",
+        "whole_frames", "part_s", "part_frames",
+    )  # fmt: skip
     return Limits(**{name: getattr(config.decode, name) for name in names}, policy=config.sources.policy)
 
 
