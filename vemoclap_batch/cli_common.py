@@ -159,11 +159,15 @@ def numbers(option: str, text: str) -> list[int]:
 
 @contextmanager
 def exit_statuses() -> Iterator[None]:
-    """Ends the process with the status that tells what went wrong, each mistake a line on standard error."""
-    from vemoclap_batch.pipeline.stopping import Stopped
+    """Ends the process with the status that tells what went wrong, each mistake a line on standard error.
+
+    SIGTERM ends it as an error does, so that what it holds, such as the lock of a folder, is given back.
+    """
+    from vemoclap_batch.pipeline.stopping import Stopped, as_stopped, stoppable
 
     try:
-        yield
+        with stoppable(), as_stopped():
+            yield
     except ConfigError as error:
         for mistake in error.mistakes:
             print(f"error: {_printable(mistake)}", file=sys.stderr)

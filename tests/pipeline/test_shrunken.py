@@ -35,6 +35,29 @@ def test_a_run_that_gets_on_is_let_go_on(actors, advances, given_up):
     assert not said or said[0].startswith("it stood still for 0.4 s: the cluster has only ")
 
 
+class AtFirst:
+    """A plan that cannot be compared with the cluster the first time, as when its head node does not answer."""
+
+    def __init__(self):
+        self.looks = 0
+
+    @property
+    def stages(self):
+        self.looks += 1
+        if self.looks == 1:
+            raise ConnectionError("nobody there")
+        return plan(1000).stages
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_that_does_not_answer_is_looked_at_again(caplog):
+    said, began = [], time.monotonic()
+    with watching(AtFirst(), 0.4, lambda: began, said.append):
+        time.sleep(1.2)
+    assert "the cluster does not say what it has: nobody there" in caplog.text
+    assert len(said) == 1
+
+
 def test_a_cluster_that_is_large_enough_may_be_slow(cluster):
     said = []
     small = Plan((replace(STAGE, actors=1, gpus=0.0),), cluster_resources())

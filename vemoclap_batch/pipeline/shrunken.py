@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 from vemoclap_batch.pipeline.cluster import cluster_resources
 from vemoclap_batch.pipeline.plan import Cluster, Plan
+
+log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 15.0
 _TOLERANCE = 1e-6
@@ -41,7 +44,12 @@ def watching(
     def look() -> None:
         since: float | None = None
         while not done.wait(min(_LOOK_EVERY_S, patience_s / 4)):
-            short = lacks(plan, cluster_resources())
+            try:
+                short = lacks(plan, cluster_resources())
+            # Ray has many for a head node that does not answer; the next look may go well.
+            except Exception as error:
+                log.warning("the cluster does not say what it has: %s", error)
+                continue
             if short is None:
                 since = None
                 continue

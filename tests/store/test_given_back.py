@@ -1,0 +1,25 @@
+"""A command that is asked to stop gives a folder back at once, also where a lock outlives its process."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from vemoclap_batch.cli_common import exit_statuses
+from vemoclap_batch.store.store import Store
+
+
+def be_asked():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("end", [be_asked, lambda: sys.exit(signal.SIGTERM)], ids=["at once", "by Ray's own handler"])
+def test_a_command_that_is_asked_to_stop_gives_its_folder_in_a_bucket_back(s3_out, end):
+    with pytest.raises(SystemExit) as left, exit_statuses(), Store(s3_out).writing("the first"):
+        end()
+    assert left.value.code == 143
+    with Store(s3_out).writing("the second", wait=False):
+        pass
