@@ -102,6 +102,9 @@ class Pipeline(_Settings):
         2000, ge=0, description="a run compacts its output in the end when a table has more shards; 0: never"
     )
     max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
+    extract_timeout_s: float = Field(
+        1800.0, gt=0, description="how long an extractor may take for one batch before its process is ended"
+    )
     max_actor_restarts: int = Field(1000, ge=0, description="restarts of one actor before the run gives up")
     wait_for_nodes_s: float = Field(
         1800.0,

@@ -142,7 +142,7 @@ def test_a_part_that_kills_its_process_costs_its_own_video_alone(clips, tmp_path
     [failure] = read(tmp_path / "out", "errors").to_pylist()
     assert failure["video_id"].startswith("crash-")
     assert (failure["stage"], failure["extractor"], failure["error_type"]) == ("extract", "asr", "worker_died")
-    assert (failure["attempts"], "died 2 times" in failure["message"]) == (1, True)
+    assert (failure["attempts"], "2 times while it worked" in failure["message"]) == (1, True)
     assert calls.read_text().splitlines().count("load speech") == 3
     # What it has whole is kept, and of the rest there is nothing.
     for table, names in (("beats", ["before", "crash", "later"]), ("asr", ["before", "later"])):

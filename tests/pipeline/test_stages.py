@@ -26,7 +26,7 @@ def test_memory_that_is_free_goes_back_to_the_system_after_a_block(frames_profil
         return psutil.Process().memory_info().rss / 2**20
 
     with open_ledger() as ledger:
-        stage = ExtractStage(specs, Resources(), ledger)
+        stage = ExtractStage(specs, Resources(), ledger, timeout_s=60)
         before = megabytes()
         # Too small to be mapped one by one, and the last one keeps the others' place from being given back.
         pieces = [np.ones(60_000, np.uint8) for _ in range(4000)]

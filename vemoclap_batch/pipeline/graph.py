@@ -90,6 +90,7 @@ def _run(
                     stage.threads, "cuda" if stage.gpus else "cpu", specs[stage.extractors[0]].models
                 ),
                 "ledger": ledger,
+                "timeout_s": config.pipeline.extract_timeout_s,
                 "drop": drop,
                 "evidence": [specs[name] for name in specs[stage.extractors[0]].evidence],
                 "sources": timed_sources({name: specs[name] for name in stage.extractors}, specs),

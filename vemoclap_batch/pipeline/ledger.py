@@ -151,7 +151,7 @@ def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T | Fai
         return None
     [before] = counts
     if before >= MAX_UNFINISHED:
-        message = f"the {stage} process died {before} times while it worked on this video"
+        message = f"the {stage} process died, or took too long, {before} times while it worked on this video"
         return Failure(ErrorType.WORKER_DIED, message)
     [result] = run()
     ray.get(ledger.finish.remote(stage, [key], alone=True))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -99,7 +100,7 @@ class ExtractStage:
     """One model, loaded once, run for every extractor of the profile that shares it."""
 
     def __init__(
-        self, specs: Sequence[Spec], resources: Resources, ledger: Any, drop: Sequence[str] = (),
+        self, specs: Sequence[Spec], resources: Resources, ledger: Any, timeout_s: float, drop: Sequence[str] = (),
         evidence: Sequence[Spec] = (), sources: Mapping[str, Spec] | None = None,
     ) -> None:  # fmt: skip
         """Load the model.
@@ -108,11 +109,12 @@ class ExtractStage:
             specs: the extractors that it serves.
             resources: what it may use.
             ledger: notes which videos an actor holds.
+            timeout_s: how long it may take for one batch; the process that takes longer ends.
             drop: the columns that no later stage needs.
             evidence: the extractors that tell it which frames are telling.
             sources: for those of the specs that take texts with their times, the extractor whose texts they are.
         """
-        self._sources = sources or {}
+        self._sources, self._timeout_s = sources or {}, timeout_s
         self._specs, self._ledger, self._drop, self._evidence = specs, ledger, list(drop), list(evidence)
         with loading(ledger, specs[0].name):
             self._extractor = specs[0].cls(specs[0].settings, resources)
@@ -147,7 +149,8 @@ class ExtractStage:
         """The results of some rows; None for one that has nothing to read, for what it reads from has failed."""
         source = self._sources.get(spec.name)
         items = [_item(rows, row, spec, self._evidence, source) for row in at]
-        found = iter(self._extractor.extract([item for item in items if item is not None]))
+        with _ends_after(self._timeout_s):
+            found = iter(self._extractor.extract([item for item in items if item is not None]))
         return [None if item is None else next(found) for item in items]
 
 
@@ -164,6 +167,19 @@ def _with_results(
             except (pa.ArrowException, ValueError, TypeError) as error:
                 results[at] = Failure.of(error)
         return R.with_results(rows, spec, results, seconds, ready)
+
+
+@contextmanager
+def _ends_after(seconds: float) -> Iterator[None]:
+    """End the process, its stacks on standard error, if this takes longer: also where nothing in Python runs any more.
+
+    To the ledger that is a death like others: the batch is done again, each video alone.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _trim() -> None:
