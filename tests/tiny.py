@@ -1,6 +1,6 @@
 """Two tiny extractors without torch, for tests of the pipeline: real frames and waveforms, trivial models.
 
-A video whose name says so misbehaves: ``crash`` kills the process, ``hang`` never ends, ``raise`` raises.
+A video whose name says so misbehaves: ``crash`` kills the process, ``endless`` never ends, ``raise`` raises.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class TinyText(Extractor):
 def _misbehave(video_id: str) -> None:
     if "crash" in video_id:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "hang" in video_id:
+    if "endless" in video_id:
         time.sleep(3600)
     if "raise" in video_id:
         raise ValueError(f"cannot bear {video_id}")

@@ -103,27 +103,27 @@ def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clip
 
 @pytest.mark.usefixtures("cluster")
 def test_a_video_that_fails_or_kills_its_actor_costs_itself_alone(clips, tmp_path, tiny_profile, calls):
-    for name in ("hang1", "raise", "crash-wave"):
+    for name in ("endless1", "raise", "crash-wave"):
         make_clip(clips / f"{name}.mp4", seconds=1)
     out = tmp_path / "out"
     done = extract(clips, out, tiny_profile, calls, "pipeline.block_videos=4", "pipeline.extract_timeout_s=2")
     assert (done.done, done.failed) == (5, 3)
     assert stems(out, "features/clip") == [f"clip{at}" for at in range(5)]
     # The sound of two of them is fine, and is there.
-    assert set(stems(out, "features/asr")) == {*(f"clip{at}" for at in range(5)), "hang1", "raise"}
+    assert set(stems(out, "features/asr")) == {*(f"clip{at}" for at in range(5)), "endless1", "raise"}
     errors = [
         (name.rsplit("-", 1)[0], *rest)
         for name, *rest in rows_of(out, "errors", "video_id", "extractor", "error_type", "attempts")
     ]
     assert errors == [
         ("crash-wave", "asr", "worker_died", 1), ("crash-wave", "clip", "worker_died", 1),
-        ("hang1", "clip", "worker_died", 1), ("raise", "clip", "model", 1),
+        ("endless1", "clip", "worker_died", 1), ("raise", "clip", "model", 1),
     ]  # fmt: skip
     messages = [message for (message,) in rows_of(out, "errors", "message")]
     assert any("cannot bear raise" in message for message in messages)
 
     calls.write_text("")
-    (clips / "hang1.mp4").unlink()
+    (clips / "endless1.mp4").unlink()
     again = extract(clips, out, tiny_profile, calls)
     # What died is tried again, what raised is final.
     assert again.work.wanted["clip"] == 1
