@@ -169,7 +169,7 @@ def decoded_since(store: Store, specs: Mapping[str, Spec], log: pa.Table) -> np.
 def _latest(runs: dict[str, str], rows: pa.Table) -> dict[str, str]:
     """Note of each key the latest run that has a row of it."""
     for key, run_id in zip(keys(rows).to_pylist(), rows["run_id"].to_pylist(), strict=True):
-        runs[key] = max(run_id, runs.get(key, ""))
+        runs[key] = max(run_id or "", runs.get(key, ""))
     return runs
 
 

@@ -38,12 +38,18 @@ class Folder:
 
     def __truediv__(self, name: str) -> Folder:
         """A folder in this one."""
-        return Folder(f"{self.address}/{name}")
+        folder, query = self._parted()
+        return Folder(f"{folder}/{name}{query}")
 
     @property
     def name(self) -> str:
         """The last part of its address."""
-        return posixpath.basename(self.address)
+        return posixpath.basename(self._parted()[0])
+
+    def _parted(self) -> tuple[str, str]:
+        """The address, and what it says of the connection: ``?endpoint_override=HOST`` and the like."""
+        folder, mark, query = self.address.partition("?") if is_remote(self.address) else (self.address, "", "")
+        return folder.rstrip("/"), mark + query
 
     @property
     def local(self) -> Path | None:

@@ -44,8 +44,8 @@ def writer(address: str, run_id: str, wait: bool = True) -> Iterator[Lock]:
     """Hold an output folder for writing, for as long as the context lasts.
 
     A local lock is the operating system's, so that a holder which dies frees it at once, however it died. On S3 it is
-    an object with a heartbeat (:mod:`vemoclap_batch.store.object_lock`), which a dead holder frees after 90 seconds.
-    Elsewhere a warning says that nothing keeps two runs apart.
+    an object with a heartbeat (:mod:`vemoclap_batch.store.object_lock`), which a dead holder frees at once for the
+    next on the same machine, after 90 seconds for others. Elsewhere a warning says that nothing keeps two runs apart.
 
     Raises:
         Busy: another run holds it, and ``wait`` is False.
