@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
 from vemoclap_batch.fusion.data import Examples, normalised, to_tensors
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.media.windows import evenly_spaced
 
 REFERENCE = Path(__file__).parents[1] / "data" / "fusion_attention.safetensors"
 
@@ -55,6 +58,19 @@ def test_padding_and_missing_features_are_zero_after_normalising():
     out = normalised(np.full((2, 3), 1.0, np.float32), SEQUENCE)
     assert out.tolist() == [[0.5] * 3, [0.5] * 3, [0.0] * 3, [0.0] * 3]
     assert not normalised(np.zeros((0, 3), np.float32), SEQUENCE).any()
+
+
+@given(items=st.integers(0, 40), length=st.integers(1, 20), width=st.integers(1, 4), low=st.floats(-9, 9))
+def test_what_is_padded_has_its_items_first_and_then_nothing(items, length, width, low):
+    feature = FeatureSpec(width=width, length=length, sequence=True, minimum=low, maximum=low + 2, space="s/1")
+    # Every item is another, and none is 0 once normalised.
+    array = low + 1 + np.linspace(0, 1, items * width, dtype=np.float32).reshape(items, width)
+    out = normalised(array, feature)
+    kept = min(items, length)
+    assert (out.shape, out.dtype) == ((length, width), np.float32)
+    assert not out[kept:].any()
+    np.testing.assert_allclose(out[:kept], (array[evenly_spaced(items, length)] - low) / 2, atol=1e-5)
+    assert (out[:kept] >= 0.49).all()
 
 
 def test_longer_sequences_keep_evenly_spaced_items():

@@ -227,15 +227,16 @@ def wanted_frames(index: VideoIndex, sampling: Sampling) -> np.ndarray:
 
     ``frames`` evenly spaced ones, or the one shown at every multiple of ``every_s`` after the first, if those are more.
     """
-    total = len(index.pts)
+    found = evenly_spaced(len(index.pts), sampling.frames)
     count = _count(index, sampling)
-    if count <= sampling.frames:
-        return evenly_spaced(total, sampling.frames)
-    assert sampling.every_s is not None
+    if sampling.every_s is None or count <= sampling.frames:
+        return found
     seconds = (index.pts - index.pts[0]) * index.seconds
     # Half a unit of the time stamps is what rounding costs.
     moments = np.arange(count) * sampling.every_s + index.seconds / 2
-    return np.unique(np.searchsorted(seconds, moments, side="right") - 1)
+    shown = np.unique(np.searchsorted(seconds, moments, side="right") - 1)
+    # Where one picture stands for long, many moments show the same.
+    return shown if len(shown) > len(found) else found
 
 
 def _count(index: VideoIndex, sampling: Sampling) -> int:
