@@ -29,7 +29,8 @@ def divide(frames: int, sound: Sound, limits: Limits) -> list[Part]:
         sound: its sound.
         limits: how much is left whole, and how much a part has at most.
     """
-    if frames <= limits.whole_frames and len(sound) <= round(limits.whole_s * SAMPLE_RATE):
+    # Half a sample is more than the product is off by; the limit may be infinite.
+    if frames <= limits.whole_frames and len(sound) < limits.whole_s * SAMPLE_RATE + 0.5:
         return [Part(0, 1, 0, frames, 0, len(sound))]
     step = limits.part_frames
     pictures = [(first, min(first + step, frames)) for first in range(0, frames, step)]
