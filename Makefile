@@ -29,12 +29,12 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Type checking takes a core for half a minute; the first tests leave one free.
 test: setup
 	$(MAKE) --jobs=2 lint pytest
 
+# Two processes share the files out; each has one Ray session for all its tests.
 pytest: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # Resolve the pinned set anew after a change of pyproject.toml.
 lock: setup
