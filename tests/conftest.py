@@ -12,6 +12,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
 
+def pytest_collection_modifyitems(items):
+    """By the files' names, so that of two processes one waits for a server while the other starts actors."""
+    items.sort(key=lambda item: item.path.name)
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """The session's Ray, which runs() inside this process joins by themselves."""

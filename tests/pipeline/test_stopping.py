@@ -1,4 +1,4 @@
-"""SIGTERM: nothing new is begun, what is under way is committed, the rest is done by the same command later."""
+"""SIGTERM: nothing new is begun and what is under way is committed; see test_drivers.py for what comes after."""
 
 import json
 import os
@@ -94,8 +94,6 @@ def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
     assert last["counts"] == {"videos": 10, "done": len(kept), "skipped": 0, "failed": 0}
     assert last["left"] == 10 - len(kept)
     assert not list((out / "errors").glob("*.parquet"))
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
-    assert len(committed(out)) == len(set(committed(out))) == 10
 
 
 def test_a_run_that_is_asked_to_stop_while_ray_starts(tmp_path, frames_profile):
