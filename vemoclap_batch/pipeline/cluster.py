@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import psutil
 import ray
 
+from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.pipeline.plan import Cluster
 
+#: How long the head node of a cluster may take to answer: one that was just started does not at once.
+ANSWER_S = 20.0
 _GIB = 1024**3
 
 
@@ -22,6 +27,9 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
 
     Without an address (given here or in ``RAY_ADDRESS``, which a submitted job has) Ray starts on this machine alone,
     and never joins whatever cluster happens to run here.
+
+    Raises:
+        RunBroken: nobody answers at the address.
     """
     if ray.is_initialized():
         yield cluster_resources()
@@ -34,6 +42,7 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
 
 
 def _join(address: str, verbose: bool) -> None:
+    wait_for_answer(address)
     # Ray would ask the network whose cloud it runs in, and report it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with nullcontext() if verbose else _quiet():
@@ -44,6 +53,26 @@ def _join(address: str, verbose: bool) -> None:
             logging_level=logging.INFO if verbose else logging.ERROR,
             log_to_driver=verbose,
         )
+
+
+def wait_for_answer(address: str) -> None:
+    """Knock at a head node before Ray does, which would try for many minutes and say nothing.
+
+    Raises:
+        RunBroken: nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return  # "local", "auto" and the like, or a scheme that Ray knows.
+    end = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end:
+                raise RunBroken(f"no Ray cluster answers at {address}: {error}") from error
+            time.sleep(1)
 
 
 @contextmanager
