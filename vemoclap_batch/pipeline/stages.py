@@ -46,9 +46,9 @@ class DecodeStage:
         with holding(self._ledger, DECODE, _keys(rows, range(rows.num_rows))) as lost:
             short = []
             for at, names in enumerate(rows["wanted"].to_pylist()):
-                row = rows.slice(at, 1)
-                if lost or not set(names) & (self._frames | self._sound):
-                    short.append(R.with_media(row, [lost], [0.0], self._ready))
+                row, wants_media = rows.slice(at, 1), bool(set(names) & (self._frames | self._sound))
+                if lost or not wants_media:
+                    short.append(R.with_media(row, [lost if wants_media else None], [0.0], self._ready))
                     continue
                 with closing(self._parts(row, set(names))) as parts:
                     first = next(parts)
