@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import duckdb
 import pytest
+
+from vemoclap_batch.cli import main
 
 
 def command(*arguments, **environment):
@@ -59,11 +60,12 @@ def test_the_tables_join_in_duckdb(demo):
     assert all(("beats" in missing) == (not has_audio) for *_, has_audio, missing in rows)
 
 
-def test_the_same_again_does_nothing(demo):
+def test_the_same_again_does_nothing(demo, capsys):
     out, _ = demo
-    again = command("label", Path(out) / "clips", "-o", Path(out) / "tables", "--json")
-    assert again.returncode == 0
-    found = json.loads(again.stdout.splitlines()[-1])
+    with pytest.raises(SystemExit) as left:
+        main(["label", str(out / "clips"), "-o", str(out / "tables"), "--json"])
+    assert not left.value.code
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["counts"]["skipped"] == 5
     assert found["plan"] is None
     assert found["stages"] == {}

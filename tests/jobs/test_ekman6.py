@@ -55,12 +55,16 @@ def mini(tmp_path_factory):
     return top
 
 
-def start(mini, address, *arguments):
-    command = [
-        sys.executable, "jobs/ekman6.py", str(mini / "data"), "-o", str(mini / "out"), "--split",
-        str(mini / "split.csv"), "--blacklist", str(mini / "a <b>list.txt"), "--profile", str(mini / "mini.yaml"),
-        "--address", address, *TRAINING, "--json", *arguments,
+def words(mini, address):
+    return [
+        "jobs/ekman6.py", str(mini / "data"), "-o", str(mini / "out"), "--split", str(mini / "split.csv"),
+        "--blacklist", str(mini / "a <b>list.txt"), "--profile", str(mini / "mini.yaml"), "--address", address,
+        *TRAINING, "--json",
     ]  # fmt: skip
+
+
+def start(mini, address):
+    command = [sys.executable, *words(mini, address)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -91,13 +95,23 @@ def files(mini):
     return {path: path.stat().st_mtime_ns for path in paths if path.suffix in {".safetensors", ".parquet"}}
 
 
-def test_a_killed_job_goes_on_and_a_finished_one_trains_and_extracts_nothing(mini, done, address):
+@pytest.fixture
+def job(monkeypatch):
+    """The job as a module of this process."""
+    monkeypatch.syspath_prepend(ROOT / "jobs")
+    return importlib.import_module("ekman6")
+
+
+def test_a_killed_job_goes_on_and_a_finished_one_trains_and_extracts_nothing(
+    mini, done, address, job, monkeypatch, capsys
+):
     calls = [line for line in (mini / "calls.txt").read_text().splitlines() if line.startswith("frames")]
     assert len(calls) == len(set(calls)) == 6 * PER_CLASS
     before = {path: at for path, at in files(mini).items() if path.parent.name != "ekman6"}
     assert len([path for path in before if path.name == "model.safetensors"]) == 4
-    again = finish(start(mini, address))
-    assert again == done
+    monkeypatch.setattr(sys, "argv", words(mini, address))
+    assert job.main() == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == done
     assert {path: at for path, at in files(mini).items() if path.parent.name != "ekman6"} == before
 
 
@@ -136,9 +150,7 @@ def test_the_page_shows_ours_beside_the_published(mini, done):
 @pytest.mark.parametrize(
     "wrong", [["--preset", "slow"], ["--seeds", "1,x"], ["--split", "nowhere.csv"], ["--profile", "nosuch"]]
 )
-def test_mistakes_are_told_before_anything_starts(mini, tmp_path, monkeypatch, capsys, wrong):
-    monkeypatch.syspath_prepend(ROOT / "jobs")
-    job = importlib.import_module("ekman6")
+def test_mistakes_are_told_before_anything_starts(mini, tmp_path, monkeypatch, capsys, job, wrong):
     monkeypatch.setattr(sys, "argv", ["ekman6", str(mini / "data"), "-o", str(tmp_path / "out"), *wrong])
     with pytest.raises(SystemExit) as left:
         job.main()

@@ -6,15 +6,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.tiny import PROFILE
+from tests.tiny import PROFILE, TinyFrames
 from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.missing import features_table, find_work
-from vemoclap_batch.pipeline.rows import with_results
+from vemoclap_batch.pipeline.rows import marks_of, with_media, with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
+
+
+class Detector(TinyFrames):
+    """Tells others in which frames it found something; its results are made up here."""
+
+    columns = {"faces": pa.list_(pa.struct([("frame", pa.int32())]))}
+    marks = "faces"
+
 
 VIDEOS = pa.table({"video_id": ["a", "b", "c"], "content_key": ["1"] * 3, "uri": ["/a", "/b", "/c"]})
 
@@ -30,13 +39,13 @@ def store(tmp_path):
     return Store(str(tmp_path / "out"))
 
 
-def commit(store, specs, name, ids, text="hello"):
+def commit(store, specs, name, ids, **extras):
     """Commit a result of one extractor for some videos, as the driver does."""
     work = find_work(store, VIDEOS, specs, 3)
     rows = VIDEOS.filter(pa.array([video in ids for video in VIDEOS["video_id"].to_pylist()]))
     spec = specs[name]
     times = np.zeros(1) if spec.cls.sequence else None
-    extras = {"text": text} if "text" in spec.cls.columns else {}
+    extras = ({"text": "hello"} if "text" in spec.cls.columns else {}) | extras
     result = Result(np.ones((1 if spec.width else 0, spec.width), np.float32), times, times, extras)
     block = with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0)
     Committer(store, specs, work, "r1").commit(block)
@@ -80,6 +89,20 @@ def test_a_text_in_the_store_opens_no_video(store, specs):
     work = find_work(store, VIDEOS, specs, 3)
     assert wanted(work) == {"a": ["asr_sentiment"], "b": ["asr_sentiment"], "c": ["asr", "asr_sentiment"]}
     assert work.rows["text_asr"].to_pylist() == ["hello", "hello", None]
+
+
+def test_frames_in_which_something_was_found_come_from_the_store_too(store, tmp_path):
+    names = '{clip: {class: "tests.tiny:TinyFrames", evidence: [face_emotion]}, face_emotion: {class: "%s:Detector"}}'
+    (tmp_path / "marks.yaml").write_text("extractors: " + names % __name__)
+    specs = resolve(load_config(str(tmp_path / "marks.yaml")))
+    commit(store, specs, "face_emotion", {"a"}, faces=[{"frame": at} for at in (0, 2, 2, 3)])
+    work = find_work(store, VIDEOS, specs, 3)
+    assert wanted(work) == {"a": ["clip"], "b": ["face_emotion", "clip"], "c": ["face_emotion", "clip"]}
+    assert work.rows["marks_face_emotion"].to_pylist() == [[0, 2, 2, 3], None, None]
+    # A part, of the frames 1 and 2 of its video.
+    clip = Clip("a", np.zeros((2, 4, 4, 3), np.uint8), np.arange(2.0), np.zeros(0, np.float32), 4.0, first_frame=1)
+    rows = with_media(work.rows.slice(0, 2), [(clip, MediaInfo(4.0))] * 2, [0.0] * 2, 0.0)
+    assert [marks_of(rows, row, specs["face_emotion"]).tolist() for row in range(2)] == [[1, 1], []]
 
 
 @pytest.mark.parametrize(

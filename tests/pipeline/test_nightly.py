@@ -96,6 +96,21 @@ def job(*arguments, env=None):
     return subprocess.run(command, text=True, capture_output=True, check=False, env={**os.environ, **(env or {})})
 
 
+@pytest.fixture
+def job_here(monkeypatch, capfd):
+    """Runs the job in this process, which has imported most of what a new one would; what its hook says counts, too."""
+    program = runpy.run_path(str(ROOT / "jobs" / "nightly.py"))
+
+    def once(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nightly.py", *map(str, arguments)])
+        capfd.readouterr()
+        code = program["main"]()
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
+
+    return once
+
+
 def aged(path, seconds=3600):
     os.utime(path, (time.time() - seconds,) * 2)
     return path
@@ -105,7 +120,7 @@ def last(night):
     return json.loads(night.stdout.splitlines()[-1])
 
 
-def test_nights(tmp_path, frames_profile, model, address):
+def test_nights(tmp_path, frames_profile, model, address, job_here):
     clips, out, empty = tmp_path / "clips", tmp_path / "out", tmp_path / "empty"
     clips.mkdir()
     empty.mkdir()
@@ -137,7 +152,7 @@ def test_nights(tmp_path, frames_profile, model, address):
     aged(first, 1800)
     (clips / "bro*ken.mp4").write_bytes(b"no video")
     aged(clips / "bro*ken.mp4")
-    night = job(*arguments, "--set", "pipeline.compact_shards=1")
+    night = job_here(*arguments, "--set", "pipeline.compact_shards=1")
     assert night.returncode == 3, night.stderr
     summary = last(night)
     assert summary["counts"] == {"videos": 3, "done": 2, "skipped": 0, "failed": 1, "left_for_next_night": 0}
@@ -152,25 +167,25 @@ def test_nights(tmp_path, frames_profile, model, address):
 
     # What has failed for good does not call anybody again.
     seen.unlink()
-    night = job(*arguments)
+    night = job_here(*arguments)
     assert night.returncode == 0, night.stderr
     assert (last(night)["failures"], last(night)["still_failing"]) == ({}, {"not_media": 1})
     assert last(night)["counts"]["failed"] == 1
     assert not seen.exists()
 
     with writer(str(out), "the night before"):
-        night = job(*arguments)
+        night = job_here(*arguments)
     assert night.returncode == 4
     assert json.loads(seen.read_text()) == last(night)
     assert (last(night)["status"], last(night)["exit_status"]) == ("held", 4)
     assert "the night before" in last(night)["error"]
 
 
-def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, model):
+def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, model, job_here):
     seen = tmp_path / "seen.txt"
     hook = f"{sys.executable} -c \"import sys; open({str(seen)!r}, 'w').write(sys.stdin.read())\""
     common = ["--out", tmp_path / "out", "--profile", frames_profile, "--model", model]
-    night = job("--source", tmp_path / "nowhere", *common, "--hook", hook)
+    night = job_here("--source", tmp_path / "nowhere", *common, "--hook", hook)
     assert (night.returncode, last(night)["status"]) == (2, "broken")
     assert "no such file or folder" in json.loads(seen.read_text())["error"]
     # A store that refuses: no wrong usage, and no traceback.
@@ -186,7 +201,7 @@ def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, mo
     for path in (tmp_path / "out" / "errors" / "part-1.parquet", tmp_path / "clips" / "clip.mp4"):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
-    night = job("--source", tmp_path / "clips", "--settle", 0, *common, "--hook", hook)
+    night = job_here("--source", tmp_path / "clips", "--settle", 0, *common, "--hook", hook)
     assert (night.returncode, last(night)["status"], "Traceback" in night.stderr) == (1, "broken", True)
     assert json.loads(seen.read_text()) == last(night)
 
@@ -251,7 +266,7 @@ def bucket(monkeypatch):
     server.stop()
 
 
-def test_nights_in_a_bucket(bucket, tmp_path, frames_profile, model, address):
+def test_nights_in_a_bucket(bucket, tmp_path, frames_profile, model, address, job_here):
     arguments = ["--source", "s3://videos/incoming", "s3://videos/drained", "--out", "s3://videos/labelled"]
     arguments += ["--profile", frames_profile, "--model", model, "--address", address]
     bucket.upload_file(str(make_clip(tmp_path / "clip.mp4", seconds=1)), "videos", "incoming/clip.mp4")
@@ -264,7 +279,7 @@ def test_nights_in_a_bucket(bucket, tmp_path, frames_profile, model, address):
     assert json.loads(written).items() <= summary.items()
 
     with writer("s3://videos/labelled", "the night before"):
-        night = job(*arguments)
+        night = job_here(*arguments)
     assert (night.returncode, last(night)["status"]) == (4, "held")
     assert "the night before" in last(night)["error"]
 

@@ -49,10 +49,8 @@ sys.addaudithook(guard)
 """
 PROGRAM = """
 import socket, sys
-from pathlib import Path
 
 from vemoclap_batch.cli import main
-from vemoclap_batch.pipeline.cluster import connected
 
 def command(*arguments):
     try:
@@ -64,10 +62,7 @@ clips, out, checkpoint, *settings = sys.argv[1:]
 try:
     socket.create_connection(("192.0.2.1", 9))
 except PermissionError:
-    with connected():
-        command("extract", clips, "-o", out)
-        Path(out, "features", "caption").rename(f"{out}.captions")
-        command("extract", clips, "-o", out)
+    command("extract", clips, "-o", out)
     command("predict", out, "--model", checkpoint)
 """
 
@@ -90,7 +85,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(small, checkpoint, tmp_path_factory):
-    """The output of two extractions, the second for captions alone, and a prediction; the first captions beside it."""
+    """The output of an extraction and a prediction."""
     top = tmp_path_factory.mktemp("run")
     (top / "sitecustomize.py").write_text(GUARD)
     own = {address.address for found in psutil.net_if_addrs().values() for address in found}
@@ -153,17 +148,11 @@ def test_every_table_has_what_its_extractor_makes(out, small):
     assert not (out / "errors").exists()
 
 
-def test_a_caption_made_later_is_of_the_same_frame(out, small):
-    first, second = ([row | {"run_id": None} for row in read(folder)] for folder in (
-        out.with_name("out.captions"), out / "features" / "caption",
-    ))  # fmt: skip
-    assert first == second
-    assert [row["frame"] for row in second] == [found.extras["frame"] for found in small.results["caption"]]
-    summaries = [json.loads(path.read_text()) for path in sorted((out / "runs").iterdir())]
-    assert [[stage["name"] for stage in summary["plan"]["stages"]] for summary in summaries] == [
-        ["decode", "clip", "face_emotion", "ocr", "caption", "beats", "asr", "asr_sentiment+ocr_sentiment"],
-        ["decode", "caption"],
-    ]
+def test_captions_come_after_what_tells_them_the_frame_and_the_sentiments_share_a_model(out):
+    [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
+    assert [stage["name"] for stage in summary["plan"]["stages"]] == [
+        "decode", "clip", "face_emotion", "ocr", "caption", "beats", "asr", "asr_sentiment+ocr_sentiment",
+    ]  # fmt: skip
 
 
 def test_predictions_are_those_of_the_classifier_on_what_was_extracted(out, small, checkpoint):

@@ -165,6 +165,13 @@ def cli(*arguments, **options):
     return subprocess.Popen([sys.executable, "-m", "vemoclap_batch", *map(str, arguments)], **options)
 
 
+def here(*arguments):
+    """Exit status of a command that is run in this process."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return left.value.code or 0
+
+
 def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, frames_profile, calls, address):
     for at in range(5, 9):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
@@ -182,23 +189,20 @@ def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, frames_profi
     before = len(stems(out, "features/clip"))
     assert 3 <= before < 9
     first = noted(calls)["frames"]
-    assert cli(*arguments).wait() == 0
+    assert here(*arguments) == 0
     assert stems(out, "features/clip") == sorted(f"clip{at}" for at in range(9))
     for table in ("videos", "features/clip"):
         assert len(set(rows_of(out, table, "video_id", "content_key"))) == len(rows_of(out, table, "video_id")) == 9
     # Redone: at most what was under way, which is a block in each actor and those between them.
     assert first + noted(calls)["frames"] - 9 <= 4
-    assert cli(*arguments, stdout=subprocess.DEVNULL).wait() == 0
+    assert here(*arguments) == 0
 
 
-def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, address):
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, capfd):
     (tmp_path / "sound.yaml").write_text('extractors: {asr: {class: "tests.tiny:TinySound", scale: -1}}')
-    process = cli(
-        "extract", clips, "-o", tmp_path / "out", "--profile", tmp_path / "sound.yaml", "--address", address,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    text = process.communicate()[1]
-    assert process.returncode == 1
+    assert here("extract", clips, "-o", tmp_path / "out", "--profile", tmp_path / "sound.yaml") == 1
+    text = capfd.readouterr().err
     assert "the run broke off" in text
     assert "this model does not load" in text
     assert "Traceback" not in text
@@ -207,31 +211,16 @@ def test_a_model_that_does_not_load_is_one_clear_error(clips, tmp_path, address)
 @pytest.mark.usefixtures("cluster")
 def test_a_model_that_kills_its_process_is_not_loaded_for_ever(clips, tmp_path, capsys):
     (tmp_path / "sound.yaml").write_text('extractors: {asr: {class: "tests.tiny:TinySound", scale: -2}}')
-    with pytest.raises(SystemExit) as left:
-        main(["extract", str(clips), "-o", str(tmp_path / "out"), "--profile", str(tmp_path / "sound.yaml")])
-    assert left.value.code == 1
+    assert here("extract", clips, "-o", tmp_path / "out", "--profile", tmp_path / "sound.yaml") == 1
     assert "the asr process died 3 times while it loaded its model" in capsys.readouterr().err
 
 
-def test_wrong_usage_is_named_in_full_with_status_2(tmp_path):
-    arguments = ["extract", tmp_path / "nowhere", "-o", tmp_path / "out"]
-    process = cli(*arguments, stderr=subprocess.PIPE, text=True)
+def test_wrong_usage_is_named_in_full_with_status_2(tmp_path, capsys):
+    process = cli("extract", tmp_path / "nowhere", "-o", tmp_path / "out", stderr=subprocess.PIPE, text=True)
     assert "no such file or folder" in process.communicate()[1]
     assert process.returncode == 2
-    process = cli(
-        "extract",
-        tmp_path,
-        "--set",
-        "sampling.frames=0",
-        "-o",
-        tmp_path,
-        "--set",
-        "a=1",
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    text = process.communicate()[1]
+    assert here("extract", tmp_path, "--set", "sampling.frames=0", "-o", tmp_path, "--set", "a=1") == 2
+    text = capsys.readouterr().err
     assert "sampling.frames = 0" in text
     assert "a = 1: no such setting" in text
-    assert process.returncode == 2
     assert not (tmp_path / "out").exists()

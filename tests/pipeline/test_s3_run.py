@@ -28,7 +28,7 @@ def bucket(monkeypatch):
     server.stop()
 
 
-#: The command once for each line of input, on a Ray whose processes have the credentials too.
+#: The command once for each line of input; its Ray workers have the credentials too, as ray job submit does it.
 PROGRAM = """
 import sys
 from vemoclap_batch.cli import main
@@ -44,12 +44,16 @@ with connected():
 
 
 @pytest.fixture
-def label(bucket, frames_profile, tmp_path):
+def label(bucket, frames_profile, tmp_path, address):
     """Labels what is in the bucket, by a model that is in it: the command's summary."""
     for path in Path(tiny_checkpoint(tmp_path / "model", ["clip"])).iterdir():
         bucket.upload_file(str(path), "videos", f"models/the tiny one/{path.name}")
     command = [sys.executable, "-c", PROGRAM, "label", "s3://videos/incoming", "-o", "s3://videos/labelled set"]
     command += ["--profile", frames_profile, "--model", "s3://videos/models/the tiny one", "--json"]
+    as_submitted = json.dumps(
+        {"runtime_env": {"env_vars": {n: v for n, v in os.environ.items() if n.startswith("AWS_")}}}
+    )
+    environment = {**os.environ, "RAY_ADDRESS": address, "RAY_JOB_CONFIG_JSON_ENV_VAR": as_submitted}
     said, errors = [], tmp_path / "errors.txt"
 
     def once():
@@ -61,7 +65,7 @@ def label(bucket, frames_profile, tmp_path):
         raise AssertionError(errors.read_text())
 
     with errors.open("w") as file, subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
     ) as process:  # fmt: skip
         yield once
         process.stdin.close()
