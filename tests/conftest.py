@@ -3,13 +3,30 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Ray's workers import tests.tiny, as the tests do.
 # Several threads per small matrix only get into each other's way on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+# How long an example takes says more about the other process than about the code.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+# Ray's workers import tests.tiny, as the tests do.
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files go to a process; all those that import the libraries of the large models to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "models" if file.startswith("tests/extractors/") or "/test_paper" in file else file
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import fsspec
-
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.failure import Failure, RunBroken, RunEnded
-from vemoclap_batch.store.filesystem import is_remote, without_file_scheme
+from vemoclap_batch.store.filesystem import by_fsspec, is_remote, without_file_scheme
 from vemoclap_batch.store.patience import Unreachable, patiently
 
 T = TypeVar("T")
@@ -198,7 +196,7 @@ def remote_files(address: str) -> dict[str, dict[str, Any]]:
         FileNotFoundError: nothing is there; see :func:`is_bucket_missing`.
         Exception: what the filesystem raises.
     """
-    filesystem, path = fsspec.core.url_to_fs(address)
+    filesystem, path = by_fsspec(address)
     is_pattern = any(char in path for char in "*?[")
     found: dict[str, dict[str, Any]] = {}
     if is_pattern:
@@ -232,7 +230,7 @@ def _list_folders(uris: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _list_remote(folder: str) -> dict[str, dict[str, Any]]:
     def entries() -> list[dict[str, Any]]:
-        filesystem, path = fsspec.core.url_to_fs(folder)
+        filesystem, path = by_fsspec(folder)
         return list(filesystem.ls(path, detail=True))
 
     try:

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BlipForConditionalGeneration, BlipImageProcessor, GitConfig, GitForCausalLM
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_models import blip_folder, build, hostile_pickle, hostile_weights, little_memory
@@ -65,6 +64,8 @@ def test_evidence_outside_the_clip_is_that_clips_failure(extractor):
 
 
 def test_caption_is_what_blip_makes_of_the_telling_frame(extractor, folder, clips):
+    from transformers import BlipForConditionalGeneration, BlipImageProcessor
+
     network = BlipForConditionalGeneration.from_pretrained(folder).eval()
     prepare = BlipImageProcessor.from_pretrained(folder)
     words = (folder / "vocab.txt").read_text().split()
@@ -147,6 +148,8 @@ def test_a_broken_clip_fails_alone(extractor):
 
 
 def test_another_kind_of_captioner(folder, tmp_path):
+    from transformers import GitConfig, GitForCausalLM
+
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {**sizes, "image_size": 32, "patch_size": 8}
     words = (folder / "vocab.txt").read_text()

@@ -1,13 +1,13 @@
+"""CLIP by open_clip; it and torchvision take seconds to import, so that only tests that need them do."""
+
 import json
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_models import (
@@ -47,6 +47,8 @@ def architecture(tmp_path):
     """A function that makes a configuration known to open_clip by a name."""
 
     def register(name, config):
+        import open_clip
+
         (tmp_path / f"{name}.json").write_text(json.dumps(config))
         open_clip.add_model_config(tmp_path / f"{name}.json")
         return name
@@ -113,6 +115,8 @@ def test_input_is_that_of_the_published_program(extractor):
 
 @pytest.mark.parametrize(("height", "width"), [(360, 641), (641, 360), (227, 224), (224, 224), (90, 161), (100, 1001)])
 def test_input_of_any_size_is_that_of_torchvision(extractor, height, width):
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize
+
     frame = picture(1, height, width)
     steps = [Resize(224, InterpolationMode.BICUBIC, antialias=True), CenterCrop(224), Normalize(CLIP_MEAN, CLIP_STD)]
     expected = Compose(steps)(torch.from_numpy(frame).permute(2, 0, 1)[None] / 255)
@@ -135,6 +139,8 @@ def test_embedding_is_the_projected_one_with_quick_gelu_and_not_normalised(extra
 
 
 def test_published_model_is_built_with_quick_gelu():
+    import open_clip
+
     settings = OpenClip.Settings()
     config = open_clip.get_model_config(settings.architecture)
     assert config["quick_gelu"] is True
@@ -177,6 +183,8 @@ def test_weights_file_is_built_as_its_architecture(extractor, tmp_path, folder, 
 
 
 def test_model_with_pictures_of_its_own(tmp_path):
+    from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize
+
     config = clip_config(image_size=56, width=12)
     folder = clip_folder(
         tmp_path, config, mean=[0.5] * 3, std=[0.25] * 3, interpolation="bilinear", resize_mode="squash"
@@ -199,6 +207,8 @@ def test_unknown_preparations_are_refused(tmp_path, wrong):
 
 
 def test_coca(tmp_path):
+    import open_clip
+
     config = clip_config() | {
         "multimodal_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1},
     }

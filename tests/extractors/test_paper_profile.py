@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
 from tests.extractors.paper_models import BEATS, WIDTHS, paper, paper_config, place
 from tests.extractors.test_open_clip import quick_gelu, transformer
@@ -107,6 +106,8 @@ def plain(small, faces, writing, speech):
 
 
 def plain_clip(models, frames):
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize
+
     weights = load_file(place(models, open_clip.PUBLISHED) / "open_clip_model.safetensors")
     prepare = Compose(
         [Resize(224, InterpolationMode.BICUBIC, antialias=True), CenterCrop(224), Normalize(CLIP_MEAN, CLIP_STD)]

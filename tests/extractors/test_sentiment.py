@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, RobertaForSequenceClassification
 
 from tests.extractors.tiny_models import (
     ROBERTA_WIDTH,
@@ -30,6 +29,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(folder):
     """The published way: one text at a time, straight through transformers."""
+    from transformers import AutoTokenizer, RobertaForSequenceClassification
+
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = RobertaForSequenceClassification.from_pretrained(folder).eval()
 

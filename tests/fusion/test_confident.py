@@ -32,7 +32,7 @@ def made(n, seed=0):
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=80), st.integers(2, 7), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_folds_share_out_every_label_evenly(labels, folds, seed):
     labels = np.array(labels)
     numbers = fold_numbers([f"v{row}" for row in range(len(labels))], labels, folds, seed)
@@ -138,7 +138,7 @@ def test_a_video_that_is_all_of_a_label_not_given_is_judged_too():
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_order_of_the_videos_makes_no_difference(seed):
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(4), rng.integers(0, 4, 60)])

@@ -25,7 +25,7 @@ from tests.tiny import FRAMES_PROFILE, tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
-SIZE = ("--num-cpus=2", "--object-store-memory=300000000")
+SIZE = ("--num-cpus=2", "--object-store-memory=150000000")
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
 
 
@@ -68,7 +68,7 @@ def node(*arguments):
 
 @pytest.fixture(scope="module")
 def head():
-    """One with two CPUs and 300 MB for objects."""
+    """One with two CPUs and 150 MB for objects."""
     gcs, dashboard = free_port(), free_port()
     # A short path: sockets lie in it.
     with (
@@ -173,9 +173,9 @@ def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_pat
     clips.mkdir()
     pictures, options = list(pattern(32, (640, 360))), {"preset": "ultrafast"}
     first = make_clip(clips / "clip.mp4", frames=pictures, fps=16, options=options)
-    for at in range(35):
+    for at in range(17):
         shutil.copy(first, clips / f"clip{at}.mp4")
-    make_clip(clips / "long.mp4", frames=pictures * 18, fps=16, options=options)
+    make_clip(clips / "long.mp4", frames=pictures * 9, fps=16, options=options)
     command = [
         sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", tmp_path / "out", "--profile", frames_profile,
         "--address", head.gcs, "--set", "extractors.clip.delay_s=0.1", "--set", "sampling.every_s=0.0625",
@@ -186,7 +186,7 @@ def test_a_slow_extractor_holds_decoding_up_and_nothing_is_spilled(head, tmp_pat
         spilled = max(spilled, sum(path.stat().st_size for path in head.scratch.rglob("ray_spilled_objects*/**/*")))
         time.sleep(0.2)
     assert run.returncode == 0, run.communicate()[1]
-    assert len(committed(tmp_path / "out")) == 37
+    assert len(committed(tmp_path / "out")) == 19
     assert spilled == 0
 
 

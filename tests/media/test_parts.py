@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clips import make_clip, pattern, sine
@@ -40,7 +40,6 @@ def test_a_sound_is_the_same_in_memory_and_on_disk(samples, start, end):
         sound.close()
 
 
-@settings(deadline=None)
 @given(
     samples=st.integers(0, 300_000),
     frames=st.integers(0, 500),
@@ -78,7 +77,6 @@ def test_parts_cover_everything_once_and_keep_the_bounds(
     samples=st.integers(0, 60_000), longest=st.integers(400, 20_000), size=st.integers(1, 3000),
     hop=st.integers(1, 2000), most=st.one_of(st.none(), st.integers(1, 20)),
 )  # fmt: skip
-@settings(deadline=None)
 def test_the_windows_of_all_parts_are_those_of_one_piece(samples, longest, size, hop, most):
     pcm = noise(samples)
     ends = cuts(sound_of(pcm), longest) or [0]

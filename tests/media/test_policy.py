@@ -115,6 +115,10 @@ def test_redirects():
         "file:///etc/passwd", "ftp://videos.example.org/a",
     ):  # fmt: skip
         assert policy.refusal_of_redirect(origin, bad)
+    # IPv4 in IPv6: translated by the network, tunnelled or mapped.
+    for inner in ("64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::1", "::ffff:169.254.169.254"):
+        assert policy.refusal_of_redirect(origin, f"http://[{inner}]/x")
+    assert policy.refusal_of_redirect(origin, "http://[64:ff9b::5db8:d70e]/x") is None
     # A server of one's own network may redirect within itself.
     assert policy.refusal_of_redirect("http://127.0.0.1:80/a", "http://127.0.0.1:80/b") is None
     rooted = Policy(roots=("https://videos.example.org/public",))

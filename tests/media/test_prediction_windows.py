@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vemoclap_batch.media.timeline import Piece, TimedText, Window, belongs, inside
@@ -10,7 +10,6 @@ from vemoclap_batch.media.timeline import Piece, TimedText, Window, belongs, ins
 seconds = st.floats(0.5, 60).map(lambda value: round(value, 3))
 
 
-@settings(deadline=None)
 @given(window_s=seconds, hop_s=seconds, duration_s=st.floats(0, 500))
 def test_windows_start_at_every_hop_and_reach_the_end(window_s, hop_s, duration_s):
     windows = Window(window_s, hop_s).over(duration_s)
@@ -32,7 +31,6 @@ def test_a_short_video_is_one_window_and_rounding_opens_none():
     assert Window(10, 5).over(21.0) == [(0, 10), (5, 15), (10, 20), (15, 21.0)]
 
 
-@settings(deadline=None)
 @given(
     window_s=seconds, hop_s=seconds, start_s=st.floats(0, 300), length_s=st.one_of(st.just(0.0), st.floats(0.01, 100))
 )

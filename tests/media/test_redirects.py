@@ -1,12 +1,19 @@
 """Web addresses: fetched, and redirects followed no further than the policy lets them."""
 
+import os
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from tests.clips import make_clip
+from vemoclap_batch.config import ConfigError
 from vemoclap_batch.failure import ErrorType, Failure
+from vemoclap_batch.manifest import read_sources
+from vemoclap_batch.media.address import local_copy
+from vemoclap_batch.media.error import MediaError
 from vemoclap_batch.media.policy import Policy
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker
@@ -70,8 +77,62 @@ def test_a_redirect_does_not_leave_what_is_allowed(web, tmp_path):
     assert outside.error_type is ErrorType.REFUSED
 
 
+@pytest.mark.parametrize("name", ["v.mp4", "list.csv"])
+def test_a_source_does_not_lead_into_the_inner_network_either(web, name):
+    inner = web.replace("127.0.0.1", "localhost")
+    with pytest.raises(ConfigError, match=r"/to' may not be read: a redirect to .*, a host of the inner network"):
+        read_sources([f"{web}/to?{inner}/{name}"])
+    source = f"{web}/to?/deep/v.mp4"
+    assert read_sources([source]).rows["uri"].to_pylist() == [source]
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_name_that_means_another_host_by_the_time_of_the_connection(web, monkeypatch, proxy):
+    """Its owner calls it a public one while the redirect is looked at; through a proxy, that one looks it up."""
+    monkeypatch.setattr("vemoclap_batch.media.policy.is_public", lambda host: True)
+    if proxy:
+        monkeypatch.setenv("http_proxy", web)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with local_copy("http://videos.example.org/to?http://other.example.org/v.mp4") as path:
+            assert os.path.getsize(path) > 1000
+        return
+    inner = web.replace("127.0.0.1", "localhost")
+    with pytest.raises(MediaError, match="led to 'localhost', a host of the inner network") as refused:
+        local_copy(f"{web}/to?{inner}/v.mp4").__enter__()
+    assert refused.value.failure.error_type is ErrorType.REFUSED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the open file is found by /proc")
+def test_a_link_that_is_changed_after_it_was_looked_at_leads_nowhere_else(tmp_path):
+    folder, link = tmp_path / "in", tmp_path / "in" / "link.mp4"
+    folder.mkdir()
+    inside, outside = make_clip(folder / "v.mp4"), make_clip(tmp_path / "v.mp4", seconds=2)
+
+    class Changing(Policy):
+        def refusal(self, address):
+            try:
+                return super().refusal(address)
+            finally:
+                link.unlink()
+                link.symlink_to(leads_to.pop())
+
+    for then, refused in (([outside, outside], True), ([outside, inside], False)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(inside)
+        leads_to = then
+        limits = Limits(policy=Changing(roots=(str(folder),)))
+        if refused:
+            with pytest.raises(MediaError, match="outside"):
+                local_copy(str(link), limits=limits).__enter__()
+        else:
+            with local_copy(str(link), limits=limits) as path:
+                assert Path(path).read_bytes() == inside.read_bytes()
+
+
 def test_a_link_that_leads_out_by_now_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "v.mp4").symlink_to(make_clip(tmp_path / "v.mp4"))
     found = decode(str(tmp_path / "in" / "v.mp4"), roots=(str(tmp_path / "in"),))
     assert found.error_type is ErrorType.REFUSED
+    clip, _ = decode(str(tmp_path / "in" / "v.mp4"), roots=(str(tmp_path),))
+    assert len(clip.frames) == 16

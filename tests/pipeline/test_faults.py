@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -257,6 +258,11 @@ def mount(*arguments):
     return subprocess.run(["mount", *map(str, arguments)], capture_output=True, check=False).returncode == 0
 
 
+def can_mount():
+    with tempfile.TemporaryDirectory() as folder:
+        return mount("-t", "tmpfs", "tmpfs", folder) and not subprocess.call(["umount", folder])
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system of one megabyte."""
@@ -265,7 +271,7 @@ def disk(tmp_path):
     if not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", folder):
         pytest.skip("mounting needs privileges; the limit on file sizes is tested instead")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_is_full_and_one_that_may_not_be_written_any_more(
@@ -288,7 +294,7 @@ def test_a_disk_that_is_full_and_one_that_may_not_be_written_any_more(
 
     with meanwhile(trouble, lambda: committed(out) > before, close):
         code = extract(clips, out, profile, setting)
-    subprocess.run(["umount", str(out / "features")], check=True)
+    subprocess.run(["umount", "--lazy", str(out / "features")], check=True)
     assert code == 1
     check_said(capsys.readouterr().err, "Read-only file system")
     assert extract(clips, out, profile, setting) == 0
@@ -314,6 +320,7 @@ def start(address, clips, out, profile, *settings):
     )  # fmt: skip
 
 
+@pytest.mark.skipif(can_mount(), reason="a file system that is full says the same of all that is written there")
 def test_a_driver_whose_files_may_not_grow(address, clips, profile, undisturbed, tmp_path, trouble):
     out, setting = tmp_path / "out", f"extractors.clip.trouble={trouble}"
 

@@ -18,7 +18,7 @@ def plan(cluster, wanted=ALL, config=CONFIG, blocks=50, **more):
     return make_plan(config, resolve(config), wanted, blocks, cluster, **more)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cpus=st.integers(1, 256), blocks=st.integers(1, 10_000), memory=st.floats(12, 2000))
 def test_the_pools_leave_room_whatever_the_cluster(cpus, blocks, memory):
     made = plan(Cluster(cpus, 0, memory), blocks=blocks)

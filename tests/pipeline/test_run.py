@@ -80,17 +80,17 @@ def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clip
     assert (again.done, again.skipped, again.failed, again.plan) == (0, 5, 0, None)
     assert not noted(calls)
 
+    # With one that was late, and one that was replaced.
     make_clip(clips / "late.mp4", seconds=1)
     os.utime(make_clip(clips / "clip0.mp4", seconds=2), (1, 1))
-    late = extract(clips, out, tiny_profile, calls)
-    assert (late.done, late.skipped) == (2, 4)
-    assert noted(calls)["frames"] == 2
+    changed = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2")
+    assert (changed.done, changed.skipped) == (6, 0)
+    found = noted(calls)
+    assert (found["frames"], found["sound"]) == (2, 6)
+    assert (len(stems(out, "features/clip")), len(stems(out, "features/asr"))) == (7, 11)
 
     changed = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2")
-    assert [stage.name for stage in changed.plan.stages] == ["decode", "asr", "asr_sentiment"]
-    assert noted(calls)["sound"] == 6
-    # Five, the late one and the replaced one of the settings before; six of these.
-    assert len(stems(out, "features/asr")) == 13
+    assert (changed.skipped, changed.plan) == (6, None)
 
     reader = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2", "extractors.asr_sentiment.scale=3")
     assert [stage.name for stage in reader.plan.stages] == ["asr_sentiment"]

@@ -79,7 +79,7 @@ def test_what_cannot_be_tested_says_so(kept, removed, why):
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_p_is_a_probability_and_the_rows_may_be_swapped(columns):
     kept, removed = ([column[row] for column in columns] for row in (0, 1))
     found, swapped = compare(kept, removed), compare(removed, kept)

@@ -38,7 +38,8 @@ def small_disk(tmp_path):
     if mounted.returncode:
         pytest.skip("mounting needs privileges; the limit on file sizes is tested instead")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    # Lazily: a process that was started meanwhile may hold what was open here.
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def shards(folder):

@@ -8,11 +8,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 from vemoclap_batch.failure import ErrorType, Failure, without_password
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
+from vemoclap_batch.media.policy import Policy
 from vemoclap_batch.media.sampling import Limits
 
 #: What has to come for a sign of life; a server that sends a byte now and then gives none.
@@ -46,23 +47,32 @@ def local_copy(address: str, beat: Beat = no_beat, limits: Limits | None = None)
         return
     # As the policy took it: nothing is expanded.
     path = os.path.abspath(address[len("file://") :] if "://" in address else address)
-    _check(path)
-    yield path
+    with _held(path, limits.policy) as held:
+        yield held
 
 
-def _check(path: str) -> None:
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise MediaError(ErrorType.IO, f"{path} is not a regular file")
-        with open(path, "rb") as stream:
+@contextmanager
+def _held(path: str, policy: Policy) -> Iterator[str]:
+    """A path to a local file, which is open; where there are roots, one that no change of a link leads out of them."""
+    with ExitStack() as stack:
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise MediaError(ErrorType.IO, f"{path} is not a regular file")
+            stream = stack.enter_context(open(path, "rb"))
             empty = not stream.read(1)
-    except FileNotFoundError as error:
-        raise MediaError(ErrorType.NOT_FOUND, f"{path} does not exist") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name.
-        raise MediaError(ErrorType.IO, f"{path} cannot be opened: {getattr(error, 'strerror', error)}") from error
-    if empty:
-        raise MediaError(ErrorType.EMPTY, f"{path} is empty (0 bytes)")
+        except FileNotFoundError as error:
+            raise MediaError(ErrorType.NOT_FOUND, f"{path} does not exist") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name.
+            raise MediaError(ErrorType.IO, f"{path} cannot be opened: {getattr(error, 'strerror', error)}") from error
+        if empty:
+            raise MediaError(ErrorType.EMPTY, f"{path} is empty (0 bytes)")
+        if not policy.roots or sys.platform != "linux":
+            yield path
+            return
+        held = f"/proc/self/fd/{stream.fileno()}"
+        if (refusal := policy.refusal(os.path.realpath(held))) is not None:
+            raise MediaError(ErrorType.REFUSED, f"{path} may not be read: {refusal}")
+        yield held
 
 
 @contextmanager
@@ -113,7 +123,7 @@ def _nameless_file() -> Iterator[tuple[IO[bytes], str]]:
 def _opened(address: str, limits: Limits) -> Iterator[Any]:
     try:
         web = address.startswith(("http://", "https://"))
-        with _open_http(address, limits) if web else _open(address) as source:
+        with _open_web(address, limits) if web else _open(address) as source:
             yield source
     except MediaError:
         raise
@@ -125,30 +135,16 @@ def _opened(address: str, limits: Limits) -> Iterator[Any]:
         raise MediaError(ErrorType.IO, message) from error
 
 
+def _open_web(address: str, limits: Limits) -> Any:
+    # Here, because a worker that reads local files never needs it.
+    from vemoclap_batch.media.web import open_web
+
+    return open_web(address, limits.policy, min(_HTTP_TIMEOUT_S, limits.fetch_timeout_s))
+
+
 def _open(address: str) -> Any:
-    # Here, because it imports pyarrow and fsspec, which a worker that reads local files never needs.
+    # Likewise: it imports pyarrow and fsspec.
     from vemoclap_batch.store.filesystem import resolve_object
 
     filesystem, path = resolve_object(address)
     return filesystem.open_input_stream(path)
-
-
-def _open_http(address: str, limits: Limits) -> Any:
-    """A web page's bytes, redirects followed as far as the policy lets them."""
-    import urllib.error
-    import urllib.request
-
-    policy, silence_s = limits.policy, min(_HTTP_TIMEOUT_S, limits.fetch_timeout_s)
-
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-            if (refusal := policy.refusal_of_redirect(req.full_url, newurl)) is not None:
-                raise MediaError(ErrorType.REFUSED, f"{address} may not be read: {refusal}")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    try:
-        return urllib.request.build_opener(Redirects).open(address, timeout=silence_s)
-    except urllib.error.HTTPError as error:
-        if error.code in {404, 410}:
-            raise FileNotFoundError(address) from error
-        raise

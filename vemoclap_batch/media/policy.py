@@ -69,6 +69,8 @@ class Policy:
         return None
 
 
+#: The prefix under which a network without IPv4 shows hosts that have nothing else (RFC 6052).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 #: In a program, whoever names an address is trusted; the commands have a setting.
 ANYWHERE = Policy(schemes=())
 
@@ -88,4 +90,16 @@ def is_public(host: str) -> bool:
         found = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except OSError:
         return False
-    return bool(found) and all(ipaddress.ip_address(str(address).partition("%")[0]).is_global for address in found)
+    return bool(found) and all(is_global(str(address)) for address in found)
+
+
+def is_global(address: str) -> bool:
+    """Whether an IP address is one of the public internet; one that stands for an IPv4 address is what that one is."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return found.is_global
+    carried = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
+    if found in _NAT64:
+        carried.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
+    stands_for = [each for each in carried if each is not None]
+    return all(each.is_global for each in stands_for) if stands_for else found.is_global

@@ -6,8 +6,10 @@ import os
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.failure import PASSWORD_REFUSED, RunBroken, without_password
+from vemoclap_batch.media.policy import ANYWHERE
 from vemoclap_batch.store.parquet import encoding
 from vemoclap_batch.store.patience import is_local, patiently, reason
 
@@ -44,10 +47,37 @@ def resolve(address: str) -> tuple[pafs.FileSystem, str]:
             return pafs.FileSystem.from_uri(uri)
     # A scheme that pyarrow does not know; fsspec knows more.
     try:
-        filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem, path = by_fsspec(address)
     except (ImportError, ValueError) as error:
         raise ConfigError([f"{address!r}: {error}"]) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def by_fsspec(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem that fsspec has for an address and the path on it; redirects on the web are looked at first.
+
+    Raises:
+        ImportError, ValueError: no installed package knows the address's scheme.
+        ConfigError: by the filesystem, when a redirect leads from another host into the inner network.
+    """
+    is_web = address.lower().startswith(("http://", "https://"))
+    options = {"client_kwargs": {"trace_configs": [_guarded_redirects()]}} if is_web else {}
+    return fsspec.core.url_to_fs(address, **options)
+
+
+@cache
+def _guarded_redirects() -> Any:
+    from aiohttp import TraceConfig
+
+    async def look(session: Any, context: Any, redirect: Any) -> None:
+        origin, headers = str(redirect.url), redirect.response.headers
+        target = urljoin(origin, headers.get("Location") or headers.get("URI") or "")
+        if (refusal := ANYWHERE.refusal_of_redirect(origin, target)) is not None:
+            raise ConfigError([f"{without_password(origin.partition('?')[0])!r} may not be read: {refusal}"])
+
+    guard = TraceConfig()
+    guard.on_request_redirect.append(look)
+    return guard
 
 
 def _uris(address: str) -> list[str]:
