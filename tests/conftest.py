@@ -12,6 +12,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # How long an example takes says more about the other process than about the code.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
+# Ray looks for new log files ten times a second, unless there are more than so many.
+os.environ["RAY_LOG_MONITOR_MANY_FILES_THRESHOLD"] = "10"
 # Ray's workers import tests.tiny, as the tests do.
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 

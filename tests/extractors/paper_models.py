@@ -30,6 +30,7 @@ from vemoclap_batch.extractors.catalog import Spec, resolve
 from vemoclap_batch.hub.library import HUB
 from vemoclap_batch.media.clip import Clip
 from vemoclap_batch.media.decode import decode
+from vemoclap_batch.media.sampling import Sampling
 
 WHISPER = "hf:Systran/faster-whisper-large-v3"
 BEATS = SMALL
@@ -41,6 +42,8 @@ WIDTHS = {
     "face_emotion": tiny_faces.WIDTH,
     "ocr_sentiment": ROBERTA_WIDTH,
 }
+#: Of each video: enough for all that is shown in them.
+FRAMES = 8
 #: Ids of AudioSet, and one that it does not have.
 EVENT_IDS = ["/m/09x0r", "/m/04rlf", "/m/01j3sz", "/m/0bt9lr", "/t/dd00013", "/g/122z_qxw", "/m/none"]
 _SIZE = (640, 400)
@@ -76,7 +79,8 @@ def _paper(top: Path) -> Paper:
     accept(models)
     specs = resolve(paper_config(models))
     extractors = {name: spec.cls(spec.settings, Resources(models=spec.models)) for name, spec in specs.items()}
-    clips = [decode(str(path), path.stem)[0] for path in sorted(videos.iterdir())]
+    sampling = Sampling(frames=FRAMES)
+    clips = [decode(str(path), path.stem, sampling=sampling)[0] for path in sorted(videos.iterdir())]
     results: dict[str, list[Result]] = {}
     for name, spec in specs.items():
         if spec.evidence:
@@ -100,13 +104,13 @@ def place(folder: Path, reference: str) -> Path:
 
 
 def overrides(models: Path) -> list[str]:
-    """What differs from the profile as it is shipped: widths, where the models are, and Whisper in float32.
+    """What differs from the profile as it is shipped: widths, frames, where the models are, and Whisper in float32.
 
     Rounded to int8, small random networks say something else.
     """
     widths = [f"extractors.{name}.width={width}" for name, width in WIDTHS.items()]
     whisper = ["extractors.asr.compute_type=float32", "extractors.asr.precision=null"]
-    return [*widths, *whisper, f"models_dir={json.dumps(str(models))}", "accelerator=cpu"]
+    return [*widths, *whisper, f"sampling.frames={FRAMES}", f"models_dir={json.dumps(str(models))}", "accelerator=cpu"]
 
 
 def paper_config(models: Path) -> Config:

@@ -28,8 +28,8 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_path(tmp_path_factory):
-    """Half a minute of pictures with one key frame: decoding it takes long enough to be interrupted."""
-    pictures = list(pattern(25, (640, 360))) * 30
+    """A minute of pictures with one key frame: decoding it takes long enough to be interrupted."""
+    pictures = list(pattern(25, (640, 360))) * 60
     options = {"preset": "ultrafast", "g": "10000", "bf": "0"}
     return str(
         make_clip(tmp_path_factory.mktemp("long") / "long.mp4", frames=pictures, fps=25, options=options, audio=False)
@@ -121,7 +121,7 @@ def test_a_hang_costs_one_video_and_the_time_limit(path):
 
 
 def test_a_video_that_takes_longer_than_the_time_limit_is_no_hang(path, long_path):
-    limit = 2.5
+    limit = 4.0
     with DecodeWorker(limits=Limits(timeout_s=limit)) as worker:
         worker.decode("v", path)
         done = threading.Event()

@@ -200,7 +200,8 @@ def hit(path, number):
                     return process
         return None
 
-    wait_for(owner).send_signal(number)
+    # Looking through all processes takes time that they could use.
+    wait_for(owner, every=0.1).send_signal(number)
 
 
 def test_decoders_that_hang_crash_and_are_killed(clips, profile, undisturbed, tmp_path, capsys):
