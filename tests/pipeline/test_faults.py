@@ -261,7 +261,7 @@ def mount(*arguments):
 
 def can_mount():
     with tempfile.TemporaryDirectory() as folder:
-        return mount("-t", "tmpfs", "tmpfs", folder) and not subprocess.call(["umount", folder])
+        return mount("-t", "tmpfs", "tmpfs", folder) and not subprocess.call(["umount", "--lazy", folder])
 
 
 @pytest.fixture
