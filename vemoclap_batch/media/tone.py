@@ -5,7 +5,8 @@ The steps, all on display light in nits (cd/m²) and in float32:
 1. The signal becomes light: BT.2100 table 5 (HLG with its OOTF, for a display of 1,000 nits) or table 4 (PQ).
 2. BT.2020 light becomes BT.709 light by the matrix of BT.2087; what is below 0 is cut off.
 3. Each component goes through the EETF of BT.2390 (section 5.4.1) from the frame's own peak to 203 nits, the
-   reference white of BT.2408. It leaves the dark and middle tones alone and bends the bright ones; white stays white.
+   reference white of BT.2408. It leaves the dark and middle tones alone and bends the bright ones: with a peak of
+   1,000 nits it begins at 90 nits, and 203, 400 and 1,000 nits become the codes 230, 250 and 255.
    A frame that holds nothing brighter than reference white passes unchanged, so SDR programmes that were put into
    an HDR one as BT.2408 says come back as they were.
 4. The light, of which 203 nits are full scale, is encoded with the inverse of BT.1886 (gamma 2.4).
