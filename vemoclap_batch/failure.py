@@ -11,12 +11,22 @@ MAX_MESSAGE = 2000
 
 
 class ErrorType(StrEnum):
-    """The kinds of failure that the ``errors`` table names."""
+    """The kinds of failure that the ``errors`` table names.
+
+    Of files that are no video: ``empty`` (0 bytes), ``incomplete`` (still being uploaded, recorded or downloaded),
+    ``web_page`` (an HTML page or a server's answer under the name of a video), ``playlist`` (it names other files),
+    ``no_streams`` (media, but with neither picture nor sound), ``encrypted`` and ``not_media`` (something else).
+    """
 
     NOT_FOUND = "not_found"
     REFUSED = "refused"
     IO = "io"
     EMPTY = "empty"
+    INCOMPLETE = "incomplete"
+    WEB_PAGE = "web_page"
+    PLAYLIST = "playlist"
+    NO_STREAMS = "no_streams"
+    ENCRYPTED = "encrypted"
     NOT_MEDIA = "not_media"
     UNDECODABLE = "undecodable"
     TIMEOUT = "timeout"

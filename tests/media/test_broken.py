@@ -34,7 +34,7 @@ def test_a_truncated_file_is_salvaged(tmp_path, decoder):
 def test_a_truncated_file_without_an_index_is_one_failure(tmp_path, failure_of):
     failure = failure_of(truncate(make_clip(tmp_path / "cut.mp4"), 0.9))
 
-    assert failure.error_type is ErrorType.UNDECODABLE
+    assert failure.error_type is ErrorType.INCOMPLETE
     assert "truncated" in failure.message
 
 
@@ -92,10 +92,10 @@ def test_text_named_mp4(tmp_path, failure_of):
     assert "notes.mp4 is not a video or sound file" in failure.message
 
 
-def test_subtitles_are_no_media(tmp_path, failure_of):
+def test_subtitles_have_neither_pictures_nor_sound(tmp_path, failure_of):
     (tmp_path / "s.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n\n")
 
-    assert failure_of(tmp_path / "s.srt").error_type is ErrorType.NOT_MEDIA
+    assert failure_of(tmp_path / "s.srt").error_type is ErrorType.NO_STREAMS
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ def test_what_names_other_files_opens_none(tmp_path, failure_of, name, text):
         os.mkfifo(tmp_path / part)
     (tmp_path / name).write_text(text)
 
-    assert failure_of(tmp_path / name).error_type is ErrorType.NOT_MEDIA
+    kind = ErrorType.NOT_MEDIA if name == "part.idx" else ErrorType.PLAYLIST
+    assert failure_of(tmp_path / name).error_type is kind
 
 
 def test_missing_and_unreadable(tmp_path, failure_of):

@@ -39,6 +39,9 @@ def test_evenly_spaced_frames_equal_a_sequential_decode(tmp_path, name, options,
     path = make_clip(tmp_path / name, frames=list(pattern(60, (96, 80))), **options)
     every = in_sequence(path)
     wanted = np.round(np.linspace(0, len(every) - 1, 16)).astype(int)
+    if "times" in options:  # By time, then: the frame at or before each moment.
+        times = np.array([time for _, time in every])
+        wanted = np.searchsorted(times, np.linspace(times[0], times[-1], 16) + 1e-6, side="right") - 1
 
     clip, info = decode(str(path), limits=Limits(decoder=decoder))
 

@@ -15,6 +15,7 @@ from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, des
 from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, load_class
 from vemoclap_batch.hub.library import MissingWeights, content_hash, locate
 from vemoclap_batch.hub.pinned import NotPinned, verify_pinned
+from vemoclap_batch.media.sampling import SAMPLING_VERSION
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _identity(
     if models:
         identity["models"] = {name: _content(path) for name, path in models.items()}
     if FRAMES in cls.inputs:
-        identity["sampling"] = config.sampling.model_dump(mode="json")
+        identity["sampling"] = {**config.sampling.model_dump(mode="json"), "version": SAMPLING_VERSION}
     if entry.input is not None:
         identity["input"] = earlier[entry.input].fingerprint
     if entry.evidence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from typing import IO
 
 import av
@@ -15,6 +16,15 @@ from vemoclap_batch.media.sampling import MAX_GAP_S, MAX_RATE, MIN_RATE
 
 #: Smaller steps between the time stamps of frames are rounding in the container, not silence.
 _TOLERANCE_S = 0.1
+#: Where the file says that a packet lasts so many times as long as its sound (or the inverse), its time stamps are
+#: extrapolated from a sampling rate that is no longer true.
+_WRONG_LENGTH = 1.5
+#: Channels cancel each other where their mean has less than this share of their power: a correlation below -0.96.
+_CANCELLED = 0.02
+#: Quieter sound (-60 dB of full scale) is no voice that could be lost.
+_AUDIBLE = 1e-6
+#: One channel has to be so much louder in power to be taken after another one.
+_LOUDER = 4.0
 
 
 class Sound:
@@ -62,7 +72,13 @@ class Track:
     """Collects the frames of one audio stream.
 
     Channels are averaged before resampling: a float downmix by libswresample would keep the power instead and come
-    out up to sqrt(2) louder. Silence is put where the time stamps have a gap, so that sound stays beside its picture.
+    out up to sqrt(2) louder. Where the channels are in opposite phase, so that their mean is next to nothing, the
+    louder one is taken. Silence is put where the time stamps have a gap, so that sound stays beside its picture.
+
+    Attributes:
+        warnings: what a user should know.
+        full: whether the track has its greatest length.
+        timed: whether the file's time stamps are those of its sound.
     """
 
     def __init__(self, origin_s: float, max_duration_s: float, in_memory_s: float) -> None:
@@ -75,29 +91,48 @@ class Track:
         """
         self.warnings: list[str] = []
         self.full = False
+        self.timed = True
         self._origin_s = origin_s
         self._max_samples = int(max_duration_s * SAMPLE_RATE)
         self._pcm = Sound(int(min(in_memory_s, max_duration_s) * SAMPLE_RATE))
-        self._waiting: list[np.ndarray] = []
+        self._waiting: list[np.ndarray] = []  # [channels, n] each
         self._waiting_samples = 0
-        self._rate = 0
+        self._rate = self._channels = 0
         self._resampler: AudioResampler | None = None
         self._next_s = 0.0
+        self._loudest = 0  # the channel that was last taken alone
 
-    def add(self, frame: av.AudioFrame) -> None:
-        """Append one decoded frame; ignored once the track is full."""
-        if self.full:
-            return
-        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
-            raise ValueError(f"a sampling rate of {frame.sample_rate} Hz")
-        mono = _mono(frame)
-        if frame.sample_rate != self._rate:
+    def add_all(self, frames: Sequence[av.AudioFrame], said_s: float) -> None:
+        """Append the frames of one packet; ignored once the track is full.
+
+        Args:
+            frames: decoded.
+            said_s: how long the file says that the packet lasts, 0 where it does not say.
+
+        Raises:
+            ValueError: a sampling rate that no recording has.
+        """
+        for frame in frames:
+            if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+                raise ValueError(f"a sampling rate of {frame.sample_rate} Hz")
+        decoded_s = sum(frame.samples / frame.sample_rate for frame in frames)
+        timed = not said_s or not decoded_s or 1 / _WRONG_LENGTH < decoded_s / said_s < _WRONG_LENGTH
+        # The first packet of many codecs gives less, as decoding has to settle.
+        self.timed = self.timed and (timed or self._next_s == 0)
+        for frame in frames:
+            if not self.full:
+                self._add(frame, timed)
+
+    def _add(self, frame: av.AudioFrame, timed: bool) -> None:
+        channels = _channels(frame)
+        if (frame.sample_rate, len(channels)) != (self._rate, self._channels):
             self._flush()
-            self._rate = frame.sample_rate
-        mono = self._place(frame, mono)
-        self._next_s += len(mono) / self._rate
-        self._waiting.append(mono)
-        self._waiting_samples += len(mono)
+            self._rate, self._channels = frame.sample_rate, len(channels)
+        if timed or self._next_s == 0:
+            channels = self._place(frame, channels)
+        self._next_s += channels.shape[1] / self._rate
+        self._waiting.append(channels)
+        self._waiting_samples += channels.shape[1]
         if self._waiting_samples >= self._rate:  # About a second at a time: per frame, calls would outweigh the work.
             self._resample()
 
@@ -106,10 +141,14 @@ class Track:
         self._flush()
         return self._pcm
 
-    def _place(self, frame: av.AudioFrame, mono: np.ndarray) -> np.ndarray:
-        """Fill a gap before a frame with silence, cut what lies before the origin; returns what is left of it."""
+    def _place(self, frame: av.AudioFrame, channels: np.ndarray) -> np.ndarray:
+        """Fill a gap before a frame with silence, cut what lies before the origin; returns what is left of it.
+
+        A frame that should have begun before the one before it ended comes after that one. The origin stays where it
+        is, so that the next step forward is no gap.
+        """
         if frame.time is None:
-            return mono
+            return channels
         gap = frame.time - self._origin_s - self._next_s
         if abs(gap) > MAX_GAP_S:
             self._warn("the time stamps of the sound jump; it is taken as continuous")
@@ -119,15 +158,13 @@ class Track:
             self._next_s += gap
             self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._pcm), 0), np.int16))
         elif gap < 0 and self._next_s == 0:
-            mono = mono[round(-gap * self._rate) :]
-        elif gap < -_TOLERANCE_S:
-            self._origin_s += gap
-        return mono
+            channels = channels[:, round(-gap * self._rate) :]
+        return channels
 
     def _resample(self) -> None:
         if not self._waiting_samples:
             return
-        block = np.concatenate(self._waiting)
+        block = self._mono(np.concatenate(self._waiting, axis=1))
         self._waiting, self._waiting_samples = [], 0
         if self._rate == SAMPLE_RATE:
             self._append(_quantised(block))
@@ -138,6 +175,21 @@ class Track:
         frame.sample_rate = self._rate
         for out in self._resampler.resample(frame):
             self._append(_quantised(out.to_ndarray()[0]))
+
+    def _mono(self, channels: np.ndarray) -> np.ndarray:
+        """Mean of the channels [channels, n], or the louder one where they cancel each other: float32 [n]."""
+        mean = channels.mean(axis=0, dtype=np.float64).astype(np.float32)
+        if len(channels) == 1 or not len(mean):
+            return mean
+        powers = np.einsum("cn,cn->c", channels, channels) / len(mean)
+        power = powers.mean()
+        if not power > _AUDIBLE or not np.vdot(mean, mean) / len(mean) < _CANCELLED * power:
+            return mean
+        self._warn("channels in opposite phase cancel each other: the louder one was taken there")
+        loudest = int(powers.argmax())
+        if powers[loudest] > _LOUDER * powers[min(self._loudest, len(powers) - 1)]:
+            self._loudest = loudest
+        return channels[min(self._loudest, len(powers) - 1)].astype(np.float32)
 
     def _flush(self) -> None:
         """Bring everything that waits, in here or in the resampler, into the track."""
@@ -159,17 +211,17 @@ class Track:
             self.warnings.append(message)
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """Mean of the channels: float32 [samples] with full scale 1."""
+def _channels(frame: av.AudioFrame) -> np.ndarray:
+    """The channels of a frame: float32 or float64 [channels, samples] with full scale 1."""
     samples = frame.to_ndarray()  # [channels, n] planar, [1, n * channels] packed
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mono = samples.mean(axis=0, dtype=np.float64 if samples.dtype.itemsize > 2 else np.float32)
-    if samples.dtype == np.uint8:
-        mono -= 128
-    if samples.dtype.kind in "iu":
-        mono /= 2.0 ** (samples.dtype.itemsize * 8 - 1)
-    return mono.astype(np.float32, copy=False)
+    if samples.dtype.kind == "f":
+        return samples
+    size = samples.dtype.itemsize
+    scaled: np.ndarray = samples.astype(np.float64 if size > 2 else np.float32)
+    middle = 128 if samples.dtype == np.uint8 else 0
+    return (scaled - middle) / scaled.dtype.type(2.0 ** (size * 8 - 1))
 
 
 def _quantised(samples: np.ndarray) -> np.ndarray:

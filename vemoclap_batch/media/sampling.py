@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from vemoclap_batch.media.policy import ANYWHERE, Policy
+from vemoclap_batch.media.windows import evenly_spaced
 
 #: A larger picture is taken for a broken header or a bomb; no camera writes one.
 MAX_PIXELS = 8192 * 8192
@@ -21,12 +24,18 @@ MAX_DURATION_S = 7 * 24 * 3600.0
 MIN_RATE, MAX_RATE = 1_000, 768_000
 
 
+#: Raised whenever the same sampling takes other frames than before; part of the visual extractors' fingerprints.
+SAMPLING_VERSION = 2
+#: Time stamps of a constant rate lie on an even grid, but for being rounded to units and milliseconds.
+_ROUNDING_S, _ROUNDING_UNITS = 1.5e-3, 1.5
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Which frames are taken.
 
     Attributes:
-        frames: how many, evenly spaced over the whole video; a shorter video gives all it has.
+        frames: how many, evenly spaced over the time of the whole video; a shorter video gives all it has.
         short_side: pixels; larger frames are scaled down to it, none is enlarged.
         every_s: a longer video gives more frames than that, one every so many seconds: what predictions for windows
             of a video need. None leaves it at ``frames``.
@@ -71,3 +80,38 @@ class Limits:
     threads: int = 1
     decoder: Literal["pyav", "decord"] = "pyav"
     policy: Policy = ANYWHERE
+
+
+def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
+    """The numbers of the frames that a sampling takes of a video: int64 [n], increasing.
+
+    The frames shown at ``frames`` equally spaced times from the first to the last frame; or at every multiple of
+    ``every_s``, if those are more. A picture that is shown at several of these times is taken once. With a constant
+    rate the first are ``evenly_spaced`` by number, which rounds to the nearest frame.
+
+    Args:
+        times: float64 [N], seconds, increasing: when each frame is shown.
+        unit_s: of the time stamps; half of it is what rounding costs.
+        sampling: what is wanted.
+    """
+    count = sampling.frames
+    if len(times) <= count or is_constant(times, unit_s):
+        found = evenly_spaced(len(times), count)
+    else:
+        found = _shown(times, np.linspace(0, times[-1] - times[0], count), unit_s)
+    if sampling.every_s is None or (more := int((times[-1] - times[0]) / sampling.every_s) + 1) <= count:
+        return found
+    shown = _shown(times, np.arange(more) * sampling.every_s, unit_s)
+    # Where one picture stands for long, many moments show the same.
+    return shown if len(shown) > len(found) else found
+
+
+def is_constant(times: np.ndarray, unit_s: float) -> bool:
+    """Whether the frames come at a constant rate: increasing times, float64 [N], N at least 2, in seconds."""
+    even = np.linspace(times[0], times[-1], len(times))
+    return bool(np.abs(times - even).max() <= max(_ROUNDING_S, _ROUNDING_UNITS * unit_s))
+
+
+def _shown(times: np.ndarray, moments: np.ndarray, unit_s: float) -> np.ndarray:
+    """The frames shown at some moments, counted from the first frame, each frame once."""
+    return np.unique(np.searchsorted(times - times[0], moments + unit_s / 2, side="right") - 1)

@@ -2,76 +2,35 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import av
 import numpy as np
 from av.stream import Disposition
 
 from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.media import matroska
 from vemoclap_batch.media.audio import Sound, Track
 from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.media.container import open_media
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
+from vemoclap_batch.media.pictures import Shape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
+from vemoclap_batch.media.timestamps import Timeline
+from vemoclap_batch.media.video_index import Packets, VideoIndex
 
+_MATROSKA = "matroska,webm"
 #: These have an index, and a length in their header that is measured, not estimated from the bit rate.
-_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-#: Formats that name other files, or look for them beside their own.
-_OF_OTHER_FILES = frozenset(
-    ["concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtsp", "sdp", "vobsub", "webm_dash_manifest"]
-)
-#: First bytes of media files, to tell a broken video from something that never was one.
-_SIGNATURES = {
-    (4, b"ftyp"): "an MP4 or MOV file",
-    (0, b"\x1a\x45\xdf\xa3"): "a Matroska or WebM file",
-    (8, b"AVI "): "an AVI file",
-    (8, b"WAVE"): "a WAV file",
-    (0, b"OggS"): "an Ogg file",
-    (0, b"FLV"): "an FLV file",
-    (0, b"\x30\x26\xb2\x75"): "a WMV or ASF file",
-}
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", _MATROSKA)
+#: AVFMT_TS_DISCONT, which PyAV has no name for.
+_MAY_JUMP = 0x0200
 #: What a file that ends too early lacks at least, in seconds; less is rounding in the header.
 _MISSING_S = 0.5
 _BEAT_EVERY = 256
 
 _Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
-
-
-class Key(NamedTuple):
-    """A packet from which decoding can start, in the stream's time base."""
-
-    pts: int
-    dts: int | None
-
-
-@dataclass
-class VideoIndex:
-    """Where the frames of the video stream are.
-
-    Attributes:
-        stream: its number in the file.
-        pts: int64 [N], sorted: the time stamp of each frame that a player shows, in the stream's time base.
-        keys: sorted by time stamp.
-        ordered: False where the container does not say when each frame is shown, so that only decoding all of them
-            in turn tells.
-        plain: whether the container has an index of its own and no frame that precedes a key frame follows it in the
-            file; less careful decoders than PyAV's seek to the wrong picture in others.
-    """
-
-    stream: int
-    codec: str
-    fps: float | None
-    seconds: float  # per unit of pts
-    start_s: float  # time stamp of the first frame, in seconds
-    pts: np.ndarray
-    keys: list[Key]
-    ordered: bool
-    plain: bool
 
 
 @dataclass
@@ -81,6 +40,7 @@ class Scan:
     Attributes:
         origin_s: the time stamp, in seconds, that counts as time 0 of the clip.
         pcm: the sound, mono, 16 kHz.
+        is_empty: whether the streams have no packet.
     """
 
     origin_s: float
@@ -88,46 +48,8 @@ class Scan:
     video: VideoIndex | None = None
     has_audio: bool = False
     pcm: Sound = field(default_factory=lambda: Sound(0))
+    is_empty: bool = False
     warnings: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def open_media(path: str) -> Iterator[av.container.InputContainer]:
-    """An open container; nothing but the file itself is opened.
-
-    Raises:
-        MediaError: NOT_MEDIA or UNDECODABLE, in words for a person.
-    """
-    options = {"protocol_whitelist": "file", "format_whitelist": _formats()}
-    try:
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except MemoryError:
-        raise
-    except av.FFmpegError as error:
-        raise _unreadable(path, error) from error
-    with container:
-        yield container
-
-
-@cache
-def _formats() -> str:
-    """All formats that are read from one file, as FFmpeg takes them."""
-    readable = set()
-    for name in av.formats_available:
-        with suppress(ValueError):  # It can only be written.
-            readable.add(av.ContainerFormat(name, "r").name)
-    return ",".join(sorted(readable - _OF_OTHER_FILES))
-
-
-def _unreadable(path: str, error: Exception) -> MediaError:
-    with open(path, "rb") as stream:
-        head = stream.read(16)
-    for (offset, mark), name in _SIGNATURES.items():
-        if head[offset : offset + len(mark)] == mark:
-            cause = f"{path} begins like {name}, but its index cannot be read: truncated or damaged"
-            return MediaError(ErrorType.UNDECODABLE, cause)
-    reason = getattr(error, "strerror", None) or str(error)
-    return MediaError(ErrorType.NOT_MEDIA, f"{path} is not a video or sound file ({reason})")
 
 
 def scan(path: str, *, want_audio: bool = True, limits: Limits | None = None, beat: Beat = no_beat) -> Scan:
@@ -136,15 +58,35 @@ def scan(path: str, *, want_audio: bool = True, limits: Limits | None = None, be
     Sound beyond one part's waits on disk.
 
     Raises:
-        MediaError: the file is no media file, or holds neither a video nor an audio stream.
+        MediaError: the file is no media file, holds neither a video nor an audio stream, or is encrypted.
     """
     with open_media(path) as container:
+        tracks = matroska.tracks(path) if container.format.name == _MATROSKA else []
         video, audio = _streams(container)
+        if any(track.is_encrypted for track in tracks):
+            raise encrypted(path)
         if video is None and audio is None:
-            raise MediaError(ErrorType.NOT_MEDIA, f"{path} holds neither video nor sound")
-        reader = _Reader(video, audio, want_audio, limits or Limits())
+            raise _nothing(path, container)
+        reader = _Reader(container, video, audio, want_audio, limits or Limits())
         reader.read(container, beat)
-        return reader.result(container)
+        if reader.encrypted:
+            raise encrypted(path)
+        return reader.result(container, tracks)
+
+
+def _nothing(path: str, container: av.container.InputContainer) -> MediaError:
+    """The failure of a file without a stream that could be decoded."""
+    if container.streams.video or container.streams.audio:
+        cause = f"nothing in {path} can be decoded: its streams are of a kind that no decoder here knows"
+        return MediaError(ErrorType.UNDECODABLE, cause)
+    cause = f"{path} holds neither pictures nor sound (subtitles or data alone): give a file that has one of them"
+    return MediaError(ErrorType.NO_STREAMS, cause)
+
+
+def encrypted(path: str) -> MediaError:
+    """The failure of an encrypted file."""
+    cause = f"{path} is encrypted (protected against copying) and cannot be decoded: give a copy without protection"
+    return MediaError(ErrorType.ENCRYPTED, cause)
 
 
 class _Reader:
@@ -152,6 +94,7 @@ class _Reader:
 
     def __init__(
         self,
+        container: av.container.InputContainer,
         video: av.VideoStream | None,
         audio: av.AudioStream | None,
         want_audio: bool,
@@ -163,11 +106,13 @@ class _Reader:
         if audio is not None and want_audio:
             self.track = Track(self.origin_s, limits.max_duration_s, limits.part_s)
         self.warnings: list[str] = []
-        self.pts = array("q")  # 8 bytes a frame: there are a million in nine hours.
-        self.keys: list[Key] = []
-        self.ordered = True
-        self.open_groups = False
-        self.end_s = self.origin_s
+        self.packets = Packets(video.codec_context.name if video is not None else "", container.format.name == "avi")
+        self._timeline = Timeline(bool(container.format.flags & _MAY_JUMP), audio is not None)
+        # Fractions are slow, and there are many packets.
+        self._seconds = {stream.index: float(stream.time_base or 0) for stream in (video, audio) if stream is not None}
+        self._has_palette = video is not None and video.codec_context.pix_fmt == "pal8"
+        self.encrypted = False
+        self._ends = dict.fromkeys(self._seconds, self.origin_s)
         self.audio_packets = 0
         self.bad_audio = 0
 
@@ -187,53 +132,61 @@ class _Reader:
             self.warnings.append(f"reading stopped early: {getattr(error, 'strerror', None) or error}")
 
     def _take(self, packet: av.Packet) -> None:
-        if packet.size:  # The last packet of each stream is empty: it flushes the decoder.
-            self._measure(packet)
+        # The last packet of each stream is empty: it flushes the decoder.
+        moved = self._moved(packet) if packet.size and not self._is_header(packet) else 0
+        if packet.is_keyframe and packet.has_sidedata("encryption_info"):
+            self.encrypted = True
         if packet.stream is self.video:
             if packet.size:
-                self._index(packet)
-        else:
-            self.audio_packets += bool(packet.size)
-            if self.track is not None and not self.track.full:
-                self._decode(packet, self.track)
+                self.packets.add(packet, moved)
+            return
+        self.audio_packets += bool(packet.size)
+        if self.track is not None and not self.track.full:
+            if moved and packet.pts is not None:
+                packet.pts += moved
+            self._decode(packet, self.track)
 
-    def _measure(self, packet: av.Packet) -> None:
+    def _is_header(self, packet: av.Packet) -> bool:
+        return packet.stream is self.video and self.packets.is_header(packet)
+
+    def _moved(self, packet: av.Packet) -> int:
+        """What a packet's time stamps are to be moved by, in its time base; its end is noted."""
         start = packet.pts if packet.pts is not None else packet.dts
         if start is None or packet.is_discard:
-            return
-        end_s = float((start + (packet.duration or 0)) * packet.time_base)
+            return 0
+        seconds = self._seconds[packet.stream_index]
+        decoded = packet.dts if packet.dts is not None else start
+        duration_s = (packet.duration or 0) * seconds
+        offset_s = self._timeline.offset_s(packet.stream_index, decoded * seconds, start * seconds, duration_s)
+        end_s = start * seconds + offset_s + duration_s
         if end_s - self.origin_s <= MAX_DURATION_S:
-            self.end_s = max(self.end_s, end_s)
-
-    def _index(self, packet: av.Packet) -> None:
-        assert self.video is not None
-        pts = packet.pts if packet.pts is not None else packet.dts
-        if pts is None:
-            self.ordered = False
-            pts = 0
-        if packet.is_keyframe:
-            self.keys.append(Key(pts, packet.dts))
-        elif self.keys and pts < self.keys[-1].pts:
-            self.open_groups = True
-        if not packet.is_discard and not _is_hidden(packet, self.video.codec_context.name):
-            self.pts.append(pts)
+            index = packet.stream_index
+            self._ends[index] = max(self._ends[index], end_s)
+        return round(offset_s / seconds) if offset_s else 0
 
     def _decode(self, packet: av.Packet, track: Track) -> None:
         try:
-            for frame in packet.decode():
-                track.add(frame)  # type: ignore[arg-type]
+            frames = packet.decode()
+            # The packet that flushes the decoder has no number of a stream.
+            said_s = (packet.duration or 0) * self._seconds[packet.stream.index]
+            track.add_all(frames, said_s)  # type: ignore[arg-type]
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError):
             # ValueError: a sample format or rate that PyAV or the track refuses.
             self.bad_audio += 1
 
-    def result(self, container: av.container.InputContainer) -> Scan:
+    def result(self, container: av.container.InputContainer, tracks: Sequence[matroska.Track]) -> Scan:
         """Sum the pass up."""
         pcm = self.track.finish() if self.track is not None else Sound(0)
-        found = Scan(self.origin_s, self.end_s - self.origin_s, self._video_index(container), pcm=pcm)
+        if self.audio is not None and self.track is not None and not self.track.timed:
+            self._ends[self.audio.index] = self.origin_s + len(pcm) / SAMPLE_RATE
+        duration_s = max(self._ends.values()) - self.origin_s
+        found = Scan(self.origin_s, duration_s, self._video_index(container, tracks), pcm=pcm)
         found.has_audio = len(pcm) > 0 if self.track is not None else self.audio_packets > 0
+        found.is_empty = not self.packets.stamps and not self.audio_packets
         found.warnings = self.warnings + (self.track.warnings if self.track is not None else [])
+        found.warnings += self._of_time()
         if self.bad_audio and not len(pcm):
             found.warnings.append("no packet of the audio stream could be decoded")
         elif self.bad_audio:
@@ -244,15 +197,29 @@ class _Reader:
         self._compare_length(container, found)
         return found
 
+    def _of_time(self) -> list[str]:
+        """What time stamps did that they should not."""
+        found = []
+        if restarts := self._timeline.restarts:
+            times = "once" if restarts == 1 else f"{restarts} times"
+            found.append(f"time starts again {times}, as in parts that were joined: they were taken as one video")
+        if jumps := self._timeline.jumps:
+            times = "once" if jumps == 1 else f"{jumps} times"
+            found.append(f"the time stamps jump {times}: time was taken as going on there")
+        return found
+
     def _compare_length(self, container: av.container.InputContainer, found: Scan) -> None:
         declared = (container.duration or 0) / av.time_base
-        if container.format.name not in _INDEXED or declared > MAX_DURATION_S:
+        if container.format.name not in _INDEXED or declared > MAX_DURATION_S or self._timeline.jumps:
             return
         if declared - found.duration_s > max(_MISSING_S, 0.01 * declared):
             found.warnings.append(f"the file seems truncated after {found.duration_s:.1f} of {declared:.1f} s")
 
-    def _video_index(self, container: av.container.InputContainer) -> VideoIndex | None:
-        if self.video is None or not self.pts:
+    def _video_index(
+        self, container: av.container.InputContainer, tracks: Sequence[matroska.Track]
+    ) -> VideoIndex | None:
+        packets = self.packets
+        if self.video is None or not packets.pts:
             if self.video is not None:
                 self.warnings.append("the video stream holds no frame")
             return None
@@ -261,21 +228,44 @@ class _Reader:
             self.warnings.append(f"the picture is left out: {codec.width}x{codec.height} pixels are more than allowed")
             return None
         # AVI has no time stamps of showing; what the demuxer makes up for reordered frames is wrong.
-        ordered = self.ordered and not (container.format.name == "avi" and codec.has_b_frames)
-        pts = np.sort(np.array(self.pts, np.int64))
-        seconds = float(self.video.time_base or 0)
-        start_s = float(pts[0]) * seconds if ordered else self.origin_s
+        ordered = packets.ordered and not (packets.in_avi and codec.has_b_frames)
+        joined = self._timeline.restarts + self._timeline.jumps > 0
+        if packets.packed:
+            self.warnings.append("the video may have packed B-frames: all of it was decoded in turn")
+        pts = np.sort(np.array(packets.pts, np.int64))
+        seconds = self._seconds[self.video.index]
         return VideoIndex(
             stream=self.video.index,
             codec=codec.codec.canonical_name,
             fps=_fps(self.video),
             seconds=seconds,
-            start_s=start_s,
+            start_s=float(pts[0]) * seconds if ordered else self.origin_s,
             pts=pts,
-            keys=sorted(self.keys, key=lambda key: key.pts),
+            stamps=np.array(packets.stamps, np.int64),
+            keys=sorted(packets.keys, key=lambda key: key.pts),
             ordered=ordered,
-            plain=container.format.name in _INDEXED and not self.open_groups,
+            seekable=ordered and not (joined or packets.packed or (self._has_palette and packets.palette)),
+            plain=container.format.name in _INDEXED and not packets.open_groups,
+            shape=_shape(container, self.video, tracks),
         )
+
+
+def _shape(
+    container: av.container.InputContainer, video: av.VideoStream, tracks: Sequence[matroska.Track]
+) -> Shape:  # fmt: skip
+    """What the container says of how the picture is shown."""
+    aspect = float(video.sample_aspect_ratio or 1)
+    crops = [track.crop for track in tracks if track.is_video]
+    place = [stream.index for stream in container.streams.video].index(video.index)
+    if place >= len(crops) or not any(crops[place]):
+        return Shape(aspect=aspect)
+    crop = crops[place]
+    width, height = video.codec_context.width, video.codec_context.height
+    seen_width, seen_height = width - crop.left - crop.right, height - crop.top - crop.bottom
+    # Who sets the crop often leaves the display size at that of the whole picture. FFmpeg reads this as if what is left
+    # was to be stretched over it.
+    stretched = seen_width > 0 and seen_height > 0 and abs(aspect * seen_width * height / (width * seen_height) - 1)
+    return Shape(crop, 1.0 if stretched < 0.001 else aspect)
 
 
 def _origin_s(video: av.VideoStream | None, audio: av.AudioStream | None) -> float:
@@ -303,11 +293,6 @@ def _streams(container: av.container.InputContainer) -> tuple[av.VideoStream | N
 def _default(streams: Sequence[_Stream]) -> _Stream | None:
     marked = [stream for stream in streams if stream.disposition & Disposition.default]
     return next(iter(marked or streams), None)
-
-
-def _is_hidden(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet holds a picture that is only there to predict others; VP8 stores those apart."""
-    return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
 
 
 def _fps(stream: av.VideoStream) -> float | None:

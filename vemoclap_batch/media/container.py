@@ -1,0 +1,147 @@
+"""Opening a media file, and what to say of one that does not open."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import IO
+
+import av
+
+from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.media.error import MediaError
+
+#: Formats that name other files, or look for them beside their own.
+_OF_OTHER_FILES = frozenset(
+    ["concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtsp", "sdp", "vobsub", "webm_dash_manifest"]
+)
+#: First bytes of media files, to tell a broken video from something that never was one.
+_SIGNATURES = {
+    (4, b"ftyp"): "an MP4 or MOV file",
+    (0, b"\x1a\x45\xdf\xa3"): "a Matroska or WebM file",
+    (8, b"AVI "): "an AVI file",
+    (8, b"WAVE"): "a WAV file",
+    (0, b"OggS"): "an Ogg file",
+    (0, b"FLV"): "an FLV file",
+    (0, b"\x30\x26\xb2\x75"): "a WMV or ASF file",
+}
+#: How much of a file is looked at to say what it is.
+_HEAD_BYTES = 65_536
+#: What an MP4 or MOV file may begin with.
+_FIRST_BOXES = frozenset([b"ftyp", b"wide", b"mdat", b"moov", b"free", b"skip"])
+_PLAYLIST = re.compile(
+    rb"#EXTM3U|ffconcat|\[playlist\]|\[reference\]|<asx|<smil|(<\?xml[^>]*>\s*)?<(MPD|playlist)", re.IGNORECASE
+)
+_WEB_PAGE = re.compile(rb"<!doctype html|<html|<head|<body|<\?xml|<!--|\{\s*\"", re.IGNORECASE)
+#: The objects of an ASF file that say how it is encrypted: their GUIDs as they are stored.
+_ASF_ENCRYPTION = (
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),
+)
+#: How much of the index of an MP4 file is searched for signs of encryption, and of a transport stream.
+_INDEX_BYTES = 16 * 2**20
+_STREAM_BYTES = 2**20
+_TS_PACKET = 188
+#: Boxes at the top of a file are few; a chain of more is no longer followed.
+_MAX_BOXES = 100_000
+
+
+@contextmanager
+def open_media(path: str) -> Iterator[av.container.InputContainer]:
+    """An open container; nothing but the file itself is opened.
+
+    Raises:
+        MediaError: in words for a person, of a type that says what kind of file it is.
+    """
+    options = {"protocol_whitelist": "file", "format_whitelist": _formats()}
+    try:
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise _unreadable(path, error) from error
+    with container:
+        yield container
+
+
+@cache
+def _formats() -> str:
+    """All formats that are read from one file, as FFmpeg takes them."""
+    readable = set()
+    for name in av.formats_available:
+        with suppress(ValueError):  # It can only be written.
+            readable.add(av.ContainerFormat(name, "r").name)
+    return ",".join(sorted(readable - _OF_OTHER_FILES))
+
+
+def _unreadable(path: str, error: Exception) -> MediaError:
+    """What a file is that does not open, and what to do about it."""
+    with open(path, "rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+        no_index = head[4:8] in _FIRST_BOXES and _find_box(stream, b"moov") is None
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if _PLAYLIST.match(text):
+        cause = f"{path} is a playlist, which only names other files: give those, or save the stream as one file"
+        return MediaError(ErrorType.PLAYLIST, cause)
+    if _WEB_PAGE.match(text):
+        cause = f"{path} is a web page or a server's answer, not a video: download the video itself again"
+        return MediaError(ErrorType.WEB_PAGE, cause)
+    if no_index:
+        cause = (
+            f"{path} is not complete: its index (moov) is missing. It is still being uploaded or recorded, or was "
+            f"truncated or damaged; give it again once it is whole"
+        )
+        return MediaError(ErrorType.INCOMPLETE, cause)
+    if not head.strip(b"\0"):
+        cause = f"{path} is not complete: it begins with zeros, as a download does whose content is still to come"
+        return MediaError(ErrorType.INCOMPLETE, cause)
+    for (offset, mark), name in _SIGNATURES.items():
+        if head[offset : offset + len(mark)] == mark:
+            cause = f"{path} begins like {name}, but its index cannot be read: truncated or damaged"
+            return MediaError(ErrorType.UNDECODABLE, cause)
+    reason = getattr(error, "strerror", None) or str(error)
+    return MediaError(ErrorType.NOT_MEDIA, f"{path} is not a video or sound file ({reason})")
+
+
+def is_encrypted(path: str) -> bool:
+    """Whether a file of which nothing can be decoded says that it is encrypted."""
+    with open(path, "rb") as stream:
+        head = stream.read(_STREAM_BYTES)
+        if head[4:8] in _FIRST_BOXES:
+            at = _find_box(stream, b"moov")
+            if at is None:
+                return False
+            stream.seek(at)
+            # Each protected track has a box of its protection scheme (ISO/IEC 14496-12, 8.12).
+            return b"sinf" in stream.read(_INDEX_BYTES)
+    return any(guid in head[:_HEAD_BYTES] for guid in _ASF_ENCRYPTION) or _is_scrambled(head)
+
+
+def _is_scrambled(head: bytes) -> bool:
+    """Whether most packets of a transport stream have a scrambled payload (ISO/IEC 13818-1, 2.4.3.3)."""
+    packets = [head[at : at + 4] for at in range(0, len(head) - _TS_PACKET, _TS_PACKET)]
+    if not packets or any(packet[0] != 0x47 for packet in packets):
+        return False
+    return sum(packet[3] >> 6 > 1 for packet in packets) > len(packets) / 2
+
+
+def _find_box(stream: IO[bytes], kind: bytes) -> int | None:
+    """Where the first box of a kind at the top of an MP4 or MOV file begins; None where there is none."""
+    at = 0
+    for _ in range(_MAX_BOXES):
+        stream.seek(at)
+        head = stream.read(16)
+        if len(head) < 8:
+            return None
+        size, found = struct.unpack_from(">I4s", head)
+        if found == kind:
+            return at
+        if size == 1 and len(head) == 16:
+            size = struct.unpack_from(">Q", head, 8)[0]
+        if size < 8:  # 0: up to the end of the file
+            return None
+        at += size
+    return None

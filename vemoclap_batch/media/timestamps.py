@@ -1,0 +1,85 @@
+"""Time stamps that start again or jump become one time line that goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vemoclap_batch.media.sampling import MAX_GAP_S
+
+#: A step back by more than this is a new start; a smaller one is the order of decoding, or rounding.
+BACK_S = 1.0
+#: In formats whose time stamps may jump (transport streams, Ogg), a longer step forward is such a jump. The ffmpeg
+#: program has the same limit (``-dts_delta_threshold``).
+JUMP_S = 10.0
+#: In others, while pictures alone are there: a still one may stand for long.
+STILL_S = 3600.0
+
+
+@dataclass
+class _Stream:
+    """Where one stream is: when its next packet is expected, and by which of the offsets its packets are placed."""
+
+    expected_s: float
+    offset: int
+
+
+class Timeline:
+    """Places the packets of one file on one time line.
+
+    A file may hold parts that were joined as they are (``cat``, a recorder that started again, adverts in a live
+    stream): time starts again, or jumps, in all streams at about the same place of the file, but not at the same
+    packet. All that follows is moved by one offset, so that it goes on where the longest stream had ended.
+
+    Attributes:
+        restarts: how often time went back.
+        jumps: how often it jumped forward.
+        end_s: the latest end of a packet that was placed, in seconds.
+    """
+
+    def __init__(self, may_jump: bool, has_audio: bool = True) -> None:
+        """Start a time line.
+
+        Args:
+            may_jump: whether the format lets time stamps jump.
+            has_audio: whether there is sound, which has no long pauses.
+        """
+        self._limit_s = JUMP_S if may_jump else MAX_GAP_S if has_audio else STILL_S
+        self._offsets = [0.0]
+        self._streams: dict[int, _Stream] = {}
+        self.restarts = self.jumps = 0
+        self.end_s = float("-inf")
+
+    def offset_s(self, stream: int, dts_s: float, start_s: float, duration_s: float) -> float:
+        """What a packet's time stamps are to be moved by, in seconds; packets come in the order of the file.
+
+        Args:
+            stream: which stream it belongs to.
+            dts_s: its time stamp in the order of decoding (of showing, where there is no other).
+            start_s: when it is shown.
+            duration_s: for how long; 0 where the file does not say.
+        """
+        state = self._streams.get(stream)
+        if state is None:
+            state = self._streams[stream] = _Stream(dts_s + self._offsets[-1], len(self._offsets) - 1)
+        step = dts_s + self._offsets[state.offset] - state.expected_s
+        if not -BACK_S <= step <= self._limit_s:
+            state.offset = self._which_offset(state, dts_s, start_s)
+        offset = self._offsets[state.offset]
+        state.expected_s = dts_s + offset + duration_s
+        self.end_s = max(self.end_s, start_s + offset + duration_s)
+        return offset
+
+    def _which_offset(self, state: _Stream, dts_s: float, start_s: float) -> int:
+        """The number of the offset that fits best, a new one where none fits."""
+        known = range(state.offset, len(self._offsets))
+        # Another stream may have come to the new part before this one.
+        best = min(known, key=lambda number: abs(dts_s + self._offsets[number] - state.expected_s))
+        step = dts_s + self._offsets[best] - state.expected_s
+        # While another stream goes on, a step forward is a pause of this one.
+        ahead = step > self._limit_s and dts_s + self._offsets[best] - self.end_s > self._limit_s
+        if step >= -BACK_S and not ahead:
+            return best
+        self.jumps += ahead
+        self.restarts += not ahead
+        self._offsets.append(self.end_s - start_s)
+        return len(self._offsets) - 1

@@ -1,0 +1,111 @@
+"""Where the frames of a video stream are, as one pass over its packets found."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from vemoclap_batch.media.pictures import AS_STORED, Shape
+
+#: A packet of MPEG-4 video so small holds no picture: it says that the last one stays, or stands for a B-frame that was
+#: packed into the packet before.
+_PLACE_HOLDER_BYTES = 19
+#: For a file that gives neither times nor a rate.
+FPS = 25.0
+
+
+class Key(NamedTuple):
+    """A packet from which decoding can start, in the stream's time base."""
+
+    pts: int
+    dts: int | None
+
+
+@dataclass
+class VideoIndex:
+    """Where the frames of the video stream are.
+
+    Attributes:
+        stream: its number in the file.
+        seconds: length of a unit of the time stamps.
+        start_s: time stamp of the first frame, in seconds.
+        pts: int64 [N], sorted: the time stamp of each frame that a player shows, on one time line.
+        stamps: int64 [M]: the time stamp of each packet in the order of the file, on the same time line.
+        keys: sorted by time stamp.
+        ordered: False where the container does not say when each frame is shown, so that only decoding all of them
+            in turn tells.
+        seekable: False where decoding that starts at a key frame gives wrong or broken pictures: where time starts
+            again, where a palette came with the first packet, where B-frames are packed, and where not ordered.
+        plain: whether the container has an index of its own and no frame that precedes a key frame follows it in the
+            file; less careful decoders than PyAV's seek to the wrong picture in others.
+        shape: how the container wants the stored picture to be shown.
+    """
+
+    stream: int
+    codec: str
+    fps: float | None
+    seconds: float
+    start_s: float
+    pts: np.ndarray
+    stamps: np.ndarray
+    keys: list[Key]
+    ordered: bool = True
+    seekable: bool = True
+    plain: bool = True
+    shape: Shape = AS_STORED
+
+    @property
+    def times(self) -> np.ndarray:
+        """When each frame is shown, in seconds from the first: float64 [N]; by the frame rate if not ordered."""
+        if not self.ordered:
+            return np.arange(len(self.pts)) / (self.fps or FPS)
+        return (self.pts - self.pts[0]) * self.seconds
+
+
+@dataclass
+class Packets:
+    """Collects the packets of a video stream."""
+
+    codec: str
+    in_avi: bool
+    pts: array = field(default_factory=lambda: array("q"))  # 8 bytes a frame: there are a million in nine hours.
+    stamps: array = field(default_factory=lambda: array("q"))
+    keys: list[Key] = field(default_factory=list)
+    ordered: bool = True
+    open_groups: bool = False
+    palette: bool = False
+    place_holders: int = 0
+
+    def add(self, packet: av.Packet, moved: int) -> None:
+        """Note one packet that is not empty; ``moved`` is what its time stamps are moved by, in its time base."""
+        pts = packet.pts if packet.pts is not None else packet.dts
+        if pts is None:
+            self.ordered = False
+            pts = 0
+        self.stamps.append(pts + moved)
+        if self.codec == "mpeg4":
+            self.place_holders += packet.size <= _PLACE_HOLDER_BYTES
+        if packet.is_keyframe:
+            self.keys.append(Key(pts, packet.dts))
+            self.palette = self.palette or packet.has_sidedata("palette")
+        elif self.keys and pts < self.keys[-1].pts:
+            self.open_groups = True
+        if not packet.is_discard and not self.is_header(packet) and not self._is_hidden(packet):
+            self.pts.append(pts + moved)
+
+    @property
+    def packed(self) -> bool:
+        """Whether B-frames may be packed; AVI, for which that was made, is decoded in turn anyway."""
+        return bool(self.place_holders) and not self.in_avi
+
+    def is_header(self, packet: av.Packet) -> bool:
+        """Whether a packet describes what follows, as Theora's do where one part is chained to another."""
+        return self.codec == "theora" and bool(memoryview(packet)[0] & 0x80)
+
+    def _is_hidden(self, packet: av.Packet) -> bool:
+        """Whether a packet holds a picture that is only there to predict others; VP8 stores those apart."""
+        return self.codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
