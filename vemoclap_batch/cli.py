@@ -37,6 +37,7 @@ from vemoclap_batch.cli_common import (
     default_checkpoint,
     existing_store,
     exit_statuses,
+    left_out,
     over_windows,
     preferred_fingerprints,
     window_of,
@@ -100,8 +101,7 @@ def _run(
 
     manifest = read_sources(source, config.sources.policy)
     if manifest.ignored:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in manifest.ignored.most_common(5))
-        print(f"ignored {manifest.ignored.total()} files that are no videos ({kinds})", file=sys.stderr)
+        print(left_out(manifest.ignored), file=sys.stderr)
     with telling_the_end(as_json):
         done = run(
             manifest.rows, out, config, classifier, wait=not no_wait, address=address, verbose=verbose, window=window
@@ -235,7 +235,7 @@ def manifest(
         raise ConfigError([f"{name}: only with manifest ekman6 DIR" for name in given])
     found = read_sources(source, load_config("lite").sources.policy)
     write_manifest(found, out)
-    print(f"{found.rows.num_rows} videos written to {out}; {found.ignored.total()} other files ignored")
+    print(f"{found.rows.num_rows} videos written to {out}; {left_out(found.ignored)}")
 
 
 @app.command()

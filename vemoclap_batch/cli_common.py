@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -16,6 +17,8 @@ from vemoclap_batch.config import Config, ConfigError, load_config
 from vemoclap_batch.failure import RunBroken, RunEnded
 from vemoclap_batch.store.lock import Busy
 
+#: Suffixes that are named one by one.
+_KINDS_SHOWN = 10
 DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 143
 
 Sources = Annotated[
@@ -201,3 +204,13 @@ def _say_last(error: RunEnded) -> None:
     sys.stderr.flush()
     if error.last_words:
         print(error.last_words)
+
+
+def left_out(ignored: Counter[str]) -> str:
+    """How many files of the sources were left out, by suffix: ``left out 5 files: 3 .txt, 2 .srt``."""
+    if not ignored:
+        return "left out no file"
+    kinds = [f"{count} {kind}" for kind, count in ignored.most_common(_KINDS_SHOWN)]
+    rest = ignored.total() - sum(count for _, count in ignored.most_common(_KINDS_SHOWN))
+    kinds += [f"{rest} of {len(ignored) - _KINDS_SHOWN} other kinds"] * bool(rest)
+    return f"left out {ignored.total()} file{'s' * (ignored.total() > 1)}: {', '.join(kinds)}"

@@ -64,7 +64,7 @@ class Decode(_Settings):
     part_s: float = Field(120, ge=1, description="seconds of sound in a part, at most; ASR is cut there")
     part_frames: int = Field(16, ge=1, description="frames in a part, at most")
     decoder: Literal["decord", "pyav"] = Field(
-        "decord", description="reads the frames; PyAV steps in where decord cannot"
+        "pyav", description="reads the frames; only PyAV tells when one is damaged, and steps in where decord cannot"
     )
     actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
     cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)

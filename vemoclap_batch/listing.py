@@ -19,10 +19,19 @@ from vemoclap_batch.store.patience import Unreachable, patiently
 
 T = TypeVar("T")
 
-#: What a folder or a prefix is searched for.
+#: What a folder or a prefix is searched for: what FFmpeg reads and people have. Still pictures, and suffixes that files
+#: of other kinds have as well (``.dat``, ``.bin``), have to be named.
 MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .ts .mts .m2ts .3gp .ogv .gif "
-    ".wav .mp3 .m4a .aac .flac .ogg .opus".split()
+    (
+        # video
+        ".mp4 .m4v .mov .qt .mj2 .ismv .mkv .mk3d .webm .avi .divx .amv .flv .f4v .kux .wmv .asf .wtv .dvr-ms "
+        ".mpg .mpeg .mpe .m1v .m2v .mpv .vob .evo .vro .mod .tod .ts .mts .m2ts .m2t .trp .tp .ty "
+        ".3gp .3gpp .3g2 .3gp2 .ogv .ogm .ogx .rm .rmvb .mxf .gxf .dv .dif .dav .nut .nsv .y4m .ivf .gif "
+        ".mjpg .mjpeg .h261 .h264 .264 .h265 .265 .hevc .avc .vc1 .obu .bik .smk .fli .flc "
+        # sound
+        ".wav .w64 .rf64 .mp3 .mp2 .mpa .m2a .m4a .m4b .isma .3ga .aac .ac3 .eac3 .ec3 .dts .mlp .thd .flac .ogg .oga "
+        ".opus .spx .mka .weba .wma .amr .awb .aif .aiff .aifc .au .snd .caf .ape .wv .tta .mpc .ra .voc .dss"
+    ).split()
 )
 #: Content key of an address whose store tells nothing about its content without a request per object.
 UNKNOWN_CONTENT = "unknown"
@@ -92,7 +101,7 @@ def is_media(path: str, ignored: Counter[str]) -> bool:
         return False
     if suffix in MEDIA_SUFFIXES and not hidden:
         return True
-    ignored[suffix or posixpath.basename(path)] += 1
+    ignored["(hidden)" if hidden else suffix or posixpath.basename(path)] += 1
     return False
 
 

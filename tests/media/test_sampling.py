@@ -47,7 +47,9 @@ def test_frames_are_evenly_spaced_over_time(steps, first, unit, frames):
     moments = np.linspace(times[0], times[-1], frames)
     # The last frame at or before each moment: none lies between the two.
     shown = {max(np.flatnonzero(times <= moment + unit / 2)) for moment in moments}
-    assert found.tolist() == sorted(shown)
+    assert shown <= set(found.tolist())
+    assert len(found) == frames
+    assert (np.diff(found) > 0).all()
 
 
 @pytest.mark.parametrize("fps", [23.976, 25, 29.97, 59.94])
@@ -64,5 +66,6 @@ def test_a_slide_show_that_ends_in_a_film():
     found = chosen(times, 1 / 12_800, Sampling(16))
     assert len(found) == 16
     assert (times[found] < 30).sum() == 12
-    # Where one picture stands for long it is taken once.
-    assert chosen(np.array([0.0, 1, 2, 60, *(60.5 + np.arange(20) / 20)]), 0.001, Sampling(8)).tolist() == [0, 2, 23]
+    # Where one picture stands for long it is taken once, and others fill up.
+    slides = np.array([0.0, 1, 2, 60, *(60.5 + np.arange(20) / 20)])
+    assert chosen(slides, 0.001, Sampling(8)).tolist() == [0, 1, 2, 7, 12, 17, 22, 23]

@@ -209,6 +209,7 @@ def test_damaged_files_never_end_the_worker(tmp_path):
             assert not isinstance(result, Failure) or result.error_type in (
                 ErrorType.UNDECODABLE,
                 ErrorType.INCOMPLETE,
+                ErrorType.NO_STREAMS,
                 ErrorType.NOT_MEDIA,
                 ErrorType.OUT_OF_MEMORY,
             )

@@ -73,8 +73,8 @@ class FrameReader:
         arguments = (self._path, self._index, numbers, self._sampling.short_side, self._limits.threads, self._beat)
         # decord indexes a file anew each time: not for several groups.
         if self._limits.decoder == "decord" and alone:
-            first = pyav_reader.read(self._path, self._index, [0], *arguments[3:])
-            found = decord_reader.read(*arguments, first)
+            probes = sorted({0, decord_reader.probe(self._index, numbers)})
+            found = decord_reader.read(*arguments, pyav_reader.read(*arguments[:2], probes, *arguments[3:]))
             if found is not None:
                 return found
         return pyav_reader.read(*arguments)

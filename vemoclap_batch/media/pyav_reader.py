@@ -15,8 +15,8 @@ from vemoclap_batch.media.picture_decoder import PictureDecoder
 from vemoclap_batch.media.pictures import Pictures
 from vemoclap_batch.media.video_index import Key, VideoIndex
 
-#: What a frame may be that is decoded without any other; some simple decoders do not tell.
-_INTRA = frozenset([PictureType.I, PictureType.SI, PictureType.BI, PictureType.NONE])
+#: What a frame may be that is decoded without any other.
+_INTRA = frozenset([PictureType.I, PictureType.SI, PictureType.BI])
 
 
 def read(path: str, index: VideoIndex, numbers: list[int], short_side: int, threads: int, beat: Beat) -> Pictures:
@@ -31,30 +31,33 @@ def read(path: str, index: VideoIndex, numbers: list[int], short_side: int, thre
         key_pts = [key.pts for key in index.keys]
         for place, group in groupby(wanted, key=lambda item: bisect_right(key_pts, item[0]) - 1):
             key = index.keys[place] if place >= 0 else None
-            _read_group(decoder, key, dict(group), int(index.pts[0]))
+            _read_group(decoder, key, dict(group), index)
     return decoder.pictures
 
 
-def _read_group(decoder: PictureDecoder, key: Key | None, wanted: dict[int, int], start: int) -> None:
+def _read_group(decoder: PictureDecoder, key: Key | None, wanted: dict[int, int], index: VideoIndex) -> None:
     """Decode the wanted frames (time stamp → number) that depend on one key frame."""
     waiting = set(wanted)
-    for packet in _from_key(decoder, key, start):
+    # Decoding from the first frame on is right whatever it is called.
+    sought = key if key is not None and key != index.keys[0] else None
+    for packet in _from_key(decoder, key, int(index.pts[0])):
         # Nothing is predicted from the pictures this leaves out, so the wanted one comes out the same.
         decoder.codec.skip_frame = "DEFAULT" if packet.pts in waiting else "NONREF"
-        _keep_wanted(decoder, decoder.decode(packet), wanted, key)
+        _keep_wanted(decoder, decoder.decode(packet), wanted, sought)
         waiting.discard(packet.pts)
         if not waiting or _is_after(packet, max(wanted)):
             break
-    _keep_wanted(decoder, decoder.decode(None), wanted, key)
+    _keep_wanted(decoder, decoder.decode(None), wanted, sought)
 
 
 def _keep_wanted(
-    decoder: PictureDecoder, frames: Iterable[av.VideoFrame], wanted: dict[int, int], key: Key | None
+    decoder: PictureDecoder, frames: Iterable[av.VideoFrame], wanted: dict[int, int], sought: Key | None
 ) -> None:
     for frame in frames:
         pts = frame.pts if frame.pts is not None else frame.dts
-        if key is not None and pts == key.pts and not frame.key_frame and frame.pict_type not in _INTRA:
-            # The container calls a packet a key frame that is none: all that follows may be built on grey.
+        if sought is not None and pts == sought.pts and not frame.key_frame and frame.pict_type not in _INTRA:
+            # The container calls a packet a key frame that is none, or the decoder does not tell: all that follows may
+            # be built on grey.
             decoder.pictures.doubtful = True
         number = wanted.get(pts)  # type: ignore[arg-type]
         if number is not None and not frame.is_corrupt:

@@ -63,8 +63,8 @@ class Limits:
         part_frames: frames in one of several parts, at most.
         threads: of the video decoder. One, because the pipeline runs a worker per core.
         decoder: what reads the frames. Both give the same pixels (of more than 8 bits, the same but for how chroma is
-            interpolated); PyAV skips the pictures that no wanted one depends
-            on and takes about half of decord's time. PyAV steps in where decord is absent or fails.
+            interpolated); PyAV skips the pictures that no wanted one depends on and takes about half of decord's time.
+            decord does not tell when a frame is damaged; PyAV steps in where it is absent, fails or differs from PyAV.
         policy: which addresses may be read.
     """
 
@@ -86,8 +86,9 @@ def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
     """The numbers of the frames that a sampling takes of a video: int64 [n], increasing.
 
     The frames shown at ``frames`` equally spaced times from the first to the last frame; or at every multiple of
-    ``every_s``, if those are more. A picture that is shown at several of these times is taken once. With a constant
-    rate the first are ``evenly_spaced`` by number, which rounds to the nearest frame.
+    ``every_s``, if those are more. A picture that is shown at several of these times is taken once; ``frames`` are
+    filled up evenly from the others. With a constant rate they are ``evenly_spaced`` by number, which rounds to the
+    nearest frame.
 
     Args:
         times: float64 [N], seconds, increasing: when each frame is shown.
@@ -98,7 +99,7 @@ def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
     if len(times) <= count or is_constant(times, unit_s):
         found = evenly_spaced(len(times), count)
     else:
-        found = _shown(times, np.linspace(0, times[-1] - times[0], count), unit_s)
+        found = _filled(_shown(times, np.linspace(0, times[-1] - times[0], count), unit_s), len(times), count)
     if sampling.every_s is None or (more := int((times[-1] - times[0]) / sampling.every_s) + 1) <= count:
         return found
     shown = _shown(times, np.arange(more) * sampling.every_s, unit_s)
@@ -115,3 +116,9 @@ def is_constant(times: np.ndarray, unit_s: float) -> bool:
 def _shown(times: np.ndarray, moments: np.ndarray, unit_s: float) -> np.ndarray:
     """The frames shown at some moments, counted from the first frame, each frame once."""
     return np.unique(np.searchsorted(times - times[0], moments + unit_s / 2, side="right") - 1)
+
+
+def _filled(numbers: np.ndarray, total: int, count: int) -> np.ndarray:
+    """So many numbers below ``total``: those given, and evenly spaced ones of the others."""
+    others = np.setdiff1d(np.arange(total), numbers, assume_unique=True)
+    return np.sort(np.concatenate([numbers, others[evenly_spaced(len(others), count - len(numbers))]]))

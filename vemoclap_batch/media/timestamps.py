@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vemoclap_batch.media.sampling import MAX_GAP_S
 
 #: A step back by more than this is a new start; a smaller one is the order of decoding, or rounding.
-BACK_S = 1.0
+BACK_S = 0.7
 #: In formats whose time stamps may jump (transport streams, Ogg), a longer step forward is such a jump. The ffmpeg
 #: program has the same limit (``-dts_delta_threshold``).
 JUMP_S = 10.0
@@ -60,9 +60,13 @@ class Timeline:
         """
         state = self._streams.get(stream)
         if state is None:
-            state = self._streams[stream] = _Stream(dts_s + self._offsets[-1], len(self._offsets) - 1)
+            # Whichever part it belongs to, it is near what else lies there.
+            state = self._streams[stream] = _Stream(max(self.end_s, dts_s), 0)
+            state.offset = self._nearest(state, dts_s)
+            state.expected_s = dts_s + self._offsets[state.offset]
         step = dts_s + self._offsets[state.offset] - state.expected_s
-        if not -BACK_S <= step <= self._limit_s:
+        # Another stream may have come to a new part before this one.
+        if state.offset + 1 < len(self._offsets) or not -BACK_S <= step <= self._limit_s:
             state.offset = self._which_offset(state, dts_s, start_s)
         offset = self._offsets[state.offset]
         state.expected_s = dts_s + offset + duration_s
@@ -71,9 +75,7 @@ class Timeline:
 
     def _which_offset(self, state: _Stream, dts_s: float, start_s: float) -> int:
         """The number of the offset that fits best, a new one where none fits."""
-        known = range(state.offset, len(self._offsets))
-        # Another stream may have come to the new part before this one.
-        best = min(known, key=lambda number: abs(dts_s + self._offsets[number] - state.expected_s))
+        best = self._nearest(state, dts_s)
         step = dts_s + self._offsets[best] - state.expected_s
         # While another stream goes on, a step forward is a pause of this one.
         ahead = step > self._limit_s and dts_s + self._offsets[best] - self.end_s > self._limit_s
@@ -83,3 +85,8 @@ class Timeline:
         self.restarts += not ahead
         self._offsets.append(self.end_s - start_s)
         return len(self._offsets) - 1
+
+    def _nearest(self, state: _Stream, dts_s: float) -> int:
+        """The number of the known offset, of the stream's own and later ones, that puts a packet where it should be."""
+        known = range(state.offset, len(self._offsets))
+        return min(known, key=lambda number: abs(dts_s + self._offsets[number] - state.expected_s))
