@@ -10,6 +10,8 @@ from moto.moto_api._internal import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from tests.ports import shared
+
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "nobody-else-may-know",
@@ -24,12 +26,17 @@ class _Silent(WSGIRequestHandler):
 
 
 class Server:
-    """The server, empty at first; what is stored lives until another is made in this process."""
+    """The server, empty at first; what is stored lives until another is made in this process.
+
+    Its port stays its own from the first start to :meth:`close`: while it is stopped, connections are refused there,
+    and no other process is given it.
+    """
 
     def __init__(self, around: Callable[[Any], Any] = lambda app: app) -> None:
         moto_api_backend.reset()
         self._app = around(_one_at_a_time(DomainDispatcherApplication(create_backend_app)))
-        self.port = 0
+        self._reserved = shared()
+        self.port = self._reserved.getsockname()[1]
         self.start()
 
     @property
@@ -37,8 +44,12 @@ class Server:
         return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
 
     def start(self) -> None:
-        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True, request_handler=_Silent)
-        self.port = self._server.server_port
+        with shared(self.port) as listening:
+            listening.listen(128)
+            # The server takes a copy.
+            self._server = make_server(
+                "127.0.0.1", self.port, self._app, threaded=True, request_handler=_Silent, fd=listening.fileno()
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -46,6 +57,11 @@ class Server:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._reserved.close()
 
 
 def _one_at_a_time(app: Any) -> Any:

@@ -25,7 +25,7 @@ def bucket(monkeypatch):
     client = boto3.client("s3")
     client.create_bucket(Bucket="videos")
     yield client
-    server.stop()
+    server.close()
 
 
 #: The command once for each line of input; its Ray workers have the credentials too, as ray job submit does it.

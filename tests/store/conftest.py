@@ -11,7 +11,7 @@ from tests.s3 import Server, without_conditions
 def s3_server():
     server = Server()
     yield server
-    server.stop()
+    server.close()
 
 
 @contextlib.contextmanager
@@ -36,4 +36,4 @@ def older_s3_out(monkeypatch):
     server = Server(without_conditions)
     with bucket_on(server, monkeypatch) as out:
         yield out
-    server.stop()
+    server.close()

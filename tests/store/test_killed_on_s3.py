@@ -67,7 +67,7 @@ def out(killer, monkeypatch):
     server = Server(killer)
     with bucket_on(server, monkeypatch) as found:
         yield found
-    server.stop()
+    server.close()
 
 
 def plain(store):
