@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +12,10 @@ import numpy as np
 import pytest
 
 from tests.clips import make_clip, sine
+from tests.commands import dying
 from vemoclap_batch.config import LABELS
+
+pytestmark = pytest.mark.numeric
 
 ROOT = Path(__file__).parents[2]
 PER_CLASS = 6
@@ -63,31 +65,20 @@ def words(mini, address):
     ]  # fmt: skip
 
 
-def start(mini, address):
-    command = [sys.executable, *words(mini, address)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1])
+def run(command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture(scope="module")
 def done(mini, address):
     """The report of a run that was killed between two trainings and started again."""
-    process = start(mini, address)
-    models = mini / "out" / "ekman6" / "models"
-    end = time.monotonic() + 200
-    while not (models / "as-given" / "seed-1" / "model.json").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed = run(dying("/models/as-given/seed-2/", 1, *words(mini, address)))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (mini / "out" / "ekman6" / "models" / "as-given" / "seed-1" / "model.json").exists()
     assert not (mini / "out" / "ekman6" / "report.json").exists()
-    return finish(start(mini, address))
+    whole = run([sys.executable, *words(mini, address)])
+    assert whole.returncode == 0, whole.stderr
+    return json.loads(whole.stdout.splitlines()[-1])
 
 
 def files(mini):

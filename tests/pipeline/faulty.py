@@ -87,9 +87,32 @@ extractors:
   clip: {class: "tests.pipeline.faulty:FaultyFrames"}
   asr: {class: "tests.tiny:TinySound"}
 """
+_HELD = """
+decode: {{actors: 1}}
+pipeline: {{block_videos: 1}}
+extractors:
+  clip:
+    class: "tests.pipeline.faulty:FaultyFrames"
+    calls: {folder}/calls.txt
+    trouble: {folder}
+    pool: {{actors: 1}}
+"""
 LITE = """
 pipeline: {block_videos: 1}
 extractors:
   clip: {class: "vemoclap_batch.extractors.efficientnet:EfficientNetLite"}
   asr: {class: "vemoclap_batch.extractors.whisper:Whisper"}
 """
+
+
+def held_profile(folder: Path) -> Path:
+    """A profile of one extractor in one process, video by video; its trouble and ``calls.txt`` are in the folder."""
+    path = folder / "held.yaml"
+    path.write_text(_HELD.format(folder=folder))
+    return path
+
+
+def held(calls: Path, before: int = 2) -> bool:
+    """Whether an extractor has begun the video after so many, at which it is held."""
+    lines = calls.read_text().splitlines() if calls.exists() else []
+    return sum(line.startswith("begin") for line in lines) > before

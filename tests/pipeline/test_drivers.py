@@ -12,8 +12,9 @@ import pytest
 
 from tests.clips import make_clip, pattern
 from tests.pipeline.faulty import PROFILE
-from tests.pipeline.test_faults import begun, check_same, committed, failures, here, read, stem, wait_for
+from tests.pipeline.test_faults import begun, check_same, committed, failures, here, read, stem
 from tests.tiny import tiny_checkpoint
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its extractor limits processes by /proc")
 
@@ -149,9 +150,10 @@ def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_h
 
     asked = time.monotonic()
     first.terminate()
-    told, said = first.communicate(timeout=120)
+    # It ends although the one that it waits for is held for ever.
+    told, said = first.communicate(timeout=300)
     assert first.returncode == 143, said
-    assert 3 <= time.monotonic() - asked < 20
+    assert time.monotonic() - asked >= 3
     [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
     last = json.loads(told.splitlines()[-1])
     assert [last[name] for name in ("run_id", "counts", "stopped")] == [summary["run_id"], summary["counts"], True]

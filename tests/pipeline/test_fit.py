@@ -3,8 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
+from tests.commands import dying
 from tests.pipeline.feature_store import make_store
 from vemoclap_batch.config import LABELS, ConfigError, load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint
@@ -20,6 +19,8 @@ from vemoclap_batch.pipeline.dataset import find_labelled, open_data, stored_byt
 from vemoclap_batch.pipeline.fit import fit, seed_folder
 from vemoclap_batch.pipeline.scoring import score
 from vemoclap_batch.store.store import Store
+
+pytestmark = pytest.mark.numeric
 
 HYPER = {"max_steps": 60, "evaluate_every": 20, "lr": 3e-3}
 ROOT = Path(__file__).parents[2]
@@ -213,20 +214,21 @@ def test_checkpoints_of_different_presets_are_not_averaged(filled, tmp_path):
 # ---- killed and gone on with
 
 
-def command(filled, checkpoint):
-    return [
-        sys.executable, ROOT / "jobs" / "train.py", filled / "out", "--labels", filled / "labels.csv", "-o", checkpoint,
+def killed_after(states, filled, checkpoint):
+    """Train in a process that is killed when it would save its state once more than so often."""
+    command = dying(
+        r"/\.state/training\.safetensors$", states + 1,
+        ROOT / "jobs" / "train.py", filled / "out", "--labels", filled / "labels.csv", "-o", checkpoint,
         "--profile", str(filled / "tiny.yaml"), "--preset", "quick", "--d-model", "16", "--heads", "2",
         "--hyper", "max_steps=200", "--hyper", "modality_dropout=0.2", "--save-every", "0",
-    ]  # fmt: skip
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def saved_step(path):
-    """How far a state is, read through one open file: it is replaced many times a second."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return 0
+    """How far a state is."""
+    content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return json.loads(header["__metadata__"]["state"])["progress"]["place"]["step"]
 
@@ -236,13 +238,8 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(filled, tmp_pa
     whole = run(filled, tmp_path / "whole", **options)
     state = tmp_path / "killed" / ".state" / "training.safetensors"
     killed = []
-    for least in (40, 110):
-        process = subprocess.Popen(command(filled, tmp_path / "killed"), stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while saved_step(state) < least and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    for states in (45, 70):
+        killed_after(states, filled, tmp_path / "killed")
         killed.append(saved_step(state))
     assert 40 <= killed[0] < killed[1] < 200
     done = run(filled, tmp_path / "killed", **options)

@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clips import make_clip
+from tests.commands import telling
+from tests.pipeline.faulty import held, held_profile
 from tests.s3 import ENVIRONMENT, Server
+from tests.waiting import wait_for
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.catalog import resolve
 from vemoclap_batch.manifest import SCHEMA, Manifest, read_sources
@@ -218,37 +221,37 @@ def test_wrong_options_are_told_before_the_night(capsys, option, value):
     assert f"error: {option} " in capsys.readouterr().err
 
 
-def test_a_night_that_is_stopped_says_so(tmp_path, frames_profile, model, address):
+def test_a_night_that_is_stopped_says_so(tmp_path, model, address):
     clips, out, seen = tmp_path / "clips", tmp_path / "out", tmp_path / "seen.txt"
     clips.mkdir()
     for at in range(8):
         aged(make_clip(clips / f"clip{at}.mp4", seconds=1))
     hook = f"{sys.executable} -c \"import os; open({str(seen)!r}, 'w').write(os.environ['VEMOCLAP_STATUS'])\""
-    arguments = ["--source", clips, "--out", out, "--profile", frames_profile, "--model", model, "--hook", hook]
-    arguments += ["--address", address, "--set", "extractors.clip.delay_s=0.5"]
-    night = subprocess.Popen(
-        [sys.executable, ROOT / "jobs" / "nightly.py", *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
-    while not list(out.rglob("features/clip/*/part-*.parquet")):
-        assert night.poll() is None
-        time.sleep(0.1)
+    arguments = ["--source", clips, "--out", out, "--profile", held_profile(tmp_path), "--model", model]
+    arguments += ["--hook", hook, "--address", address]
+    command = telling(tmp_path / "told", ROOT / "jobs" / "nightly.py", *arguments)
+    (tmp_path / "hold").touch()
+    night = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: held(tmp_path / "calls.txt") or night.poll() is not None)
     night.send_signal(signal.SIGTERM)
-    said = night.communicate(timeout=60)[0]
+    wait_for(lambda: (tmp_path / "told").exists() or night.poll() is not None)
+    (tmp_path / "hold").unlink()
+    said = night.communicate(timeout=300)[0]
     summary = json.loads(said.splitlines()[-1])
     assert (night.returncode, summary["status"], seen.read_text()) == (143, "stopped", "stopped")
-    assert 0 < summary["counts"]["done"] < 8
+    assert summary["counts"]["done"] == 3
 
 
 def test_a_night_that_is_stopped_while_it_lists_says_so(tmp_path, frames_profile, model):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(60)
+        silent.settimeout(300)
         env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         arguments = ["--source", "s3://bucket/incoming", "--out", tmp_path / "out", "--profile", frames_profile]
         command = [sys.executable, ROOT / "jobs" / "nightly.py", *arguments, "--model", model]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as night:
             silent.accept()[0].close()
             night.send_signal(signal.SIGTERM)
-            summary = json.loads(night.communicate(timeout=60)[0].splitlines()[-1])
+            summary = json.loads(night.communicate(timeout=300)[0].splitlines()[-1])
     assert (night.returncode, summary["status"], summary["exit_status"]) == (143, "stopped", 143)
 
 
@@ -263,7 +266,7 @@ def bucket(monkeypatch):
     client = boto3.client("s3")
     client.create_bucket(Bucket="videos")
     yield client
-    server.stop()
+    server.close()
 
 
 def test_nights_in_a_bucket(bucket, tmp_path, frames_profile, model, address, job_here):

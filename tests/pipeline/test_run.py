@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,12 +11,14 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.clips import make_clip
+from tests.commands import dying
 from vemoclap_batch.cli import main
 from vemoclap_batch.config import load_config
 from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.pipeline.missing import find_work
 from vemoclap_batch.pipeline.run import run
 
+ROOT = Path(__file__).parents[2]
 TABLES = ("videos", "errors", "features/clip", "features/asr", "features/asr_sentiment")
 
 
@@ -177,14 +178,14 @@ def test_a_run_that_is_killed_goes_on_where_it_was(clips, tmp_path, frames_profi
         "extract", clips, "-o", out, "--profile", frames_profile, "--set", f"extractors.clip.calls={calls}",
         "--set", "extractors.clip.delay_s=1.0", "--set", "pipeline.block_videos=1", "--address", address,
     ]  # fmt: skip
-    process = cli(*arguments, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(stems(out, "features/clip")) < 3 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = len(stems(out, "features/clip"))
-    assert 3 <= before < 9
+    # When it would commit its fourth block, which has one video as all of them.
+    killed = subprocess.run(
+        dying("/features/clip/.*/part-", 4, ROOT / "jobs" / "extract.py", *arguments[1:]),
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(stems(out, "features/clip")) == 3
     first = noted(calls)["frames"]
     assert here(*arguments) == 0
     assert stems(out, "features/clip") == sorted(f"clip{at}" for at in range(9))

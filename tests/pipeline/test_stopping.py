@@ -13,6 +13,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.clips import make_clip
+from tests.commands import telling
+from tests.pipeline.faulty import held, held_profile
+from tests.waiting import wait_for
 from vemoclap_batch.pipeline.stopping import Stopped, stoppable
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +31,7 @@ def send_term(times, on_stop, grace_s):
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGTERM)
         assert request.asked
-        time.sleep(10)
+        time.sleep(60)
 
 
 def test_the_first_signal_asks_and_the_end_of_the_grace_stops():
@@ -48,43 +51,40 @@ def stop_outside():
         with request.gently(lambda: None, 0.1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
+        time.sleep(60)
 
 
 def test_a_signal_where_nothing_is_under_way_stops_at_once():
-    began, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
         stop_outside()
-    assert time.monotonic() - began < 5
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_second_signal_stops_at_once():
-    began = time.monotonic()
     with pytest.raises(Stopped):
-        send_term(2, lambda: None, grace_s=30)
-    assert time.monotonic() - began < 5
+        send_term(2, lambda: None, grace_s=1e6)
 
 
-def test_a_run_that_is_asked_to_stop(tmp_path, frames_profile, address):
+def test_a_run_that_is_asked_to_stop(tmp_path, address):
     clips, out, calls = tmp_path / "clips", tmp_path / "out", tmp_path / "calls.txt"
     clips.mkdir()
     for at in range(10):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
-    command = [sys.executable, ROOT / "jobs" / "extract.py", clips, "-o", out, "--profile", frames_profile]
-    command += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
-    command += ["--set", "pipeline.block_videos=1", "--address", address]
+    (tmp_path / "hold").touch()
+    arguments = [clips, "-o", out, "--profile", held_profile(tmp_path), "--address", address]
+    command = telling(tmp_path / "told", ROOT / "jobs" / "extract.py", *arguments)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    # Once the second block is in the store, others are under way.
-    while len(committed(out)) < 2:
-        assert process.poll() is None
-        time.sleep(0.1)
+    # Two are in the store and the third is held: it is under way when the signal comes.
+    wait_for(lambda: (len(committed(out)), held(calls)) == (2, True) or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
-    told, said = (text.decode() for text in process.communicate(timeout=60))
+    wait_for(lambda: (tmp_path / "told").exists() or process.poll() is not None)
+    (tmp_path / "hold").unlink()
+    told, said = (text.decode() for text in process.communicate(timeout=300))
     assert process.returncode == 143, said
     assert "the same command goes on" in said
     kept = committed(out)
-    assert 2 <= len(kept) < 10
+    assert len(kept) == 3
     # What was begun was committed, nothing was computed for nothing.
     assert sorted(line.split()[1] for line in calls.read_text().splitlines() if line.startswith("frames")) == kept
     [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
@@ -103,11 +103,10 @@ def test_a_run_that_is_asked_to_stop_while_ray_starts(tmp_path, frames_profile):
         [*command, "--profile", frames_profile, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     # Its own: the session's Ray is another process's.
-    while not psutil.Process(process.pid).children():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: process.poll() is not None or psutil.Process(process.pid).children())
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    told, said = (text.decode() for text in process.communicate(timeout=60))
+    told, said = (text.decode() for text in process.communicate(timeout=300))
     assert process.returncode == 143, said
     last = json.loads(told.splitlines()[-1])
     assert (last["stopped"], last["left"], last["counts"]["failed"]) == (True, 1, 0)

@@ -1,0 +1,62 @@
+"""Commands as processes of their own, killed at an exact moment, or telling when they have taken in a SIGTERM.
+
+A test that polls for the moment comes too late on a busy machine: the command has ended by then.
+"""
+
+import sys
+
+_DIES = """
+import os, re, runpy, signal, sys
+
+script, pattern, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def hook(event, arguments):
+    global left
+    if event == "os.rename" and re.search(pattern, str(arguments[1])):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+sys.argv = [script, *sys.argv[4:]]
+runpy.run_path(script, run_name="__main__")
+"""
+_TELLS = """
+import runpy, sys, threading
+from pathlib import Path
+import ray
+from vemoclap_batch.pipeline.stopping import StopRequest
+
+script, told = sys.argv[1], Path(sys.argv[2])
+gently = StopRequest.gently
+
+def telling(self, on_stop, *options):
+    def stop():
+        # Not in the signal's handler, which must not wait.
+        threading.Thread(target=tell, args=[on_stop()]).start()
+
+    def tell(answer):
+        ray.get(answer)
+        told.touch()
+
+    return gently(self, stop, *options)
+
+StopRequest.gently = telling
+sys.argv = [script, *sys.argv[3:]]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def dying(pattern, number, script, *arguments):
+    """The command that runs a script and kills itself when it would commit a file for the n-th time.
+
+    Args:
+        pattern: a regular expression for the paths of the files that count.
+        number: n, from 1; the n-th file is not there any more.
+    """
+    return [sys.executable, "-c", _DIES, *map(str, [script, pattern, number, *arguments])]
+
+
+def telling(told, script, *arguments):
+    """The command that runs a script and, asked by SIGTERM, makes a file once nothing new is begun any more."""
+    return [sys.executable, "-c", _TELLS, *map(str, [script, told, *arguments])]
