@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Several threads per small matrix only get into each other's way on a busy machine.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says more about the other process than about the code.
-hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 # Ray looks for new log files ten times a second, unless there are more than so many.
 os.environ["RAY_LOG_MONITOR_MANY_FILES_THRESHOLD"] = "10"

@@ -4,12 +4,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.waiting import wait_for
 from vemoclap_batch.bench import decode, efficiency, extractors, memory, missing
 from vemoclap_batch.bench.published import full_decode, one_by_one
 from vemoclap_batch.bench.videos import write_variants, write_video
@@ -170,23 +172,41 @@ def test_a_sample_has_as_many_of_each_clip(count, size, kinds):
     assert per_kind.max() - per_kind.min() <= 1
 
 
+def watched(monkeypatch, code, times=1):
+    """What is seen of a process that says so many times that it holds something, and goes on after a line of input."""
+    looks, sizes = [], memory._sizes
+    monkeypatch.setattr(memory, "_sizes", lambda pid: looks.append(pid) or sizes(pid))
+    monkeypatch.setattr(memory, "_EVERY_S", 0.05)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process, ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(memory._watch, process)
+        for _ in range(times):
+            assert process.stdout.readline() == b"kept\n"
+            # The next look may have begun before; the one after it sees all.
+            before = len(looks)
+            wait_for(lambda before=before: len(looks) > before + 2)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        return seen.result(), process.wait()
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="measures by /proc")
-def test_memory_is_seen_from_outside():
-    code = "import time; kept = bytearray(200 << 20); time.sleep(1.5)"
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        seen = memory._watch(process)
+def test_memory_is_seen_from_outside(monkeypatch):
+    code = "import sys; kept = bytearray(200 << 20); print('kept', flush=True); sys.stdin.readline()"
+    seen, status = watched(monkeypatch, code)
+    assert status == 0
     assert 200 << 20 <= seen["driver"] < 300 << 20
     assert seen["driver"] <= seen["all"]
     assert memory.highest_memory() > 10 << 20
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="measures by /proc")
-def test_actors_that_follow_one_another_have_their_peaks_added_up():
-    actor = "import time; kept = bytearray(100 << 20); time.sleep(1.2)"
+def test_actors_that_follow_one_another_have_their_peaks_added_up(monkeypatch):
+    # A line is read byte by byte, so that none of the next one's is taken.
+    actor = "import os; kept = bytearray(100 << 20); print('kept', flush=True); os.read(0, 1)"
     # Named as Ray names its actors, and one after the other.
     run = f"subprocess.run(['ray::Actor', '-S', '-c', {actor!r}], executable=sys.executable, check=True)"
-    with subprocess.Popen([sys.executable, "-c", f"import subprocess, sys; {run}; {run}"]) as process:
-        seen = memory._watch(process)
-    assert process.returncode == 0
+    seen, status = watched(monkeypatch, f"import subprocess, sys; {run}; {run}", times=2)
+    assert status == 0
     assert 100 << 20 <= seen["actors"] < 150 << 20
     assert 200 << 20 <= seen["actors_own_peaks"] < 300 << 20

@@ -132,5 +132,5 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if hang is not None:
             self.server.hanging.set()
-            self.server.release.wait(30)
+            self.server.release.wait(300)
         self.close_connection = hang is not None or cut is not None

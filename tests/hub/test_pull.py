@@ -4,12 +4,12 @@ import hashlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.hub.conftest import FILES, REFERENCE, WEIGHTS
 from tests.hub.server import COMMIT, Hub, Repo
+from tests.waiting import wait_for
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.catalog import WeightsError, resolve
 from vemoclap_batch.hub.library import locate
@@ -125,11 +125,7 @@ def test_a_killed_pull_goes_on_where_it_was_and_shows_nothing_before(hub, lab):
 
 def wait_for_part(folder):
     """Until the first piece is on the disk: the client reads in its own time."""
-    for _ in range(600):
-        if any(path.stat().st_size == PIECE for path in folder.glob("*.part")):
-            return
-        time.sleep(0.05)
-    raise AssertionError("nothing arrived")
+    wait_for(lambda: any(path.stat().st_size == PIECE for path in folder.glob("*.part")))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

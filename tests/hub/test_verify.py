@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tests.hub.conftest import FILES, REFERENCE, WEIGHTS
 from tests.hub.server import COMMIT
+from tests.waiting import wait_for
 from vemoclap_batch.cli import app
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.extractors.catalog import WeightsError
@@ -234,8 +235,10 @@ def test_one_command_at_a_time_writes_a_models_folder(tmp_path):
     with sole(tmp_path, said.append):
         thread = threading.Thread(target=second)
         thread.start()
-        assert not entered.wait(0.3)
-    assert entered.wait(10)
+        # It has said so, and is not through.
+        wait_for(lambda: said)
+        assert not entered.is_set()
+    assert entered.wait(60)
     thread.join()
     assert said == [f"another pull is at work in {tmp_path}; waiting for it"]
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ import pytest
 from tests.clips import make_clip, pattern, speech
 from tests.pipeline.faulty import FRAMES_AT_A_TIME, LITE, PROFILE
 from tests.s3 import Server
+from tests.waiting import wait_for
 from vemoclap_batch.cli import main
 from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.base import Resources
@@ -137,14 +137,6 @@ def check_same(out, reference, tables=TABLES):
             for column, value in one.items():
                 close = isinstance(value, float) and table != "videos"
                 assert value == (pytest.approx(other[column], rel=1e-4) if close else other[column]), (table, column)
-
-
-def wait_for(condition, seconds=300, every=0.01):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(every)
-    return found
 
 
 @contextmanager
@@ -385,7 +377,7 @@ def test_an_object_store_that_is_out_of_reach_for_a_while(
     assert failures(out) == {}
     assert extract(clips, out, profile, setting) == 0
     check_same(out, undisturbed)
-    server.stop()
+    server.close()
 
 
 def newest_actor():
@@ -400,6 +392,7 @@ def title(process):
     return ""
 
 
+@pytest.mark.numeric
 def test_lite_after_its_actor_and_then_its_driver_were_killed(address, tmp_path):
     profile, folder = tmp_path / "lite.yaml", tmp_path / "clips"
     profile.write_text(LITE)

@@ -2,28 +2,29 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
 from vemoclap_batch.store.lock import Busy, writer
 
 HOLD = """
-import sys, time
+import sys
 from vemoclap_batch.store.lock import writer
 with writer(sys.argv[1], "the-other-run"):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 @pytest.fixture
 def holder(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_second_run_is_told_who_holds_the_folder(tmp_path, holder):
@@ -42,10 +43,13 @@ def test_a_holder_that_is_killed_frees_it(tmp_path, holder):
 
 
 def test_a_waiting_run_goes_on_when_the_holder_ends(tmp_path, holder):
-    waiting = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    time.sleep(1)
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "waiting for it to end" in waiting.stderr.readline()
     assert waiting.poll() is None
     holder.kill()
     assert waiting.stdout.readline() == "held\n"
     waiting.kill()
-    waiting.wait()
+    waiting.communicate()

@@ -19,6 +19,7 @@ import pytest
 
 from tests.s3 import Server
 from tests.store.conftest import bucket_on
+from tests.waiting import wait_for
 from vemoclap_batch.failure import RunBroken
 from vemoclap_batch.store import compaction, object_lock, patience, schemas
 from vemoclap_batch.store.lock import Busy, LockLost, writer
@@ -46,10 +47,11 @@ with store.writing("the-other-run"):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    # Seconds in place of minutes; S3 tells ages in whole seconds.
+    # Seconds in place of minutes. A heart may be slow to beat on a busy machine, so nobody is taken for dead here
+    # unless a test says when.
     monkeypatch.setattr(object_lock, "BEAT_S", 0.3)
     monkeypatch.setattr(object_lock, "FRESH_S", 1.0)
-    monkeypatch.setattr(object_lock, "STALE_S", 2.0)
+    monkeypatch.setattr(object_lock, "STALE_S", 600.0)
     monkeypatch.setattr(object_lock, "POLL_S", 0.2)
     monkeypatch.setattr(object_lock, "SETTLE_S", 0.2)
 
@@ -86,6 +88,11 @@ def of_another_machine(out, **changes):
     client.put_object(**where, Body=json.dumps(holder | {"host": "elsewhere"} | changes).encode())
 
 
+def version(out):
+    """Of the lock that lies there: another after each heartbeat."""
+    return boto3.client("s3").head_object(Bucket=out.split("/")[2], Key="some/out/.lock")["ETag"]
+
+
 def objects(out):
     bucket = out.split("/")[2]
     return [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])]
@@ -104,13 +111,14 @@ def holder(s3_out):
 
 
 def test_a_second_run_is_told_who_holds_it_for_as_long_as_that_one_lives(s3_out, holder):
-    until = time.monotonic() + 3
-    while time.monotonic() < until:
+    for _ in range(5):
+        before = version(s3_out)
         with (
-            pytest.raises(Busy, match=rf"held by run the-other-run \(process {holder.pid} on .*heard of \d s ago"),
+            pytest.raises(Busy, match=rf"held by run the-other-run \(process {holder.pid} on .*heard of \d+ s ago"),
             writer(s3_out, "r", wait=False),
         ):
             raise AssertionError("two writers")
+        wait_for(lambda before=before: version(s3_out) != before)
     assert holder.communicate("\n")[0] == "1\n"
     with writer(s3_out, "r", wait=False):
         assert "some/out/.lock" in objects(s3_out)
@@ -123,19 +131,18 @@ def test_a_waiting_run_takes_over_from_one_that_was_killed(s3_out, holder, caplo
     caplog.set_level(logging.WARNING)
     holder.kill()
     holder.wait()
-    of_another_machine(s3_out)
     began = time.monotonic()
+    of_another_machine(s3_out)
     with writer(s3_out, "r"):
         # Not before the store's clock says so; it tells whole seconds.
-        assert 4 < time.monotonic() - began < 20
+        assert time.monotonic() - began > 4
     said = " ".join(record.getMessage() for record in caplog.records)
     assert "is held by run the-other-run" in said
     assert "waiting for it to end" in said
     assert "taking" in said
 
 
-def test_a_holder_of_this_machine_that_is_killed_frees_it_at_once(s3_out, holder, caplog, monkeypatch):
-    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+def test_a_holder_of_this_machine_that_is_killed_frees_it_at_once(s3_out, holder, caplog):
     holder.kill()
     holder.wait()
     with writer(s3_out, "r", wait=False):
@@ -145,8 +152,7 @@ def test_a_holder_of_this_machine_that_is_killed_frees_it_at_once(s3_out, holder
     assert not signs()
 
 
-def test_one_of_this_machine_that_is_stopped_is_not_dead(s3_out, holder, monkeypatch):
-    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+def test_one_of_this_machine_that_is_stopped_is_not_dead(s3_out, holder):
     os.kill(holder.pid, signal.SIGSTOP)
     with pytest.raises(Busy), writer(s3_out, "r", wait=False):
         pass
@@ -154,8 +160,7 @@ def test_one_of_this_machine_that_is_stopped_is_not_dead(s3_out, holder, monkeyp
     assert holder.communicate("\n")[0] == "1\n"
 
 
-def test_one_of_another_machine_may_live_though_nothing_is_known_of_it_here(s3_out, holder, monkeypatch):
-    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
+def test_one_of_another_machine_may_live_though_nothing_is_known_of_it_here(s3_out, holder):
     holder.kill()
     holder.wait()
     of_another_machine(s3_out)
@@ -166,9 +171,10 @@ def test_one_of_another_machine_may_live_though_nothing_is_known_of_it_here(s3_o
 @pytest.mark.skipif(sys.platform != "linux", reason="the clock that goes on has no name of its own elsewhere")
 def test_a_machine_that_wakes_looks_at_the_lock_before_it_writes(s3_out, monkeypatch):
     store = Store(s3_out)
+    # No heartbeat finds out before it.
+    monkeypatch.setattr(object_lock, "BEAT_S", 600.0)
+    monkeypatch.setattr(object_lock, "FRESH_S", 600.0)
     with store.writing("r") as lock:
-        monkeypatch.setattr(object_lock, "BEAT_S", 60.0)
-        time.sleep(0.5)
         boto3.client("s3").delete_object(Bucket=s3_out.split("/")[2], Key="some/out/.lock")
         lock.check()  # It was renewed a moment ago.
         # What the kernel's clock tells after a sleep, during which time.monotonic() stood still.
@@ -178,10 +184,12 @@ def test_a_machine_that_wakes_looks_at_the_lock_before_it_writes(s3_out, monkeyp
             table(store).append(rows("a"))
 
 
-def test_a_run_that_was_asleep_writes_nothing_after_another_took_over(s3_out, holder):
+def test_a_run_that_was_asleep_writes_nothing_after_another_took_over(s3_out, holder, monkeypatch):
+    monkeypatch.setattr(object_lock, "STALE_S", 2.0)
     os.kill(holder.pid, signal.SIGSTOP)
     store = Store(s3_out)
     with store.writing("the-waiting-run") as lock:
+        monkeypatch.setattr(object_lock, "STALE_S", 600.0)
         table(store).append(rows("a"))
         os.kill(holder.pid, signal.SIGCONT)
         said = holder.communicate("\n")[0]
@@ -213,9 +221,9 @@ def test_of_many_that_start_at_once_one_gets_it(s3_out):
         try:
             with writer(s3_out, f"r{number}", wait=False):
                 got.append(number)
-                gate.wait(30)
+                gate.wait(300)
         except Busy:
-            gate.wait(30)
+            gate.wait(300)
 
     threads = [threading.Thread(target=start, args=[number]) for number in range(6)]
     for thread in threads:
@@ -245,7 +253,7 @@ def bucket(around, monkeypatch):
     server = Server(around)
     with bucket_on(server, monkeypatch) as out:
         yield out
-    server.stop()
+    server.close()
 
 
 def test_a_store_on_which_no_lock_can_be_renewed_is_told_and_has_none(monkeypatch, caplog):
@@ -290,17 +298,17 @@ def test_the_heart_goes_on_beating_whatever_a_server_answers(monkeypatch, caplog
     strange = Strange()
     with bucket(strange, monkeypatch) as out, writer(out, "r") as lock:
         strange.left = 3
-        time.sleep(3)
-        assert strange.left == 0
+        wait_for(lambda: strange.left == 0)
+        renewed = lock._renewed
+        wait_for(lambda: lock._renewed > renewed)
         assert "was not renewed: 'ETag'" in caplog.text
         assert lock._heart.is_alive()
         lock.check()
-        with pytest.raises(Busy, match=r"heard of [01] s ago"), writer(out, "q", wait=False):
+        with pytest.raises(Busy, match=r"heard of \d+ s ago"), writer(out, "q", wait=False):
             pass
 
 
 def test_a_lock_that_somebody_wrote_over_is_no_ones(s3_out, monkeypatch):
-    monkeypatch.setattr(object_lock, "STALE_S", 60.0)
     where = {"Bucket": s3_out.split("/")[2], "Key": "some/out/.lock"}
     for content in (b"not json", b"[]", b"{}", b""):
         boto3.client("s3").put_object(**where, Body=content)
@@ -345,9 +353,9 @@ def test_a_commit_waits_for_a_store_that_is_out_of_reach(s3_out, s3_server):
     with store.writing("r"):
         table(store).append(rows("a"))
         s3_server.stop()
+        began = time.monotonic()
         back = threading.Timer(4, s3_server.start)
         back.start()
-        began = time.monotonic()
         assert table(store).append(rows("a", "b")) == 1
         assert time.monotonic() - began > 3
         back.join()
@@ -370,11 +378,11 @@ def test_a_store_that_stays_out_of_reach_ends_the_run(s3_out, s3_server, monkeyp
     assert done.append(rows("b")) == 1
 
 
-def test_a_bucket_that_is_not_there_is_said_at_once(s3_out):
-    began = time.monotonic()
+@pytest.mark.usefixtures("s3_out")
+def test_a_bucket_that_is_not_there_is_said_at_once(caplog):
     with pytest.raises(RunBroken, match="no-such-bucket-"), writer("s3://no-such-bucket-here/out", "r"):
         pass
-    assert time.monotonic() - began < 20
+    assert "trying again" not in caplog.text
 
 
 def test_compaction_on_an_object_store(s3_out):
