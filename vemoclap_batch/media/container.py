@@ -82,13 +82,8 @@ def _unreadable(path: str, error: Exception) -> MediaError:
     with open(path, "rb") as stream:
         head = stream.read(_HEAD_BYTES)
         no_index = head[4:8] in _FIRST_BOXES and _find_box(stream, b"moov") is None
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if _PLAYLIST.match(text):
-        cause = f"{path} is a playlist, which only names other files: give those, or save the stream as one file"
-        return MediaError(ErrorType.PLAYLIST, cause)
-    if _WEB_PAGE.match(text):
-        cause = f"{path} is a web page or a server's answer, not a video: download the video itself again"
-        return MediaError(ErrorType.WEB_PAGE, cause)
+    if (text := _text(path, head)) is not None:
+        return text
     if no_index:
         cause = (
             f"{path} is not complete: its index (moov) is missing. It is still being uploaded or recorded, or was "
@@ -104,6 +99,37 @@ def _unreadable(path: str, error: Exception) -> MediaError:
             return MediaError(ErrorType.UNDECODABLE, cause)
     reason = getattr(error, "strerror", None) or str(error)
     return MediaError(ErrorType.NOT_MEDIA, f"{path} is not a video or sound file ({reason})")
+
+
+def _text(path: str, head: bytes) -> MediaError | None:
+    """The failure of a text that may stand under the name of a video; None for anything else."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if _PLAYLIST.match(text):
+        cause = f"{path} is a playlist, which only names other files: give those, or save the stream as one file"
+        return MediaError(ErrorType.PLAYLIST, cause)
+    if _WEB_PAGE.match(text):
+        cause = f"{path} is a web page or a server's answer, not a video: download the video itself again"
+        return MediaError(ErrorType.WEB_PAGE, cause)
+    return None
+
+
+def nothing_in(path: str, container: av.container.InputContainer) -> MediaError:
+    """The failure of a file that opens, but in which no stream can be decoded."""
+    if is_encrypted(path):
+        return encrypted(path)
+    if container.streams.video or container.streams.audio:
+        cause = f"nothing in {path} can be decoded: its streams are of a kind that no decoder here knows"
+        return MediaError(ErrorType.UNDECODABLE, cause)
+    with open(path, "rb") as stream:
+        text = _text(path, stream.read(_HEAD_BYTES))  # Some playlists look like subtitles.
+    cause = f"{path} holds neither pictures nor sound (subtitles or data alone): give a file that has one of them"
+    return text or MediaError(ErrorType.NO_STREAMS, cause)
+
+
+def encrypted(path: str) -> MediaError:
+    """The failure of an encrypted file."""
+    cause = f"{path} is encrypted (protected against copying) and cannot be decoded: give a copy without protection"
+    return MediaError(ErrorType.ENCRYPTED, cause)
 
 
 def is_encrypted(path: str) -> bool:

@@ -14,14 +14,14 @@ import numpy as np
 from vemoclap_batch.failure import ErrorType
 from vemoclap_batch.media.address import local_copy
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, MediaInfo
-from vemoclap_batch.media.container import is_encrypted
+from vemoclap_batch.media.container import encrypted, is_encrypted
 from vemoclap_batch.media.decoded import Decoded
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
 from vemoclap_batch.media.frame_reader import NO_FRAMES, FrameReader, Group
 from vemoclap_batch.media.parts import FOLLOWING_S, divide
 from vemoclap_batch.media.pictures import Pictures
 from vemoclap_batch.media.sampling import Limits, Sampling
-from vemoclap_batch.media.scan import Scan, encrypted, scan
+from vemoclap_batch.media.scan import Scan, scan
 
 
 def decode(

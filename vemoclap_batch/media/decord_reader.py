@@ -53,13 +53,14 @@ def probe(index: VideoIndex, numbers: list[int]) -> int:
     """The frame that has most to be decoded before it: where decord goes wrong, it does so there."""
     keys = np.array([key.pts for key in index.keys] or [index.pts[0]])
     places = np.maximum(np.searchsorted(keys, index.pts[numbers], side="right") - 1, 0)
-    return numbers[int(np.argmax(index.pts[numbers] - keys[places]))]
+    behind = index.pts[numbers] - keys[places]
+    # The last of several: where every frame is called a key frame, the first is one.
+    return numbers[len(numbers) - 1 - int(np.argmax(behind[::-1]))]
 
 
 def _is_plain(probes: Pictures, index: VideoIndex) -> bool:
     """Whether a video is one that decord shows as it is."""
-    sound = bool(probes.by_number) and probes.plain and not probes.doubtful
-    return sound and not probes.turn.mirrored and not any(index.shape.crop)
+    return probes.plain and not probes.doubtful and not probes.turn.mirrored and not any(index.shape.crop)
 
 
 def _alike(pictures: Pictures, probes: Pictures) -> bool:

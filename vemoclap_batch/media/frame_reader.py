@@ -70,14 +70,17 @@ class FrameReader:
         self._warn(*self.seen.warnings)
 
     def _sought(self, numbers: list[int], alone: bool) -> Pictures:
-        arguments = (self._path, self._index, numbers, self._sampling.short_side, self._limits.threads, self._beat)
+        how = (self._sampling.short_side, self._limits.threads, self._beat)
         # decord indexes a file anew each time: not for several groups.
         if self._limits.decoder == "decord" and alone:
             probes = sorted({0, decord_reader.probe(self._index, numbers)})
-            found = decord_reader.read(*arguments, pyav_reader.read(*arguments[:2], probes, *arguments[3:]))
+            seen = pyav_reader.read(self._path, self._index, probes, *how)
+            found = None
+            if len(seen.by_number) == len(probes):
+                found = decord_reader.read(self._path, self._index, numbers, *how, seen)
             if found is not None:
                 return found
-        return pyav_reader.read(*arguments)
+        return pyav_reader.read(self._path, self._index, numbers, *how)
 
     def _in_turn(self, deadline: float = np.inf) -> InTurn:
         return InTurn(
@@ -100,7 +103,9 @@ class FrameReader:
             whole = np.arange(len(survey.times))
         elif len(whole) < len(survey.times):
             self._warn(f"{len(survey.times) - len(whole)} damaged frames were left out")
-        self._numbers = whole[chosen(survey.times[whole], self._index.seconds, self._sampling)]
+        self._numbers = survey.without_traces(whole[chosen(survey.times[whole], self._index.seconds, self._sampling)])
+        if traces := int(survey.traces[self._numbers].sum()):
+            self._warn(f"{traces} of the frames taken may show traces of damage before them")
 
     def _surveyed(self, reader: InTurn, groups: list[list[int]]) -> Iterator[Group]:
         """The frames of numbers that count the frames as a survey found them."""

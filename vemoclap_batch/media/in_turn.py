@@ -35,10 +35,30 @@ class Survey:
     Attributes:
         times: float64 [N], increasing: the time stamp of each frame in seconds, in the order in which they are shown.
         sound: bool [N]: whether a frame is whole, as far as the decoder knows.
+        traces: bool [N]: whether one between the last key frame and it was damaged, so that it may show traces of that.
     """
 
     times: np.ndarray
     sound: np.ndarray
+    traces: np.ndarray
+
+    def without_traces(self, numbers: np.ndarray) -> np.ndarray:
+        """The numbers, int64 [n], each that shows traces of damage replaced by the nearest that shows none.
+
+        It stays where there is none that is nearer than half of the mean distance between them.
+        """
+        clean = np.setdiff1d(np.flatnonzero(self.sound & ~self.traces), numbers)
+        nearest = (self.times[numbers[-1]] - self.times[numbers[0]]) / max(len(numbers) - 1, 1) / 2
+        found = numbers.tolist()
+        for place in np.flatnonzero(self.traces[numbers]) if len(clean) else ():
+            distances = np.abs(self.times[clean] - self.times[numbers[place]])
+            best = int(distances.argmin())
+            if distances[best] < nearest:
+                found[place] = int(clean[best])
+                clean = np.delete(clean, best)
+                if not len(clean):
+                    break
+        return np.array(sorted(found), np.int64)
 
 
 class InTurn:
@@ -61,15 +81,20 @@ class InTurn:
         kept = set(guess)
         stamps: list[float] = []
         sound: list[bool] = []
+        traces: list[bool] = []
         whole = self._index.codec not in _STARTS_ANYWHERE
         with self._decoder() as decoder:
             for number, frame in enumerate(self._frames(decoder)):
                 whole = whole or _is_intra(frame)
+                if frame.key_frame:
+                    decoder.errors = 0
+                decoder.errors += frame.is_corrupt
                 stamps.append(np.nan if frame.pts is None else frame.pts)
                 sound.append(whole and not frame.is_corrupt)
+                traces.append(decoder.errors > 0)
                 if number in kept:
                     decoder.keep(number, frame)
-        return Survey(self._times(np.array(stamps)), np.array(sound, bool)), decoder.pictures
+        return Survey(self._times(np.array(stamps)), np.array(sound, bool), np.array(traces, bool)), decoder.pictures
 
     def read(self, groups: Iterable[list[int]]) -> Iterator[Pictures]:
         """The frames of one sorted group of numbers after the other."""

@@ -35,6 +35,7 @@ class PictureDecoder:
         self._reformatter = VideoReformatter()
         self._short_side = short_side
         self.beat = beat
+        self.errors = 0  # packets that did not decode
 
     def packets(self, seek_to: int | None = None) -> Iterator[av.Packet]:
         """The packets of the stream that are not empty, from a time stamp or from where the file is."""
@@ -60,6 +61,7 @@ class PictureDecoder:
             raise
         except av.FFmpegError:
             # A damaged packet. The frames it costs are missing from the result, which the caller notices.
+            self.errors += 1
             return []
 
     def keep(self, number: int, frame: av.VideoFrame) -> None:

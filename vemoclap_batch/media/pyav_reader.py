@@ -23,7 +23,7 @@ def read(path: str, index: VideoIndex, numbers: list[int], short_side: int, thre
     """Decode the frames of these numbers.
 
     One that cannot be decoded, or that FFmpeg marks as corrupt, is absent from the result; ``doubtful`` is set where
-    what came may be wrong.
+    what came may be wrong, or show traces of damage before it.
     """
     with open_media(path) as container:
         decoder = PictureDecoder(container, index, short_side, threads, beat)
@@ -38,6 +38,7 @@ def read(path: str, index: VideoIndex, numbers: list[int], short_side: int, thre
 def _read_group(decoder: PictureDecoder, key: Key | None, wanted: dict[int, int], index: VideoIndex) -> None:
     """Decode the wanted frames (time stamp → number) that depend on one key frame."""
     waiting = set(wanted)
+    decoder.errors = 0
     # Decoding from the first frame on is right whatever it is called.
     sought = key if key is not None and key != index.keys[0] else None
     for packet in _from_key(decoder, key, int(index.pts[0])):
@@ -59,9 +60,11 @@ def _keep_wanted(
             # The container calls a packet a key frame that is none, or the decoder does not tell: all that follows may
             # be built on grey.
             decoder.pictures.doubtful = True
+        decoder.errors += frame.is_corrupt
         number = wanted.get(pts)  # type: ignore[arg-type]
         if number is not None and not frame.is_corrupt:
             decoder.keep(number, frame)
+            decoder.pictures.doubtful |= decoder.errors > 0
 
 
 def _from_key(decoder: PictureDecoder, key: Key | None, start: int) -> Iterator[av.Packet]:

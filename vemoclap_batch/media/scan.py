@@ -10,12 +10,11 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from vemoclap_batch.failure import ErrorType
 from vemoclap_batch.media import matroska
 from vemoclap_batch.media.audio import Sound, Track
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.media.container import open_media
-from vemoclap_batch.media.error import Beat, MediaError, no_beat
+from vemoclap_batch.media.container import encrypted, nothing_in, open_media
+from vemoclap_batch.media.error import Beat, no_beat
 from vemoclap_batch.media.pictures import Shape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
 from vemoclap_batch.media.timestamps import Timeline
@@ -66,27 +65,12 @@ def scan(path: str, *, want_audio: bool = True, limits: Limits | None = None, be
         if any(track.is_encrypted for track in tracks):
             raise encrypted(path)
         if video is None and audio is None:
-            raise _nothing(path, container)
+            raise nothing_in(path, container)
         reader = _Reader(container, video, audio, want_audio, limits or Limits())
         reader.read(container, beat)
         if reader.encrypted:
             raise encrypted(path)
         return reader.result(container, tracks)
-
-
-def _nothing(path: str, container: av.container.InputContainer) -> MediaError:
-    """The failure of a file without a stream that could be decoded."""
-    if container.streams.video or container.streams.audio:
-        cause = f"nothing in {path} can be decoded: its streams are of a kind that no decoder here knows"
-        return MediaError(ErrorType.UNDECODABLE, cause)
-    cause = f"{path} holds neither pictures nor sound (subtitles or data alone): give a file that has one of them"
-    return MediaError(ErrorType.NO_STREAMS, cause)
-
-
-def encrypted(path: str) -> MediaError:
-    """The failure of an encrypted file."""
-    cause = f"{path} is encrypted (protected against copying) and cannot be decoded: give a copy without protection"
-    return MediaError(ErrorType.ENCRYPTED, cause)
 
 
 class _Reader:
