@@ -2,15 +2,15 @@
 
 import json
 import os
-import random
+import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,18 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.clips import make_clip, pattern, sine
+from tests.commands import telling
+from tests.pipeline.faulty import held, held_profile
 from tests.pipeline.test_faults import check_same, failures, here, read
+from tests.ports import shared
 from tests.tiny import FRAMES_PROFILE, tiny_checkpoint
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 SIZE = ("--num-cpus=2", "--object-store-memory=150000000")
+#: In what ``ray start`` prints.
+ADDRESSES = re.compile(r"--address='(?P<gcs>[\w.:]+)'.*RAY_API_SERVER_ADDRESS='(?P<dashboard>[\w.:/]+)'", re.DOTALL)
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
 
 
@@ -38,60 +44,44 @@ class Head:
     scratch: Path
 
 
-def free_port():
-    """One below those that the system gives out: servers of gRPC share such a port with whoever is given it, too."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 @contextmanager
-def node(*arguments):
-    """A Ray node of its own processes, which end with it."""
+def node(*arguments, says=subprocess.DEVNULL):
+    """A Ray node of its own processes, which end with it; its servers choose their ports themselves."""
     environment = {**os.environ, **TOKEN, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         # The session's own Ray may have the usual port.
-        [RAY, "start", "--block", "--disable-usage-stats", f"--dashboard-agent-listen-port={free_port()}", *arguments],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [RAY, "start", "--block", "--disable-usage-stats", "--dashboard-agent-listen-port=0", *arguments],
+        env=environment, stdout=says, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield process
     finally:
-        mine = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for each in mine:
-            each.kill()
-        psutil.wait_procs(mine)
+        with suppress(psutil.NoSuchProcess):  # It may have ended by itself.
+            mine = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            for each in mine:
+                each.kill()
+            psutil.wait_procs(mine)
         process.wait()
 
 
 @pytest.fixture(scope="module")
-def head():
+def head(tmp_path_factory):
     """One with two CPUs and 150 MB for objects."""
-    gcs, dashboard = free_port(), free_port()
+    said = tmp_path_factory.mktemp("head") / "said.txt"
     # A short path: sockets lie in it.
     with (
         tempfile.TemporaryDirectory(prefix="vb") as scratch,
+        said.open("w") as says,
+        shared() as for_clients,
         node(
-            "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
-            f"--temp-dir={scratch}", f"--ray-client-server-port={free_port()}", *SIZE,
-        ),
+            "--head", "--port=0", f"--ray-client-server-port={for_clients.getsockname()[1]}", "--dashboard-port=0",
+            "--include-dashboard=true", f"--temp-dir={scratch}", *SIZE, says=says,
+        ) as process,
     ):  # fmt: skip
-        wait_for(lambda: answers(dashboard))
-        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", Path(scratch))
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
+        # It tells its addresses once it runs.
+        found = wait_for(lambda: ADDRESSES.search(said.read_text()) or process.poll() is not None, every=0.2)
+        assert found is not True, said.read_text()
+        yield Head(found["gcs"], found["dashboard"], Path(scratch))
 
 
 def committed(out, table="features/clip"):
@@ -107,7 +97,7 @@ def job(dashboard, *words, token=True):
 
 
 def submit(dashboard, *entrypoint, token=True, options=()):
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while True:
         done = job(
             dashboard, "submit", "--runtime-env", "cluster/runtime-env.yaml", *options, "--", *entrypoint, token=token
@@ -115,6 +105,7 @@ def submit(dashboard, *entrypoint, token=True, options=()):
         # The head takes requests a while before it can start jobs.
         if "No available agent to submit job" not in done.stderr or time.monotonic() > end:
             return done
+        time.sleep(0.5)
 
 
 def test_a_submitted_job(head, tmp_path, tiny_profile):
@@ -145,25 +136,32 @@ def log(head, name):
     return [line for line in job(head.dashboard, "logs", name).stdout.splitlines() if line.strip()]
 
 
-def test_a_job_that_is_stopped_commits_what_is_under_way(head, tmp_path, frames_profile):
+def test_a_job_that_is_stopped_commits_what_is_under_way(head, tmp_path):
     clips, out, calls = tmp_path / "clips", tmp_path / "out", tmp_path / "calls.txt"
     clips.mkdir()
     for at in range(12):
         make_clip(clips / f"clip{at}.mp4", seconds=1)
-    extract = [sys.executable, "jobs/extract.py", str(clips), "-o", str(out), "--profile", frames_profile]
-    extract += ["--set", "extractors.clip.delay_s=0.5", "--set", f"extractors.clip.calls={calls}"]
+    (tmp_path / "hold").touch()
+    arguments = [clips, "-o", out, "--profile", held_profile(tmp_path)]
+    extract = telling(tmp_path / "told", "jobs/extract.py", *arguments)
     told = f"{sys.executable} -c 'import vemoclap_batch; print(vemoclap_batch.__file__)' && exec {shlex.join(extract)}"
     submit(head.dashboard, "bash", "-c", told, options=["--no-wait", "--submission-id=stopped"])
-    wait_for(lambda: len(committed(out)) >= 2)
-    # Without the waiting time of cluster/runtime-env.yaml, Ray would kill it after 3 s.
-    job(head.dashboard, "stop", "stopped")
+    wait_for(lambda: (len(committed(out)), held(calls)) == (2, True), every=0.2)
+    with ThreadPoolExecutor(1) as pool:
+        # Without the waiting time of cluster/runtime-env.yaml, Ray would kill it after 3 s.
+        stopped = pool.submit(job, head.dashboard, "stop", "stopped")
+        try:
+            wait_for((tmp_path / "told").exists)
+        finally:
+            (tmp_path / "hold").unlink()
+        stopped.result()
     said = log(head, "stopped")
     summary = json.loads(said[-1])
     # The code that was sent along goes before what the node has.
     assert any(line.startswith(f"{head.scratch}/") and line.endswith("vemoclap_batch/__init__.py") for line in said)
     kept = committed(out)
     assert (summary["stopped"], summary["counts"]["done"]) == (True, len(kept))
-    assert 2 <= len(kept) < 12
+    assert len(kept) == 3
     assert sorted(line.split()[1] for line in calls.read_text().splitlines() if line.startswith("frames")) == kept
 
 
@@ -198,20 +196,20 @@ def test_a_node_that_dies_half_way(head, tmp_path):
         make_clip(clips / f"clip{at}.mp4", frames=pattern(10, seed=at), audio=sine(1, amplitude=0.05 * (at + 1)))
     profile.write_text(FRAMES_PROFILE + '  asr: {class: "tests.tiny:TinySound"}\n')
     with node(f"--address={head.gcs}", *SIZE) as worker:
-        wait_for(lambda: "raylet" in names(worker))
+        wait_for(lambda: "raylet" in names(worker), every=0.2)
         command = [
             sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", profile,
             "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
             "--set", "extractors.clip.pool.actors=2",
         ]  # fmt: skip
         run = subprocess.Popen(command, env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: len(committed(out)) >= 2 or run.poll() is not None)
+        wait_for(lambda: len(committed(out)) >= 2 or run.poll() is not None, every=0.2)
         kill(worker)
         # As any cluster manager does. Pools are sized once, so what lay on the dead node may not fit the others.
         with node(f"--address={head.gcs}", *SIZE):
             # Meanwhile, on the session's own Ray.
             assert here("extract", clips, "-o", tmp_path / "undisturbed", "--profile", profile) == 0
-            said = run.communicate(timeout=240)[1]
+            said = run.communicate(timeout=600)[1]
     assert run.returncode == 0, said
     assert len({row["text"] for row in read(out, "features/asr")}) == 12
     check_same(out, tmp_path / "undisturbed")
