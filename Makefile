@@ -8,7 +8,7 @@ DONE := $(VENV)/.installed
 # Every actor would compile again all that it imports, which doubles the start-up.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test pytest lint lock
+.PHONY: setup demo test pytest variant lint lock
 
 setup: $(DONE)
 
@@ -31,10 +31,16 @@ lint: setup
 
 test: setup
 	$(MAKE) --jobs=2 lint pytest
+	$(MAKE) variant
 
 # Two processes share the files out; each has one Ray session for all its tests.
 pytest: setup
 	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+# The models' numbers once more, by the kernels of an old processor; the job has more variants and all numeric tests.
+variant: setup
+	$(VENV)/bin/python jobs/processor_variants.py --variant oldest \
+		tests/extractors tests/fusion tests/lite tests/networks
 
 # Resolve the pinned set anew after a change of pyproject.toml.
 lock: setup

@@ -10,6 +10,8 @@ import pytest
 
 from vemoclap_batch.cli import main
 
+pytestmark = pytest.mark.numeric
+
 
 def command(*arguments, **environment):
     return subprocess.run(

@@ -18,6 +18,8 @@ from vemoclap_batch.extractors.beats import CPU_BATCH, HOP, PUBLISHED, WINDOW, B
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
+pytestmark = pytest.mark.numeric
+
 DATA = Path(__file__).parents[1] / "data"
 WIDTH = SMALL["encoder_embed_dim"]
 IDS = ["/m/09x0r", "/m/04rlf", "/m/01j3sz", "/m/0bt9lr", "/t/dd00013", "/g/122z_qxw", "/m/none"]

@@ -10,6 +10,8 @@ from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.caption import CPU_BATCH, PUBLISHED, Caption, telling_frame
 from vemoclap_batch.failure import Failure
 
+pytestmark = pytest.mark.numeric
+
 
 def picture(seed, height=48, width=64):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -1,10 +1,13 @@
 import numpy as np
 import pyarrow as pa
+import pytest
 import skimage.data
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.failure import Failure
+
+pytestmark = pytest.mark.numeric
 
 
 def labels(result):

@@ -11,6 +11,8 @@ from vemoclap_batch.extractors.face_expression import FaceExpression, FaceSettin
 from vemoclap_batch.extractors.libfacedetection import find_faces
 from vemoclap_batch.failure import Failure
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def portrait(astronaut):

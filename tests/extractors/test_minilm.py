@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.failure import Failure
+
+pytestmark = pytest.mark.numeric
 
 
 def vectors(results):

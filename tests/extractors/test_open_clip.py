@@ -26,6 +26,8 @@ from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.open_clip import CPU_BATCH, PUBLISHED, OpenClip
 from vemoclap_batch.failure import Failure
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = Path(__file__).parents[1] / "data" / "clip_preprocess.safetensors"
 
 

@@ -30,6 +30,8 @@ from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.hub.manifest import NAME as MANIFEST
 from vemoclap_batch.networks.beats import load_beats
 
+pytestmark = pytest.mark.numeric
+
 CAR, GREY, PERSON = range(3)
 #: Of the released classifier, from its authors' files.
 MINIMUM_MAXIMUM = {

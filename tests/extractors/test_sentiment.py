@@ -18,6 +18,8 @@ from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.sentiment import CLASSES, CPU_BATCH, PUBLISHED, Sentiment
 from vemoclap_batch.failure import Failure
 
+pytestmark = pytest.mark.numeric
+
 TEXTS = [f"{'the man and the other, ' * (number % 5)}number {number}" for number in range(19)]
 
 

@@ -17,6 +17,8 @@ from vemoclap_batch.extractors.translated_ocr import TranslatedOcr, TranslatedOc
 from vemoclap_batch.extractors.translation import NLLB_CODES, Reading, Translator
 from vemoclap_batch.failure import Failure
 
+pytestmark = pytest.mark.numeric
+
 SURE = 0.9
 WORDS = [
     "red hat",

@@ -12,6 +12,8 @@ from vemoclap_batch.extractors.voice import Voice, VoiceSettings, sound_columns
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def voice():

@@ -1,4 +1,5 @@
 import multiprocessing
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,8 @@ from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.whisper import WINDOW, Decoded, Speech, Whisper, WhisperSettings, _timed
 from vemoclap_batch.extractors.whisper_weights import bundled_folder
 from vemoclap_batch.failure import Failure
+
+pytestmark = pytest.mark.numeric
 
 #: Token ids from here on are time stamps, in these tests.
 STAMP = 1000
@@ -40,14 +43,20 @@ def heard(whisper, beckett, dickens):
     )
 
 
+def words(text):
+    """In small letters, without the punctuation, which is as each instruction set has it."""
+    return " ".join(re.findall(r"[a-z']+", text.lower()))
+
+
 def test_hears_the_words(heard):
+    """Those that every instruction set hears: the weights are int8, and sums of bytes saturate on some of them."""
     first, _, second, _ = heard
-    assert "fail again, fail better" in first.extras["text"].lower()
-    text = second.extras["text"].lower()
-    assert text.startswith("it was the best of times, it was the worst of times.")
-    # The sentence that the first window's end cuts is whole.
-    assert "we were all going direct to heaven, we were all going direct the other way" in text
-    assert text.endswith("in the superlative degree of comparison only.")
+    assert "failed no matter try again fail again fail better" in words(first.extras["text"])
+    text = words(second.extras["text"])
+    assert text.startswith("it was the best of times it was the worst of times")
+    # The sentence that the first window's end cuts is whole; some hear "doing".
+    assert re.search("we were all going direct to heaven we were all [gd]oing direct the other way in short", text)
+    assert text.endswith("in the superlative degree of comparison only")
     for result in (first, second):
         assert result.extras["language"] == "en"
         assert result.extras["language_probability"] > 0.9
@@ -59,8 +68,10 @@ def test_segments_are_in_seconds_of_the_video(heard, dickens):
     assert times == sorted(times)
     assert 100 <= times[0] < 102
     assert 138 < times[-1] <= 100 + len(dickens) / 16000
-    assert segments[0]["text"] == "It was the best of times, it was the worst of times."
-    assert abs(segments[0]["end_s"] - 104.8) < 1
+    assert words(segments[0]["text"]).startswith("it was the best of times it was the worst of times")
+    # Where the earlier ones end is not the same on every instruction set.
+    (in_short,) = (segment for segment in segments if segment["text"].startswith("In short"))
+    assert abs(in_short["start_s"] - 129) < 1
     assert " ".join(segment["text"] for segment in segments) == heard[2].extras["text"]
     assert all(segment["average_log_probability"] < 0 for segment in segments)
     assert all(0 <= segment["no_speech_probability"] < 0.6 for segment in segments)

@@ -12,6 +12,8 @@ from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.whisper import Whisper, WhisperSettings
 from vemoclap_batch.extractors.whisper_weights import load_cublas
 
+pytestmark = pytest.mark.numeric
+
 SILENT = {"text": "", "language": None, "language_probability": None, "segments": []}
 MOST = 40
 

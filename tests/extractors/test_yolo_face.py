@@ -21,6 +21,8 @@ from vemoclap_batch.hub.library import locate
 from vemoclap_batch.hub.pinned import NotPinned
 from vemoclap_batch.networks.expression import CLASSES
 
+pytestmark = pytest.mark.numeric
+
 DETECTOR, EXPRESSIONS = "hf:tiny/faces/model.pt", "hf:tiny/expressions"
 
 

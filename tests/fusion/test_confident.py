@@ -10,6 +10,8 @@ from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.training import TrainSettings
 
+pytestmark = pytest.mark.numeric
+
 SHAPE = FusionSpec(
     features={
         "face": FeatureSpec(width=3, length=2, sequence=True),

@@ -13,6 +13,8 @@ from vemoclap_batch.fusion.evaluation import (
     summarise,
 )
 
+pytestmark = pytest.mark.numeric
+
 LABELS = ("anger", "disgust", "fear", "joy")
 
 

@@ -16,6 +16,8 @@ from vemoclap_batch.fusion.data import Examples, normalised, to_tensors
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
 from vemoclap_batch.media.windows import evenly_spaced
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = Path(__file__).parents[1] / "data" / "fusion_attention.safetensors"
 
 

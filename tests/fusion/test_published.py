@@ -15,6 +15,8 @@ from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
 from vemoclap_batch.fusion.published import FEATURES, HEADS, LEAK, feature_space, read_checkpoint
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = Path(__file__).parents[1] / "data" / "fusion_attention.safetensors"
 
 

@@ -10,6 +10,8 @@ from vemoclap_batch.fusion.evaluation import calibration_error, draw_confusion, 
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.training import PRESETS, TrainSettings, fit_statistics, split_validation, train
 
+pytestmark = pytest.mark.numeric
+
 LABELS = ("anger", "disgust", "fear")
 SHAPE = FusionSpec(
     features={

@@ -14,6 +14,8 @@ from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, Fusion
 from vemoclap_batch.fusion.training import fit_statistics, train
 from vemoclap_batch.fusion.variants import FUSIONS, LateAverage, alone, build
 
+pytestmark = pytest.mark.numeric
+
 FEW = QUICK.model_copy(update={"lr": 1e-2, "max_steps": 60, "evaluate_every": 20})
 D, N, LABELS = 16, 6, ("anger", "disgust", "fear")
 

@@ -20,6 +20,8 @@ from vemoclap_batch.lite.fusion_training import (
 )
 from vemoclap_batch.lite.sets import SOUND, Items, cached
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def made():

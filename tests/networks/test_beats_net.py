@@ -10,6 +10,8 @@ from tests.networks.random_beats import FULL, SMALL, bucket, plain_tokens, rando
 from vemoclap_batch.networks.beats import distance_buckets, load_beats
 from vemoclap_batch.networks.beats_config import ACTIVATIONS, BeatsConfig
 
+pytestmark = pytest.mark.numeric
+
 DATA = Path(__file__).parents[1] / "data"
 #: Each differs from the published architecture in another way, or in several.
 CFGS = {

@@ -27,6 +27,8 @@ from vemoclap_batch.networks.expression import (
     save_expression_net,
 )
 
+pytestmark = pytest.mark.numeric
+
 WEIGHTS = resources.files("vemoclap_batch") / "weights" / "expression.safetensors"
 
 

@@ -5,6 +5,8 @@ import torch
 from tests.networks.random_beats import sound
 from vemoclap_batch.networks.fbank import Fbank, mel_filters
 
+pytestmark = pytest.mark.numeric
+
 
 def kaldi(waveform):
     """Normalised log-mel energies [frames, 128] by Kaldi's definition, frame by frame in float64."""

@@ -4,6 +4,8 @@ import pytest
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.networks.prosody import HOP, SILENCE_DB, loudness, pitch, spectral_centroid, syllable_rate
 
+pytestmark = pytest.mark.numeric
+
 
 def tone(frequency, seconds=2.0, amplitude=0.1, harmonics=1):
     """Harmonics that fall by 6 dB an octave, as a voice's do."""

@@ -19,6 +19,8 @@ from vemoclap_batch.networks.voice import (
     save_projection,
 )
 
+pytestmark = pytest.mark.numeric
+
 WIDTH, HEADS, POSITIONS = 16, 2, 1500
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.int16): 2, np.dtype(np.float16): 4}
 

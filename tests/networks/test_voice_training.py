@@ -14,6 +14,8 @@ from vemoclap_batch.lite.voice_training import (
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.networks.voice import load_voice_net
 
+pytestmark = pytest.mark.numeric
+
 
 def write_flac(path, waveform):
     with av.open(str(path), "w") as container:

@@ -19,6 +19,8 @@ from vemoclap_batch.report.analysis_page import write_analysis
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 
+pytestmark = pytest.mark.numeric
+
 FACES = pa.list_(pa.struct([("frame", pa.int32()), ("expression", pa.string()), ("score", pa.float32())]))
 TEXT = {"text": pa.string(), "language": pa.string()}
 # What a hostile video may say: lines, colours, comments, a change of direction.

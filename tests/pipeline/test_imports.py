@@ -19,6 +19,8 @@ from vemoclap_batch.manifest import read_labels
 from vemoclap_batch.pipeline.imports import import_features, read_samples
 from vemoclap_batch.store.store import Store
 
+pytestmark = pytest.mark.numeric
+
 N = 300  # more than one chunk
 
 

@@ -13,6 +13,8 @@ from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline.run import Classifier, run
 
+pytestmark = pytest.mark.numeric
+
 SECONDS = 12 * 60
 #: All that reads sound, and the texts.
 SOUND_PROFILE = PROFILE.replace('  clip: {class: "tests.tiny:TinyFrames"}\n', "")

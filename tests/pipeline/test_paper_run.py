@@ -21,6 +21,8 @@ from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
 
+pytestmark = pytest.mark.numeric
+
 #: Loaded by every Python process that has its folder in PYTHONPATH, Ray's own included.
 GUARD = """
 import os, sys

@@ -13,6 +13,8 @@ from vemoclap_batch.pipeline.fit import fit
 from vemoclap_batch.pipeline.scoring import score
 from vemoclap_batch.store.store import Store
 
+pytestmark = pytest.mark.numeric
+
 HYPER = {"lr": 3e-3, "max_steps": 60, "evaluate_every": 20, "batch": 32}
 
 
@@ -33,7 +35,7 @@ def bucket(monkeypatch):
     client = boto3.client("s3")
     client.create_bucket(Bucket="models")
     yield client
-    server.stop()
+    server.close()
 
 
 def train(filled, checkpoint, **more):
