@@ -15,16 +15,17 @@ import numpy as np
 from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, MediaInfo
 from vemoclap_batch.media.sampling import Sampling
-from vemoclap_batch.numbered import PART, WINDOW_S
+from vemoclap_batch.numbered import PART, WINDOW_S, difference
 from vemoclap_batch.random_media import Recipe
-from vemoclap_batch.recognised import Heard, Pictures, Truth
+from vemoclap_batch.recognised import SAME, Heard, Pictures, Truth
 from vemoclap_batch.second_decoder import Decoded
 
 _WANTED = Sampling().frames
 #: Seconds by which lengths and places may differ; encoders delay sound, containers round.
 _LENGTH_S = 0.15
-#: Correlation that a stretch of sound has to have.
-_ALIKE = 0.95
+#: Correlation that a stretch of sound has to have, and by how much it may lie below the other decoder's: what a codec
+#: replaces by noise is another noise each time.
+_ALIKE, _NOISE = 0.95, 0.06
 #: Of full scale; what is quieter at either end is silence.
 _SILENCE = 0.01
 
@@ -96,7 +97,7 @@ class _Comparison:
         )
 
     def _order(self) -> str | None:
-        numbers = [number for number in self.shown.numbers if number is not None]
+        numbers = [number for number, _ in self.shown.placed(self.clip.frame_times.tolist())]
         if all(earlier < later for earlier, later in pairwise(numbers)):
             return None
         # A decoder that conceals a broken picture shows the one before again.
@@ -108,16 +109,37 @@ class _Comparison:
         """Number of frames, and whether they are spread evenly over time."""
         if not self.theirs.sound and not self.truth.whole:
             return None
-        read = sorted(number for number in self.shown.numbers if number is not None)
-        guessed = sorted([*self.shown.sound, *self.shown.as_in(self.theirs).values()])
-        of_theirs = self._spread(self.theirs.sound, read)
-        others = (
-            self._spread(sorted(self.truth.times), read),
-            self._spread(sorted(set(self.theirs.guessed())), guessed),
-        )
-        return of_theirs if all(others) else None
+        read = [number for number, _ in self.shown.placed(self.clip.frame_times.tolist())]
+        of_theirs = self._spread(self.theirs.sound, self.truth.moments(self.theirs.sound), read)
+        every, of_all = sorted(self.truth.times), sorted(set(self.theirs.guessed()))
+        guessed = sorted([*read, *self.shown.as_in(self.theirs).values()])
+        others = [
+            self._spread(every, self.truth.moments(every), read),
+            self._spread(of_all, self.truth.moments(of_all), guessed),
+        ]
+        if timed := self._their_times():
+            others.append(self._spread(list(timed), np.array(list(timed.values())), read))
+        return of_theirs if all(others) and not self._same_pictures() else None
 
-    def _spread(self, numbers: list[int], got: list[int]) -> str | None:
+    def _same_pictures(self) -> bool:
+        """Whether ours are the other decoder's at evenly spaced places, whatever they show: some encoders err."""
+        shown, theirs = self.shown.frames, self.theirs.frames
+        if not self.theirs.broken or self.truth.recipe.slow != "none" or len(shown) != min(_WANTED, len(theirs)):
+            return False
+        places = np.linspace(0, len(theirs) - 1, len(shown)).round().astype(int).tolist()
+        return all(
+            min(difference(frame, other) for other in theirs[max(place - 1, 0) : place + 2]) <= SAME
+            for frame, place in zip(shown, places, strict=True)
+        )
+
+    def _their_times(self) -> dict[int, float]:
+        """Number → time, by the other decoder; none where parts were joined: there its time starts again, or jumps."""
+        if len(self.truth.lengths) > 1:
+            return {}
+        found = dict(sorted(self.theirs.placed(self.other.times)))
+        return {number: moment for number, moment in found.items() if np.isfinite(moment)}
+
+    def _spread(self, numbers: list[int], times: np.ndarray, got: list[int]) -> str | None:
         """What is wrong where a clip with the frames got should show frames of these numbers evenly over time."""
         truth, wanted = self.truth, min(_WANTED, len(numbers))
         plain = truth.whole and len(truth.lengths) == 1
@@ -125,9 +147,9 @@ class _Comparison:
             return f"{len(self.shown.numbers)} of {wanted} frames of {len(numbers)}: {got}"
         if not got or not numbers:
             return None
-        times = truth.moments(numbers)
         expected = np.searchsorted(times, np.linspace(times[0], times[-1], wanted) + 1e-6, side="right") - 1
-        places, shown_at = np.searchsorted(numbers, got), truth.moments(got)
+        places = np.searchsorted(numbers, got)
+        shown_at = np.interp(got, numbers, times)
         for place in expected[: wanted - self.torn]:
             near = np.abs(places - place).min() <= (1 if plain else 2)
             if not near and np.abs(shown_at - times[place]).min() > 0.05 + truth.slack_s:
@@ -138,22 +160,22 @@ class _Comparison:
     def _shape(self) -> str | None:
         if not len(self.clip.frames):
             return None
-        recipe = self.truth.recipe
         height, width = self.clip.frames.shape[1:3]
-        if recipe.shape == "1/1" or self.other.aspect is None:
-            expected = f"{recipe.size[0]}x{recipe.size[1]}"
-            return None if (width, height) == recipe.size else f"{width}x{height}, {expected} expected"
-        if abs(width / height / self.other.aspect - 1) <= 0.03:
+        stored_width, stored_height = self.truth.recipe.size
+        aspect = self.other.aspect or stored_width / stored_height
+        # The codec itself may say that its pixels are oblong, as H.263 does.
+        square = abs(aspect / (stored_width / stored_height) - 1) < 0.005
+        if square and (width, height) == (stored_width, stored_height):
             return None
-        expected = f"{self.other.aspect:.3f} to 1 expected of {recipe.size[0]}x{recipe.size[1]}"
-        return f"{width}x{height} is shown, {expected}"
+        if not square and abs(width / height / aspect - 1) <= 0.03:
+            return None
+        return f"{width}x{height} is shown, {aspect:.3f} to 1 expected of {stored_width}x{stored_height}"
 
     def _offsets(self) -> list[tuple[int, float, int, float]]:
         """Part, time in the source less time in the clip, number, time in the clip, of each picture."""
         return [
-            (number // PART, self.truth.times[number] - float(moment), number, float(moment))
-            for number, moment in zip(self.shown.numbers, self.clip.frame_times, strict=True)
-            if number is not None
+            (number // PART, self.truth.times[number] - moment, number, moment)
+            for number, moment in self.shown.placed(self.clip.frame_times.tolist())
         ]
 
     def _times(self) -> str | None:
@@ -162,12 +184,10 @@ class _Comparison:
         if not pairs:
             return None
         first = pairs[0][1]
-        theirs = {n: moment for n, moment in zip(self.theirs.numbers, self.other.times, strict=True) if n is not None}
-        if len(self.truth.lengths) > 1:  # There the ffmpeg program lets time start again, or jump.
-            theirs = {}
-        for part, offset, number, moment in pairs:
-            slack = _LENGTH_S + 0.1 * part
-            in_step = abs(offset - first) <= slack and (not self.truth.whole or abs(first) <= _LENGTH_S)
+        theirs = self._their_times()
+        slack = _LENGTH_S + self.truth.slack_s
+        for _, offset, number, moment in pairs:
+            in_step = abs(offset - first) <= slack and (not self.truth.whole or abs(first) <= slack)
             if not in_step and abs(theirs.get(number, -1e9) - moment) > slack:
                 right = self.truth.times[number] - (0 if self.truth.whole else first)
                 return f"picture {number} is said to be at {moment:.2f} s, {right:.2f} s is right"
@@ -186,7 +206,7 @@ class _Comparison:
 
     def _sound(self) -> str | None:
         ours, theirs = self.listened.likeness, self.heard.likeness
-        missing = [key for key in self.heard.place if ours[key] < min(theirs[key] - 0.02, _ALIKE)]
+        missing = [key for key in self.heard.place if ours[key] < min(theirs[key] - _NOISE, _ALIKE)]
         if not missing:
             return None
         words = f"{len(missing)} of {len(self.heard.place)} stretches of 0.4 s are not as the other decoder gives them"

@@ -46,7 +46,7 @@ CODECS = {
     "hevc": Codec("libx265", (*_X265, "log-level=none:pools=none:open-gop=0"), ("yuv420p", "yuv420p10le"),
                   b_frames=(0, 3)),
     "hevc open": Codec("libx265", (*_X265, "log-level=none:pools=none:open-gop=1"), groups=(12, 50), b_frames=(3,)),
-    "av1": Codec("libsvtav1", ("-preset", "12", "-crf", "25", "-svtav1-params", "lp=1"), groups=(12, 50)),
+    "av1": Codec("libsvtav1", ("-preset", "8", "-crf", "15", "-svtav1-params", "lp=1"), groups=(12, 50)),
     "vp8": Codec("libvpx", _QUICK_VPX),
     "vp8 hidden": Codec("libvpx", _GOOD_VPX, groups=(12, 50)),
     "vp9": Codec("libvpx-vp9", _QUICK_VPX, ("yuv420p", "yuv444p")),

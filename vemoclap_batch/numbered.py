@@ -79,8 +79,8 @@ def difference(shown: np.ndarray, other: np.ndarray) -> float:
 
 def tones(part: int, seconds: float, rate: int) -> np.ndarray:
     """The source sound of a part: a new tone every 80 ms, float32 [samples], mono, at ``rate`` Hz."""
-    # Drawn one after the other: a longer sound begins as a shorter one.
-    hertz = np.random.default_rng([7, part]).uniform(300, 2800, int(seconds / _TONE_S) + 1)
+    # Low, so that half a sample at 16 kHz makes no difference; a longer sound begins as a shorter one.
+    hertz = np.random.default_rng([7, part]).uniform(200, 1400, int(seconds / _TONE_S) + 1)
     times = np.arange(round(seconds * rate)) / rate
     tone = (times / _TONE_S).astype(int)
     # The phase goes on from tone to tone: a step would be a click that codecs smear.

@@ -128,7 +128,8 @@ def draw(random: np.random.Generator, encoders: Sequence[str]) -> Recipe:
     if join == "other sound rate" and audio in ("none", "opus"):
         join = "restart"
     parts = 1 if join == "none" else int(random.integers(2, 5))
-    slow = _maybe(random, ("first", "last"), 0.25) if container.variable and join == "none" else "none"
+    steady = not container.variable or join != "none" or video == "mpeg4 packed"
+    slow = "none" if steady else _maybe(random, ("first", "last"), 0.25)
     rate = (
         "30"
         if slow != "none"

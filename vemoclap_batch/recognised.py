@@ -14,7 +14,7 @@ from vemoclap_batch.random_media import Recipe
 #: Mean difference from the source, of 255, above which no picture is sound, whatever its codec.
 _BROKEN = 40.0
 #: Mean difference of two decoders' renderings of the same picture.
-_SAME = 6.0
+SAME = 6.0
 #: Correlation of a stretch of sound that was found.
 _FOUND = 0.8
 
@@ -41,9 +41,13 @@ class Truth:
         self.whole = recipe.cut == "none"
         # Each joint may cost what one stream of a part is longer than the other.
         self.slack_s = 0.1 * (len(recipe.frames) - 1)
+        longest = float(np.diff(list(self.times.values())).max())
         if recipe.cut.startswith("copy"):
             # The rest may begin while a picture is shown, which then counts as shown from there on.
-            self.slack_s = float(np.diff(list(self.times.values())).max())
+            self.slack_s += longest
+        if recipe.video == "mpeg4 packed":
+            # Which time a packet with two pictures or none has, is anyone's guess when such a file is copied.
+            self.slack_s += 4 * longest
 
     def moments(self, numbers: Sequence[int]) -> np.ndarray:
         """When pictures are shown, in seconds: float64 [n]; of one that the source lacks, the time of the nearest."""
@@ -91,6 +95,13 @@ class Pictures:
         whole = [number for number, error in zip(self.numbers, self.errors, strict=True) if error <= limit]
         self.sound = sorted({number for number in whole if number is not None})
 
+    def placed(self, moments: Sequence[float]) -> list[tuple[int, float]]:
+        """Number and time of each sound picture, given the times of all."""
+        pairs = zip(self.numbers, self.errors, moments, strict=True)
+        return [
+            (number, float(moment)) for number, error, moment in pairs if number is not None and error <= self.limit
+        ]
+
     @property
     def is_torn(self) -> bool:
         """Whether the last picture is broken, or shows one again."""
@@ -112,7 +123,7 @@ class Pictures:
         for place in self.broken:
             errors = {at: difference(self.frames[place], other.frames[at]) for at in other.broken}
             at = min(errors, key=lambda key: errors[key], default=None)
-            if at is not None and errors[at] <= _SAME:
+            if at is not None and errors[at] <= SAME:
                 found[place] = numbers[at]
         return found
 
