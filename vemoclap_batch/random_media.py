@@ -138,6 +138,8 @@ def draw(random: np.random.Generator, encoders: Sequence[str]) -> Recipe:
     cut = _maybe(random, [cut for cut in container.cuts if join == "none" or not cut.startswith("copy")], 0.25)
     group = _one(random, _groups(codec, cut))
     upright = not container.matrix or cut != "none" or join != "none"
+    # H.263 has few sizes, all of them wide.
+    matrices = [name for name, (degrees, _) in MATRICES.items() if video != "h263" or degrees % 180 == 0]
     square = not container.shape or cut != "none" or join != "none" or codec.groups == (1,)
     return Recipe(
         suffix=suffix,
@@ -156,7 +158,7 @@ def draw(random: np.random.Generator, encoders: Sequence[str]) -> Recipe:
         cut=cut,
         cut_share=round(float(random.uniform(0.1, 0.5)), 3),
         join=join,
-        matrix="none" if upright else _maybe(random, list(MATRICES), 0.5),
+        matrix="none" if upright else _maybe(random, matrices, 0.5),
         shape="1/1" if square else _maybe(random, SHAPES, 0.25, "1/1"),
         late_s=0.4 if container.late and audio != "none" and random.uniform() < 0.2 else 0.0,
     )
