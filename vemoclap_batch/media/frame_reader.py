@@ -156,7 +156,7 @@ class FrameReader:
     def _stamps(self, numbers: list[int]) -> np.ndarray:
         """The time stamps in seconds of frames by their number in the index."""
         if self._index.ordered:
-            return self._index.pts[numbers] * self._index.seconds
+            return (self._index.pts[numbers] - self._index.delay) * self._index.seconds
         return self._index.start_s + self._times[numbers]
 
     def _taken(self, pictures: Pictures, stamps: np.ndarray, group: Sequence[int] | None = None) -> Group:

@@ -141,7 +141,7 @@ class InTurn:
             return self._index.start_s + np.arange(len(stamps)) / (self._index.fps or FPS)
         filled = np.interp(np.arange(len(stamps)), known, stamps[known])
         # Frames come in the order in which they are shown, but packed B-frames have each other's time stamps.
-        return np.sort(filled) * self._index.seconds
+        return (np.sort(filled) - self._index.delay) * self._index.seconds
 
 
 def _is_intra(frame: av.VideoFrame) -> bool:

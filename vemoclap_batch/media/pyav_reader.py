@@ -78,6 +78,8 @@ def _from_key(decoder: PictureDecoder, key: Key | None, start: int) -> Iterator[
         packets = decoder.packets(target)
         for packet in packets:
             if packet.is_keyframe and packet.pts == key.pts:
+                # Without an index some demuxers put another packet in this place.
+                decoder.pictures.doubtful |= packet.size != key.size
                 yield packet
                 yield from packets
                 return

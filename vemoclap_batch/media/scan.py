@@ -139,9 +139,9 @@ class _Reader:
         if start is None or packet.is_discard:
             return 0
         seconds = self._seconds[packet.stream_index]
-        decoded = packet.dts if packet.dts is not None else start
+        decoded_s = packet.dts * seconds if packet.dts is not None else None
         duration_s = (packet.duration or 0) * seconds
-        offset_s = self._timeline.offset_s(packet.stream_index, decoded * seconds, start * seconds, duration_s)
+        offset_s = self._timeline.offset_s(packet.stream_index, decoded_s, start * seconds, duration_s)
         end_s = start * seconds + offset_s + duration_s
         if end_s - self.origin_s <= MAX_DURATION_S:
             index = packet.stream_index
@@ -223,8 +223,9 @@ class _Reader:
             codec=codec.codec.canonical_name,
             fps=_fps(self.video),
             seconds=seconds,
-            start_s=float(pts[0]) * seconds if ordered else self.origin_s,
+            start_s=float(pts[0] - packets.delay) * seconds if ordered else self.origin_s,
             pts=pts,
+            delay=packets.delay,
             stamps=np.array(packets.stamps, np.int64),
             keys=sorted(packets.keys, key=lambda key: key.pts),
             ordered=ordered,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from vemoclap_batch.media.sampling import MAX_GAP_S
 
 #: A step back by more than this is a new start; a smaller one is the order of decoding, or rounding.
 BACK_S = 0.7
+#: So many packets may lie between the order of decoding and that of showing (H.264 and HEVC allow as much).
+_REORDERED = 16
+#: By how much later than the part before a new part may begin.
+_LATER_S = 0.3
 #: In formats whose time stamps may jump (transport streams, Ogg), a longer step forward is such a jump. The ffmpeg
 #: program has the same limit (``-dts_delta_threshold``).
 JUMP_S = 10.0
@@ -21,6 +26,7 @@ class _Stream:
 
     expected_s: float
     offset: int
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REORDERED))
 
 
 class Timeline:
@@ -49,16 +55,20 @@ class Timeline:
         self.restarts = self.jumps = 0
         self.end_s = float("-inf")
 
-    def offset_s(self, stream: int, dts_s: float, start_s: float, duration_s: float) -> float:
+    def offset_s(self, stream: int, dts_s: float | None, start_s: float, duration_s: float) -> float:
         """What a packet's time stamps are to be moved by, in seconds; packets come in the order of the file.
 
         Args:
             stream: which stream it belongs to.
-            dts_s: its time stamp in the order of decoding (of showing, where there is no other).
+            dts_s: its time stamp in the order of decoding; None, as in the first packets of some files, tells nothing.
             start_s: when it is shown.
             duration_s: for how long; 0 where the file does not say.
         """
         state = self._streams.get(stream)
+        if dts_s is None:
+            offset = self._offsets[state.offset if state is not None else -1]
+            self.end_s = max(self.end_s, start_s + offset + duration_s)
+            return offset
         if state is None:
             # Whichever part it belongs to, it is near what else lies there.
             state = self._streams[stream] = _Stream(max(self.end_s, dts_s), 0)
@@ -70,6 +80,7 @@ class Timeline:
             state.offset = self._which_offset(state, dts_s, start_s)
         offset = self._offsets[state.offset]
         state.expected_s = dts_s + offset + duration_s
+        state.recent_s.append(dts_s + offset)
         self.end_s = max(self.end_s, start_s + offset + duration_s)
         return offset
 
@@ -79,7 +90,9 @@ class Timeline:
         step = dts_s + self._offsets[best] - state.expected_s
         # While another stream goes on, a step forward is a pause of this one.
         ahead = step > self._limit_s and dts_s + self._offsets[best] - self.end_s > self._limit_s
-        if step >= -BACK_S and not ahead:
+        # Where the order of decoding is not known, frames go back, but not behind so many others.
+        back = step < -BACK_S and dts_s + self._offsets[best] <= min(state.recent_s, default=0.0) + _LATER_S
+        if not (ahead or back):
             return best
         self.jumps += ahead
         self.restarts += not ahead

@@ -19,10 +19,11 @@ FPS = 25.0
 
 
 class Key(NamedTuple):
-    """A packet from which decoding can start, in the stream's time base."""
+    """A packet from which decoding can start: its time stamps in the stream's time base, and its size in bytes."""
 
     pts: int
     dts: int | None
+    size: int
 
 
 @dataclass
@@ -34,6 +35,8 @@ class VideoIndex:
         seconds: length of a unit of the time stamps.
         start_s: time stamp of the first frame, in seconds.
         pts: int64 [N], sorted: the time stamp of each frame that a player shows, on one time line.
+        delay: by how much the time stamps are later than the frames are shown: AVI has none, and the demuxer makes up
+            for decoders that put out frames later.
         stamps: int64 [M]: the time stamp of each packet in the order of the file, on the same time line.
         keys: sorted by time stamp.
         ordered: False where the container does not say when each frame is shown, so that only decoding all of them
@@ -53,6 +56,7 @@ class VideoIndex:
     pts: np.ndarray
     stamps: np.ndarray
     keys: list[Key]
+    delay: int = 0
     ordered: bool = True
     seekable: bool = True
     plain: bool = True
@@ -79,6 +83,7 @@ class Packets:
     open_groups: bool = False
     palette: bool = False
     place_holders: int = 0
+    delay: int = 0
 
     def add(self, packet: av.Packet, moved: int) -> None:
         """Note one packet that is not empty; ``moved`` is what its time stamps are moved by, in its time base."""
@@ -86,11 +91,13 @@ class Packets:
         if pts is None:
             self.ordered = False
             pts = 0
+        if self.in_avi and not self.stamps and packet.dts is not None:
+            self.delay = pts - packet.dts
         self.stamps.append(pts + moved)
         if self.codec == "mpeg4":
             self.place_holders += packet.size <= _PLACE_HOLDER_BYTES
         if packet.is_keyframe:
-            self.keys.append(Key(pts, packet.dts))
+            self.keys.append(Key(pts, packet.dts, packet.size))
             self.palette = self.palette or packet.has_sidedata("palette")
         elif self.keys and pts < self.keys[-1].pts:
             self.open_groups = True
