@@ -22,6 +22,7 @@ from tests.extractors.tiny_models import (
     hostile_weights,
     little_memory,
 )
+from tests.tolerance import assert_near
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.open_clip import CPU_BATCH, PUBLISHED, OpenClip
 from vemoclap_batch.failure import Failure
@@ -181,7 +182,7 @@ def test_weights_file_is_built_as_its_architecture(extractor, tmp_path, folder, 
     expected = extractor.extract([clip])[0].feature
     for file in ("weights.safetensors", "weights.pt", "trained.pt"):
         loaded = build(OpenClip, tmp_path / file, architecture=name, width=CLIP_WIDTH)
-        np.testing.assert_allclose(loaded.extract([clip])[0].feature, expected, rtol=1e-6)
+        assert_near(loaded.extract([clip])[0].feature, expected)
 
 
 def test_model_with_pictures_of_its_own(tmp_path):
@@ -274,7 +275,7 @@ def test_a_broken_clip_fails_alone(extractor):
     good, bad, other = extractor.extract([clip, broken_clip(), clip])
     assert isinstance(bad, Failure)
     assert isinstance(good, Result)
-    np.testing.assert_allclose(good.feature, other.feature, rtol=1e-5)
+    assert_near(good.feature, other.feature)
 
 
 def test_wrong_weights_are_refused(tmp_path, folder):
