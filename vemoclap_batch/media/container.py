@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import IO
+from typing import IO, Any
 
 import av
 
@@ -65,6 +65,21 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
         raise _unreadable(path, error) from error
     with container:
         yield container
+
+
+def decode_packet(codec: Any, packet: av.Packet | None) -> list[Any]:
+    """The frames that a packet completes; None flushes the decoder.
+
+    A decoder that failed several times may take no further packet: it is emptied then, and goes on.
+
+    Raises:
+        av.FFmpegError: the packet is damaged.
+    """
+    try:
+        return codec.decode(packet)
+    except av.BlockingIOError:
+        codec.flush_buffers()
+        return codec.decode(packet)
 
 
 @cache

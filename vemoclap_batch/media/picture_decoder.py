@@ -9,6 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from vemoclap_batch.media.container import decode_packet
 from vemoclap_batch.media.error import Beat
 from vemoclap_batch.media.pictures import UPRIGHT, Pictures, Turn, display_size
 from vemoclap_batch.media.sampling import MAX_PIXELS
@@ -36,6 +37,7 @@ class PictureDecoder:
         self._short_side = short_side
         self.beat = beat
         self.errors = 0  # packets that did not decode
+        self.last_pts: int | None = None  # of the frame that came last
 
     def packets(self, seek_to: int | None = None) -> Iterator[av.Packet]:
         """The packets of the stream that are not empty, from a time stamp or from where the file is."""
@@ -56,7 +58,7 @@ class PictureDecoder:
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that a packet completes; None flushes the decoder."""
         try:
-            return self.codec.decode(packet)
+            return decode_packet(self.codec, packet)
         except MemoryError:
             raise
         except av.FFmpegError:

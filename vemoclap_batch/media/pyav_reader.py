@@ -39,6 +39,7 @@ def _read_group(decoder: PictureDecoder, key: Key | None, wanted: dict[int, int]
     """Decode the wanted frames (time stamp → number) that depend on one key frame."""
     waiting = set(wanted)
     decoder.errors = 0
+    decoder.last_pts = None
     # Decoding from the first frame on is right whatever it is called.
     sought = key if key is not None and key != index.keys[0] else None
     for packet in _from_key(decoder, key, int(index.pts[0])):
@@ -61,6 +62,9 @@ def _keep_wanted(
             # be built on grey.
             decoder.pictures.doubtful = True
         decoder.errors += frame.is_corrupt
+        # Frames come in the order in which they are shown: their time stamps are wrong if time goes back.
+        decoder.pictures.doubtful |= decoder.last_pts is not None and pts is not None and pts < decoder.last_pts
+        decoder.last_pts = pts
         number = wanted.get(pts)  # type: ignore[arg-type]
         if number is not None and not frame.is_corrupt:
             decoder.keep(number, frame)

@@ -13,7 +13,7 @@ from av.stream import Disposition
 from vemoclap_batch.media import matroska
 from vemoclap_batch.media.audio import Sound, Track
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.media.container import encrypted, nothing_in, open_media
+from vemoclap_batch.media.container import decode_packet, encrypted, nothing_in, open_media
 from vemoclap_batch.media.error import Beat, no_beat
 from vemoclap_batch.media.pictures import Shape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
@@ -90,7 +90,12 @@ class _Reader:
         if audio is not None and want_audio:
             self.track = Track(self.origin_s, limits.max_duration_s, limits.part_s)
         self.warnings: list[str] = []
-        self.packets = Packets(video.codec_context.name if video is not None else "", container.format.name == "avi")
+        codec = video.codec_context if video is not None else None
+        self.packets = Packets(
+            codec.name if codec is not None else "",
+            in_avi=container.format.name == "avi",
+            reordered=codec is not None and codec.has_b_frames,
+        )
         self._timeline = Timeline(bool(container.format.flags & _MAY_JUMP), audio is not None)
         # Fractions are slow, and there are many packets.
         self._seconds = {stream.index: float(stream.time_base or 0) for stream in (video, audio) if stream is not None}
@@ -150,10 +155,10 @@ class _Reader:
 
     def _decode(self, packet: av.Packet, track: Track) -> None:
         try:
-            frames = packet.decode()
+            frames = decode_packet(packet.stream.codec_context, packet)
             # The packet that flushes the decoder has no number of a stream.
             said_s = (packet.duration or 0) * self._seconds[packet.stream.index]
-            track.add_all(frames, said_s)  # type: ignore[arg-type]
+            track.add_all(frames, said_s)
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError):
@@ -211,8 +216,7 @@ class _Reader:
         if codec.width * codec.height > MAX_PIXELS or max(codec.width, codec.height) > MAX_SIDE:
             self.warnings.append(f"the picture is left out: {codec.width}x{codec.height} pixels are more than allowed")
             return None
-        # AVI has no time stamps of showing; what the demuxer makes up for reordered frames is wrong.
-        ordered = packets.ordered and not (packets.in_avi and codec.has_b_frames)
+        ordered = packets.ordered
         joined = self._timeline.restarts + self._timeline.jumps > 0
         if packets.packed:
             self.warnings.append("the video may have packed B-frames: all of it was decoded in turn")
@@ -229,7 +233,7 @@ class _Reader:
             stamps=np.array(packets.stamps, np.int64),
             keys=sorted(packets.keys, key=lambda key: key.pts),
             ordered=ordered,
-            seekable=ordered and not (joined or packets.packed or (self._has_palette and packets.palette)),
+            seekable=ordered and not (joined or packets.unseekable or (self._has_palette and packets.palette)),
             plain=container.format.name in _INDEXED and not packets.open_groups,
             shape=_shape(container, self.video, tracks),
         )

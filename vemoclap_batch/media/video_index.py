@@ -76,6 +76,7 @@ class Packets:
 
     codec: str
     in_avi: bool
+    reordered: bool
     pts: array = field(default_factory=lambda: array("q"))  # 8 bytes a frame: there are a million in nine hours.
     stamps: array = field(default_factory=lambda: array("q"))
     keys: list[Key] = field(default_factory=list)
@@ -87,7 +88,7 @@ class Packets:
 
     def add(self, packet: av.Packet, moved: int) -> None:
         """Note one packet that is not empty; ``moved`` is what its time stamps are moved by, in its time base."""
-        pts = packet.pts if packet.pts is not None else packet.dts
+        pts = packet.dts if self.by_dts or packet.pts is None else packet.pts
         if pts is None:
             self.ordered = False
             pts = 0
@@ -105,9 +106,22 @@ class Packets:
             self.pts.append(pts + moved)
 
     @property
+    def by_dts(self) -> bool:
+        """Whether the order of decoding alone is known: AVI has no other, and what the demuxer makes up is wrong.
+
+        The times are right all the same: sorted, they are those at which the frames are shown.
+        """
+        return self.in_avi and self.reordered
+
+    @property
     def packed(self) -> bool:
         """Whether B-frames may be packed; AVI, for which that was made, is decoded in turn anyway."""
         return bool(self.place_holders) and not self.in_avi
+
+    @property
+    def unseekable(self) -> bool:
+        """Whether the packets do not tell which of them gives which frame."""
+        return self.packed or self.by_dts
 
     def is_header(self, packet: av.Packet) -> bool:
         """Whether a packet describes what follows, as Theora's do where one part is chained to another."""
