@@ -47,8 +47,8 @@ def compare(recipe: Recipe, other: Decoded, ours: tuple[Clip, MediaInfo] | Failu
         return {"failure": f"{ours.error_type}: {ours.message}; {had}"}
     clip, info = ours
     shown = Pictures(truth, list(clip.frames), theirs.limit)
-    torn = recipe.cut == "end" and theirs.is_torn and shown.is_torn
-    if torn:  # Of the packet in which the file ends both show what there is.
+    torn = recipe.cut == "end" and shown.is_torn
+    if torn:  # What a decoder makes of the packet in which the file ends, is its own affair.
         clip = replace(clip, frames=clip.frames[:-1], frame_times=clip.frame_times[:-1])
         shown = Pictures(truth, list(clip.frames), theirs.limit)
     return _Comparison(truth, other, theirs, heard, clip, shown, Heard(truth, clip.waveform), torn).differences(info)

@@ -99,7 +99,8 @@ def decode(program: str, path: Path, scratch: Path) -> Decoded:
 
 def _run(program: str, path: Path, stream: str, *output: str) -> str:
     """Decode one stream; returns what the program said."""
-    command = [program, "-hide_banner", "-nostdin", "-y", "-i", str(path), "-map", stream, *output]
+    # Threads would share out what is left in memory, of which broken pictures are made.
+    command = [program, "-hide_banner", "-nostdin", "-y", "-threads", "1", "-i", str(path), "-map", stream, *output]
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     return done.stderr.decode("utf-8", "replace")
 
