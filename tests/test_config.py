@@ -4,6 +4,7 @@ import pytest
 
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.media.sampling import SAMPLING_VERSION
 
 
 def test_lite_is_valid_and_resolves():
@@ -54,6 +55,9 @@ def test_a_class_that_is_none_is_refused():
 def test_fingerprints_follow_what_changes_the_output():
     base = resolve(load_config("lite"))
     frames = resolve(load_config("lite", ["sampling.frames=8"]))
+    # How frames are chosen is part of it, too.
+    assert frames["clip"].identity["sampling"] == {"frames": 8, "short_side": 360, "version": SAMPLING_VERSION}
+    assert "sampling" not in frames["asr"].identity
     beam = resolve(load_config("lite", ["extractors.asr.beam_size=2"]))
     pool = resolve(load_config("lite", ["extractors.asr.pool.threads=2", "pipeline.block_videos=9"]))
 

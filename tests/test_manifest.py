@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 
+import av
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +16,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.clips import pattern, sine
 from vemoclap_batch import listing
 from vemoclap_batch import manifest as M
+from vemoclap_batch.cli_common import left_out
 from vemoclap_batch.config import ConfigError
+from vemoclap_batch.media.decode import decode
 
 
 @pytest.fixture
@@ -34,7 +39,57 @@ def names(found):
 def test_a_folder_is_searched_for_media(folder):
     found = M.read_sources([str(folder)])
     assert names(found) == ["one.mp4", "three ' \" é 名.webm", "two.MKV"]
-    assert dict(found.ignored) == {".txt": 1, ".mp4": 1}
+    assert dict(found.ignored) == {".txt": 1, "(hidden)": 1}
+
+
+def test_a_folder_gives_every_kind_that_people_have(tmp_path):
+    kinds = (
+        ".vob .mxf .asf .f4v .dv .mod .tod .3g2 .3gpp .rm .wma .amr .ogm .mts .MP4 .mkv .webm .avi .wmv .flac .wav .mp3"
+    ).split()
+    for kind in [*kinds, ".txt", ".srt", ".jpg", ".m3u8", ".part"]:
+        (tmp_path / f"clip{kind}").write_bytes(b"x")
+    (tmp_path / "._clip.mp4").write_bytes(b"x")
+    found = M.read_sources([str(tmp_path)])
+    assert names(found) == sorted(f"clip{kind}" for kind in kinds)
+    assert found.ignored.total() == 6
+    assert found.ignored["(hidden)"] == 1
+
+
+def test_what_was_left_out_is_said_by_suffix():
+    assert left_out(Counter()) == "left out no file"
+    assert left_out(Counter({".txt": 1})) == "left out 1 file: 1 .txt"
+    assert left_out(Counter({".txt": 3, ".srt": 2})) == "left out 5 files: 3 .txt, 2 .srt"
+    many = Counter({f".{number}": 20 - number for number in range(12)})
+    assert left_out(many).endswith("11 .9, 19 of 2 other kinds")
+
+
+@pytest.mark.parametrize("kind", [".vob", ".mxf", ".asf", ".f4v", ".3g2", ".3gpp", ".wma", ".m2ts", ".m4v", ".mka"])
+def test_a_suffix_that_is_taken_can_be_decoded(tmp_path, kind):
+    muxer = {".3gpp": "3gp", ".f4v": "mp4", ".m4v": "mp4", ".mka": "matroska"}.get(kind)
+    codecs = {".vob": ("mpeg2video", "mp2"), ".mxf": ("mpeg2video", "pcm_s16le"), ".asf": ("wmv2", "wmav2"),
+              ".wma": (None, "wmav2")}  # fmt: skip
+    video, audio = codecs.get(kind, ("libx264", "aac"))
+    path = tmp_path / f"clip{kind}"
+    with av.open(str(path), "w", format=muxer) as container:
+        pictures = container.add_stream(video, rate=25) if video is not None and kind != ".mka" else None
+        sound = container.add_stream(audio, rate=48_000, layout="mono")
+        sound.bit_rate = 64_000
+        if pictures is not None:
+            pictures.width, pictures.height, pictures.pix_fmt = 96, 80, "yuv420p"
+            for picture in pattern(25, (96, 80)):
+                container.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(pictures.encode())
+        resampler = av.AudioResampler(sound.format, sound.layout, sound.rate, frame_size=sound.frame_size or 1024)
+        frame = av.AudioFrame.from_ndarray(sine(1, rate=48_000)[None], format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        for converted in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(sound.encode(converted))
+        container.mux(sound.encode())
+    [uri] = M.read_sources([str(tmp_path)]).rows["uri"].to_pylist()
+    clip, info = decode(uri)
+    assert info.has_audio
+    assert len(clip.waveform) > 12_000
+    assert len(clip.frames) == (16 if pictures is not None else 0)
 
 
 def test_the_id_and_the_content_key_are_as_designed(folder):
