@@ -139,7 +139,8 @@ class FrameReader:
                 yield found
                 groups.pop(0)
         except TooSlow:
-            self._warn(f"decoding in turn was given up after {self._limits.timeout_s:g} s: broken pictures are missing")
+            given_up = f"decoding in turn was given up after {self._limits.timeout_s:g} s"
+            self._warn(f"{given_up}: pictures may be broken or missing")
             for number, group in enumerate(groups):
                 pictures = sought if number == 0 and len(groups) == len(sizes) - place else self._sought(group, False)
                 yield self._taken(pictures, self._stamps(group), group)

@@ -52,7 +52,7 @@ class Limits:
 
     Attributes:
         timeout_s: a worker process that is silent for this long is killed; it reports while it gets on, so a long
-            video takes as long as it needs.
+            video takes as long as it needs. Where seeking went wrong, decoding in turn may take as long, too.
         fetch_timeout_s: seconds that fetching a remote file may take, all in all.
         max_fetch_gb: a larger remote file is refused, in GiB: one that never ends would fill the disk that all workers
             share.
