@@ -42,28 +42,41 @@ def integer(number, value):
     return element(number, value.to_bytes(2))
 
 
+def variable(content, at, keep_mark=False):
+    """A number of variable length, and where it ends."""
+    length = 9 - content[at].bit_length()
+    value = int.from_bytes(content[at : at + length])
+    return value if keep_mark else value & (1 << 7 * length) - 1, at + length
+
+
+def find(content, at, end, wanted):
+    """Where the size of an element among its siblings lies, and where its content begins and ends."""
+    while at < end:
+        kind, size_at = variable(content, at, keep_mark=True)
+        size, start = variable(content, size_at)
+        if kind == wanted:
+            return size_at, start, min(start + size, end)
+        at = start + size
+    raise LookupError(hex(wanted))
+
+
 def with_in_track(path, target, added):
-    """A copy of a live Matroska file, which has no index to keep right, with more elements in its video track.
+    """A copy of a live Matroska file, which has no index to keep right, with more elements in its first track.
 
     ``target`` is the number of the element of the track that they go into, or None for the track itself.
     """
     content = path.read_bytes()
-    parents = [0x1654AE6B, 0xAE, *([] if target is None else [target])]
-    at, places = content.rindex(b"\x16\x54\xae\x6b"), []  # The list of elements before it names it, too.
-    for parent in parents:
-        kind = parent.to_bytes((parent.bit_length() + 7) // 8)
-        at = content.index(kind, at) + len(kind)
-        length = 9 - content[at].bit_length()
-        places.append((at, length))
-        at += length
-    size = int.from_bytes(content[places[-1][0] : at]) & (1 << 7 * places[-1][1]) - 1
-    content = content[: at + size] + added + content[at + size :]
+    _, start, end = find(content, 0, len(content), 0x18538067)
+    places = []
+    for parent in (0x1654AE6B, 0xAE, *([] if target is None else [target])):
+        size_at, start, end = find(content, start, end, parent)
+        places.append((size_at, start, end))
+    content = content[:end] + added + content[end:]
     grown = len(added)
-    for place, length in reversed(places):
-        size = int.from_bytes(content[place : place + length]) & (1 << 7 * length) - 1
+    for size_at, start, end in reversed(places):
         # Sizes of one byte would not hold more: all of them are written in eight.
-        content = content[:place] + (size + grown | 1 << 56).to_bytes(8) + content[place + length :]
-        grown += 8 - length
+        content = content[:size_at] + (end - start + grown | 1 << 56).to_bytes(8) + content[start:]
+        grown += 8 - (start - size_at)
     found = path.with_stem(path.stem + "-changed")
     found.write_bytes(content)
     return found

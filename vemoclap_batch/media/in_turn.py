@@ -88,9 +88,10 @@ class InTurn:
                 whole = whole or _is_intra(frame)
                 if frame.key_frame:
                     decoder.errors = 0
-                decoder.errors += frame.is_corrupt
+                damaged = decoder.is_damaged(frame)
+                decoder.errors += damaged
                 stamps.append(np.nan if frame.pts is None else frame.pts)
-                sound.append(whole and not frame.is_corrupt)
+                sound.append(whole and not damaged)
                 traces.append(decoder.errors > 0)
                 if number in kept:
                     decoder.keep(number, frame)
@@ -116,10 +117,11 @@ class InTurn:
             whole = self._index.codec not in _STARTS_ANYWHERE
             for frame in self._frames(decoder):
                 whole = whole or _is_intra(frame)
-                if not decoder.pictures.by_number or (whole and not frame.is_corrupt):
+                sound = whole and not decoder.is_damaged(frame)
+                if not decoder.pictures.by_number or sound:
                     decoder.pictures = Pictures()
                     decoder.keep(0, frame)
-                if whole and not frame.is_corrupt:
+                if sound:
                     break
         return decoder.pictures
 

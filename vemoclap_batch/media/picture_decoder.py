@@ -38,6 +38,7 @@ class PictureDecoder:
         self.beat = beat
         self.errors = 0  # packets that did not decode
         self.last_pts: int | None = None  # of the frame that came last
+        self._broken: set[int] = set()  # time stamps of packets that the demuxer calls damaged
 
     def packets(self, seek_to: int | None = None) -> Iterator[av.Packet]:
         """The packets of the stream that are not empty, from a time stamp or from where the file is."""
@@ -57,6 +58,8 @@ class PictureDecoder:
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that a packet completes; None flushes the decoder."""
+        if packet is not None and packet.is_corrupt and packet.pts is not None:
+            self._broken.add(packet.pts)
         try:
             return decode_packet(self.codec, packet)
         except MemoryError:
@@ -65,6 +68,10 @@ class PictureDecoder:
             # A damaged packet. The frames it costs are missing from the result, which the caller notices.
             self.errors += 1
             return []
+
+    def is_damaged(self, frame: av.VideoFrame) -> bool:
+        """Whether FFmpeg marks a frame, or the packet that it came in, as corrupt."""
+        return frame.is_corrupt or frame.pts in self._broken
 
     def keep(self, number: int, frame: av.VideoFrame) -> None:
         """Add a frame to the pictures."""

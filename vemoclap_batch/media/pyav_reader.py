@@ -61,12 +61,13 @@ def _keep_wanted(
             # The container calls a packet a key frame that is none, or the decoder does not tell: all that follows may
             # be built on grey.
             decoder.pictures.doubtful = True
-        decoder.errors += frame.is_corrupt
+        damaged = decoder.is_damaged(frame)
+        decoder.errors += damaged
         # Frames come in the order in which they are shown: their time stamps are wrong if time goes back.
         decoder.pictures.doubtful |= decoder.last_pts is not None and pts is not None and pts < decoder.last_pts
         decoder.last_pts = pts
         number = wanted.get(pts)  # type: ignore[arg-type]
-        if number is not None and not frame.is_corrupt:
+        if number is not None and not damaged:
             decoder.keep(number, frame)
             decoder.pictures.doubtful |= decoder.errors > 0
 

@@ -94,10 +94,22 @@ class Timeline:
         back = step < -BACK_S and dts_s + self._offsets[best] <= min(state.recent_s, default=0.0) + _LATER_S
         if not (ahead or back):
             return best
+        # The rest of a stream's earlier part may have come late: it is where the others are.
+        beside = self._beside(state, dts_s)
+        if beside is not None:
+            return beside
         self.jumps += ahead
         self.restarts += not ahead
         self._offsets.append(self.end_s - start_s)
         return len(self._offsets) - 1
+
+    def _beside(self, state: _Stream, dts_s: float) -> int | None:
+        """The number of a known offset that puts a packet where another stream is; None where none does."""
+        for other in self._streams.values():
+            for number, offset in enumerate(self._offsets):
+                if other is not state and abs(dts_s + offset - other.expected_s) < BACK_S:
+                    return number
+        return None
 
     def _nearest(self, state: _Stream, dts_s: float) -> int:
         """The number of the known offset, of the stream's own and later ones, that puts a packet where it should be."""
