@@ -101,7 +101,7 @@ class _Reader:
         self._seconds = {stream.index: float(stream.time_base or 0) for stream in (video, audio) if stream is not None}
         self._has_palette = video is not None and video.codec_context.pix_fmt == "pal8"
         self.encrypted = False
-        self._ends = dict.fromkeys(self._seconds, self.origin_s)
+        self._ends: dict[int, int] = {}  # where each stream ends, in its time base
         self.audio_packets = 0
         self.bad_audio = 0
 
@@ -147,11 +147,11 @@ class _Reader:
         decoded_s = packet.dts * seconds if packet.dts is not None else None
         duration_s = (packet.duration or 0) * seconds
         offset_s = self._timeline.offset_s(packet.stream_index, decoded_s, start * seconds, duration_s)
-        end_s = start * seconds + offset_s + duration_s
-        if end_s - self.origin_s <= MAX_DURATION_S:
-            index = packet.stream_index
-            self._ends[index] = max(self._ends[index], end_s)
-        return round(offset_s / seconds) if offset_s else 0
+        moved = round(offset_s / seconds) if offset_s else 0
+        end = start + moved + (packet.duration or 0)
+        if end * seconds - self.origin_s <= MAX_DURATION_S:
+            self._ends[packet.stream_index] = max(self._ends.get(packet.stream_index, end), end)
+        return moved
 
     def _decode(self, packet: av.Packet, track: Track) -> None:
         try:
@@ -168,10 +168,7 @@ class _Reader:
     def result(self, container: av.container.InputContainer, tracks: Sequence[matroska.Track]) -> Scan:
         """Sum the pass up."""
         pcm = self.track.finish() if self.track is not None else Sound(0)
-        if self.audio is not None and self.track is not None and not self.track.timed:
-            self._ends[self.audio.index] = self.origin_s + len(pcm) / SAMPLE_RATE
-        duration_s = max(self._ends.values()) - self.origin_s
-        found = Scan(self.origin_s, duration_s, self._video_index(container, tracks), pcm=pcm)
+        found = Scan(self.origin_s, self._duration_s(), self._video_index(container, tracks), pcm=pcm)
         found.has_audio = len(pcm) > 0 if self.track is not None else self.audio_packets > 0
         found.is_empty = not self.packets.stamps and not self.audio_packets
         found.warnings = self.warnings + (self.track.warnings if self.track is not None else [])
@@ -185,6 +182,16 @@ class _Reader:
         found.duration_s = max(found.duration_s, len(pcm) / SAMPLE_RATE)
         self._compare_length(container, found)
         return found
+
+    def _duration_s(self) -> float:
+        """How long the longest stream is, by its packets; those of sound may lie about their lengths."""
+        ends = [
+            float(self._ends[stream.index] * stream.time_base)
+            for stream in (self.video, self.audio)
+            if stream is not None and stream.time_base is not None and stream.index in self._ends
+            if stream is not self.audio or self.track is None or self.track.timed
+        ]
+        return max([self.origin_s, *ends]) - self.origin_s
 
     def _of_time(self) -> list[str]:
         """What time stamps did that they should not."""
