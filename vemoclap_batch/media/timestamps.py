@@ -13,6 +13,8 @@ BACK_S = 0.7
 _REORDERED = 16
 #: By how much later than the part before a new part may begin.
 _LATER_S = 0.3
+#: So many offsets back one is looked for: streams of a file are not further apart, and broken ones may have thousands.
+_KNOWN = 8
 #: In formats whose time stamps may jump (transport streams, Ogg), a longer step forward is such a jump. The ffmpeg
 #: program has the same limit (``-dts_delta_threshold``).
 JUMP_S = 10.0
@@ -106,12 +108,12 @@ class Timeline:
     def _beside(self, state: _Stream, dts_s: float) -> int | None:
         """The number of a known offset that puts a packet where another stream is; None where none does."""
         for other in self._streams.values():
-            for number, offset in enumerate(self._offsets):
-                if other is not state and abs(dts_s + offset - other.expected_s) < BACK_S:
+            for number in range(max(len(self._offsets) - _KNOWN, 0), len(self._offsets)):
+                if other is not state and abs(dts_s + self._offsets[number] - other.expected_s) < BACK_S:
                     return number
         return None
 
     def _nearest(self, state: _Stream, dts_s: float) -> int:
         """The number of the known offset, of the stream's own and later ones, that puts a packet where it should be."""
-        known = range(state.offset, len(self._offsets))
-        return min(known, key=lambda number: abs(dts_s + self._offsets[number] - state.expected_s))
+        later = range(max(state.offset + 1, len(self._offsets) - _KNOWN), len(self._offsets))
+        return min([state.offset, *later], key=lambda number: abs(dts_s + self._offsets[number] - state.expected_s))
