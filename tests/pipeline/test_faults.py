@@ -201,7 +201,8 @@ def test_decoders_that_hang_crash_and_are_killed(clips, profile, undisturbed, tm
     signals = dict(zip(LONG, (signal.SIGSTOP, signal.SIGSEGV, signal.SIGKILL), strict=True))
     with ThreadPoolExecutor(3) as pool:
         hits = [pool.submit(hit, clips / f"{name}.mp4", number) for name, number in signals.items()]
-        assert extract(clips, out, profile, "decode.timeout_s=6") == 3
+        # A decoder that starts is silent, too, for as long as a busy machine needs for it.
+        assert extract(clips, out, profile, "decode.timeout_s=20") == 3
         for each in hits:
             each.result()
     assert failures(out) == {
