@@ -97,7 +97,8 @@ class _Comparison:
         )
 
     def _order(self) -> str | None:
-        numbers = [number for number, _ in self.shown.placed(self.clip.frame_times.tolist())]
+        # A picture that is shown for long may be taken several times, for the same time stamp.
+        numbers = [number for number, _ in dict.fromkeys(self.shown.placed(self.clip.frame_times.tolist()))]
         if all(earlier < later for earlier, later in pairwise(numbers)):
             return None
         # A decoder that conceals a broken picture shows the one before again.

@@ -348,3 +348,30 @@ def test_no_damaged_frame_is_taken_while_others_are_there(tmp_path, name, codec,
     assert not times & seconds
     assert "seeking gave missing or broken pictures: the video was decoded in turn" in info.warnings
     assert any("damaged frames were left out" in warning for warning in info.warnings)
+
+
+# --- Streams and lengths
+
+
+def test_a_programme_that_changes_midway_leaves_the_first(tmp_path):
+    """The streams of the second part have other numbers, as after an advert."""
+    parts = []
+    for name, numbers_of in (("a.ts", {}), ("b.ts", {"mpegts_start_pid": "512", "mpegts_pmt_start_pid": "1280"})):
+        path = make_clip(tmp_path / name, frames=numbered(), fps=25, container_options=numbers_of)
+        parts.append(path.read_bytes())
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts))
+    clip, info = decode(str(path))
+    assert numbers(clip) == spread()
+    assert info.duration_s == pytest.approx(3, abs=0.1)
+    assert "what begins only midway, in a stream of its own, was left out" in info.warnings
+
+
+def test_a_picture_that_stands_long_before_b_frames_makes_no_video_longer(tmp_path):
+    times = [0.0, 8.0, *(8.04 + np.arange(50) * 0.04)]
+    path = make_clip(tmp_path / "v.mp4", frames=numbered(52), times=times, options={"bf": "3", "g": "100"}, audio=False)
+    clip, info = decode(str(path))
+    assert info.duration_s == pytest.approx(10.04, abs=0.1)
+    # It counts for as long as it stands.
+    assert numbers(clip)[:12] == [0] * 12
+    assert numbers(clip)[-1] == 51

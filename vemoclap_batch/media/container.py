@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO, Any
@@ -65,6 +65,22 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
         raise _unreadable(path, error) from error
     with container:
         yield container
+
+
+def demux(
+    container: av.container.InputContainer, *streams: Any, passed_over: Callable[[], None] = lambda: None
+) -> Iterator[av.Packet]:
+    """The packets of these streams, in the order of the file.
+
+    A stream that begins only midway, as after a change of programme, is passed over: PyAV does not know it and raises
+    IndexError for each of its packets.
+    """
+    while True:
+        try:
+            yield from container.demux(*streams)
+            return
+        except IndexError:
+            passed_over()
 
 
 def decode_packet(codec: Any, packet: av.Packet | None) -> list[Any]:

@@ -58,10 +58,10 @@ class FrameReader:
             return
         for place, group in enumerate(groups):
             pictures = self._sought(group, alone=len(groups) == 1) if group else Pictures()
-            if pictures.doubtful or len(pictures.by_number) < len(group):
+            if pictures.doubtful or not pictures.by_number.keys() >= set(group):
                 yield from self._instead(pictures, groups[place:], sizes, place)
                 return
-            yield self._taken(pictures, self._stamps(group))
+            yield self._taken(pictures, self._stamps(group), group)
 
     def look(self) -> None:
         """Only find out what the picture is like."""
@@ -116,7 +116,7 @@ class FrameReader:
                 yield self._taken(self._kept, times[group], group)
             return
         for group, pictures in zip(groups, reader.read(groups), strict=True):
-            yield self._taken(pictures, times[group])
+            yield self._taken(pictures, times[group], group)
 
     def _instead(
         self, sought: Pictures, groups: list[list[int]], sizes: Sequence[int], place: int
@@ -160,15 +160,14 @@ class FrameReader:
             return (self._index.pts[numbers] - self._index.delay) * self._index.seconds
         return self._index.start_s + self._times[numbers]
 
-    def _taken(self, pictures: Pictures, stamps: np.ndarray, group: Sequence[int] | None = None) -> Group:
-        """One group; ``group`` names its frames where the pictures may have others or lack some."""
+    def _taken(self, pictures: Pictures, stamps: np.ndarray, group: Sequence[int]) -> Group:
+        """One group of frames by their numbers, those of them that the pictures have."""
         if self.seen is None or self.seen.height is None:
             self.seen = pictures
         self._warn(*pictures.warnings)
-        numbers = sorted(pictures.by_number) if group is None else list(group)
-        there = [at for at, number in enumerate(numbers) if number in pictures.by_number]
+        there = [at for at, number in enumerate(group) if number in pictures.by_number]
         self.got += len(there)
-        return pictures.stacked([numbers[at] for at in there]), stamps[there]
+        return pictures.stacked([group[at] for at in there]), stamps[there]
 
     def _warn(self, *messages: str) -> None:
         self.warnings += [message for message in messages if message not in self.warnings]

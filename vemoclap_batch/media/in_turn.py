@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import av
 import numpy as np
@@ -19,7 +20,7 @@ from vemoclap_batch.media.pictures import Pictures
 from vemoclap_batch.media.video_index import FPS, VideoIndex
 
 #: FFmpeg's decoders of these start at any picture and predict from grey; others wait for a whole one.
-_STARTS_ANYWHERE = frozenset(
+STARTS_ANYWHERE = frozenset(
     "mpeg4 h263 flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 rv10 rv20 svq1 svq3 vp6 vp6f vp6a theora".split()
 )
 
@@ -82,7 +83,7 @@ class InTurn:
         stamps: list[float] = []
         sound: list[bool] = []
         traces: list[bool] = []
-        whole = self._index.codec not in _STARTS_ANYWHERE
+        whole = self._index.codec not in STARTS_ANYWHERE
         with self._decoder() as decoder:
             for number, frame in enumerate(self._frames(decoder)):
                 whole = whole or _is_intra(frame)
@@ -101,10 +102,13 @@ class InTurn:
         """The frames of one sorted group of numbers after the other."""
         with self._decoder() as decoder:
             frames = enumerate(self._frames(decoder))
+            last: list[tuple[int, av.VideoFrame]] = []
             for group in groups:
                 decoder.pictures = pictures = Pictures()
                 wanted = set(group)
-                for number, frame in frames if group else ():
+                # The frame that ends one group may begin the next.
+                for number, frame in chain(last, frames) if group else ():
+                    last = [(number, frame)]
                     if number in wanted:
                         decoder.keep(number, frame)
                     if number == group[-1]:
@@ -114,7 +118,7 @@ class InTurn:
     def first(self) -> Pictures:
         """The first frame that is whole; any, where none is."""
         with self._decoder() as decoder:
-            whole = self._index.codec not in _STARTS_ANYWHERE
+            whole = self._index.codec not in STARTS_ANYWHERE
             for frame in self._frames(decoder):
                 whole = whole or _is_intra(frame)
                 sound = whole and not decoder.is_damaged(frame)

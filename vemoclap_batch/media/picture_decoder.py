@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
-from vemoclap_batch.media.container import decode_packet
+from vemoclap_batch.media.container import decode_packet, demux
 from vemoclap_batch.media.error import Beat
 from vemoclap_batch.media.pictures import UPRIGHT, Pictures, Turn, display_size
 from vemoclap_batch.media.sampling import MAX_PIXELS
@@ -45,7 +45,7 @@ class PictureDecoder:
         try:
             if seek_to is not None:
                 self._container.seek(seek_to, stream=self._stream, backward=True)
-            for number, packet in enumerate(self._container.demux(self._stream)):
+            for number, packet in enumerate(demux(self._container, self._stream)):
                 if number % _BEAT_EVERY == 0:
                     self.beat()
                 if packet.size:
@@ -58,7 +58,8 @@ class PictureDecoder:
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that a packet completes; None flushes the decoder."""
-        if packet is not None and packet.is_corrupt and packet.pts is not None:
+        # Where parts were joined the demuxer calls whole packets damaged, as their counters jump.
+        if self._index.seekable and packet is not None and packet.is_corrupt and packet.pts is not None:
             self._broken.add(packet.pts)
         try:
             return decode_packet(self.codec, packet)

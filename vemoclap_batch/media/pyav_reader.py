@@ -11,6 +11,7 @@ from av.video.frame import PictureType
 
 from vemoclap_batch.media.container import open_media
 from vemoclap_batch.media.error import Beat
+from vemoclap_batch.media.in_turn import STARTS_ANYWHERE
 from vemoclap_batch.media.picture_decoder import PictureDecoder
 from vemoclap_batch.media.pictures import Pictures
 from vemoclap_batch.media.video_index import Key, VideoIndex
@@ -40,6 +41,8 @@ def _read_group(decoder: PictureDecoder, key: Key | None, wanted: dict[int, int]
     waiting = set(wanted)
     decoder.errors = 0
     decoder.last_pts = None
+    # Frames before the first key frame may be built on grey.
+    decoder.pictures.doubtful |= key is None and index.codec in STARTS_ANYWHERE
     # Decoding from the first frame on is right whatever it is called.
     sought = key if key is not None and key != index.keys[0] else None
     for packet in _from_key(decoder, key, int(index.pts[0])):

@@ -83,12 +83,12 @@ class Limits:
 
 
 def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
-    """The numbers of the frames that a sampling takes of a video: int64 [n], increasing.
+    """The numbers of the frames that a sampling takes of a video: int64 [n], in order.
 
     The frames shown at ``frames`` equally spaced times from the first to the last frame; or at every multiple of
-    ``every_s``, if those are more. A picture that is shown at several of these times is taken once; ``frames`` are
-    filled up evenly from the others. With a constant rate they are ``evenly_spaced`` by number, which rounds to the
-    nearest frame.
+    ``every_s``, if those are more. A picture that is shown for long is taken once for each of the ``frames`` times that
+    it covers, so that all times count the same. With a constant rate they are ``evenly_spaced`` by number, which rounds
+    to the nearest frame.
 
     Args:
         times: float64 [N], seconds, increasing: when each frame is shown.
@@ -99,10 +99,10 @@ def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
     if len(times) <= count or is_constant(times, unit_s):
         found = evenly_spaced(len(times), count)
     else:
-        found = _filled(_shown(times, np.linspace(0, times[-1] - times[0], count), unit_s), len(times), count)
+        found = _shown(times, np.linspace(0, times[-1] - times[0], count), unit_s)
     if sampling.every_s is None or (more := int((times[-1] - times[0]) / sampling.every_s) + 1) <= count:
         return found
-    shown = _shown(times, np.arange(more) * sampling.every_s, unit_s)
+    shown = np.unique(_shown(times, np.arange(more) * sampling.every_s, unit_s))
     # Where one picture stands for long, many moments show the same.
     return shown if len(shown) > len(found) else found
 
@@ -114,11 +114,5 @@ def is_constant(times: np.ndarray, unit_s: float) -> bool:
 
 
 def _shown(times: np.ndarray, moments: np.ndarray, unit_s: float) -> np.ndarray:
-    """The frames shown at some moments, counted from the first frame, each frame once."""
-    return np.unique(np.searchsorted(times - times[0], moments + unit_s / 2, side="right") - 1)
-
-
-def _filled(numbers: np.ndarray, total: int, count: int) -> np.ndarray:
-    """So many numbers below ``total``: those given, and evenly spaced ones of the others."""
-    others = np.setdiff1d(np.arange(total), numbers, assume_unique=True)
-    return np.sort(np.concatenate([numbers, others[evenly_spaced(len(others), count - len(numbers))]]))
+    """The frame shown at each moment, counted from the first frame."""
+    return np.searchsorted(times - times[0], moments + unit_s / 2, side="right") - 1

@@ -13,21 +13,23 @@ from av.stream import Disposition
 from vemoclap_batch.media import matroska
 from vemoclap_batch.media.audio import Sound, Track
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.media.container import decode_packet, encrypted, nothing_in, open_media
+from vemoclap_batch.media.container import decode_packet, demux, encrypted, nothing_in, open_media
 from vemoclap_batch.media.error import Beat, no_beat
 from vemoclap_batch.media.pictures import Shape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
 from vemoclap_batch.media.timestamps import Timeline
 from vemoclap_batch.media.video_index import Packets, VideoIndex
 
-_MATROSKA = "matroska,webm"
+_MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
 #: These have an index, and a length in their header that is measured, not estimated from the bit rate.
-_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", _MATROSKA)
+_INDEXED = (_MP4, _MATROSKA)
 #: AVFMT_TS_DISCONT, which PyAV has no name for.
 _MAY_JUMP = 0x0200
 #: What a file that ends too early lacks at least, in seconds; less is rounding in the header.
 _MISSING_S = 0.5
 _BEAT_EVERY = 256
+#: So many times as many chunks as frames are no variable rate.
+_EVEN = 1.1
 
 _Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
 
@@ -101,14 +103,17 @@ class _Reader:
         self._seconds = {stream.index: float(stream.time_base or 0) for stream in (video, audio) if stream is not None}
         self._has_palette = video is not None and video.codec_context.pix_fmt == "pal8"
         self.encrypted = False
-        self._ends: dict[int, int] = {}  # where each stream ends, in its time base
+        self._in_mp4 = container.format.name == _MP4
+        # Where each stream's last frame begins and ends, in its time base.
+        self._latest: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
         self.audio_packets = 0
         self.bad_audio = 0
 
     def read(self, container: av.container.InputContainer, beat: Beat) -> None:
         streams = [stream for stream in (self.video, self.audio) if stream is not None]
         try:
-            for number, packet in enumerate(container.demux(streams)):
+            for number, packet in enumerate(demux(container, streams, passed_over=self._pass_over)):
                 if number % _BEAT_EVERY == 0:
                     beat()
                 if number >= MAX_PACKETS:
@@ -119,6 +124,10 @@ class _Reader:
             raise
         except (av.FFmpegError, OSError) as error:
             self.warnings.append(f"reading stopped early: {getattr(error, 'strerror', None) or error}")
+
+    def _pass_over(self) -> None:
+        message = "what begins only midway, in a stream of its own, was left out"
+        self.warnings += [message] * (message not in self.warnings)
 
     def _take(self, packet: av.Packet) -> None:
         # The last packet of each stream is empty: it flushes the decoder.
@@ -148,10 +157,17 @@ class _Reader:
         duration_s = (packet.duration or 0) * seconds
         offset_s = self._timeline.offset_s(packet.stream_index, decoded_s, start * seconds, duration_s)
         moved = round(offset_s / seconds) if offset_s else 0
-        end = start + moved + (packet.duration or 0)
-        if end * seconds - self.origin_s <= MAX_DURATION_S:
-            self._ends[packet.stream_index] = max(self._ends.get(packet.stream_index, end), end)
+        self._note_end(packet, start + moved, seconds)
         return moved
+
+    def _note_end(self, packet: av.Packet, start: int, seconds: float) -> None:
+        index, duration = packet.stream_index, packet.duration or 0
+        if (start + duration) * seconds - self.origin_s > MAX_DURATION_S:
+            return
+        self._latest[index] = max(self._latest.get(index, start), start)
+        # In MP4 the lengths are those of the order of decoding: only the last packet's is that of the last frame.
+        end = self._latest[index] + duration if self._in_mp4 else start + duration
+        self._ends[index] = end if self._in_mp4 else max(self._ends.get(index, end), end)
 
     def _decode(self, packet: av.Packet, track: Track) -> None:
         try:
@@ -223,7 +239,9 @@ class _Reader:
         if codec.width * codec.height > MAX_PIXELS or max(codec.width, codec.height) > MAX_SIDE:
             self.warnings.append(f"the picture is left out: {codec.width}x{codec.height} pixels are more than allowed")
             return None
-        ordered = packets.ordered
+        # Of a constant rate, numbers tell the times better: AVI may begin with empty chunks.
+        even = packets.by_dts and max(packets.pts) - min(packets.pts) < _EVEN * len(packets.pts)
+        ordered = packets.ordered and not even
         joined = self._timeline.restarts + self._timeline.jumps > 0
         if packets.packed:
             self.warnings.append("the video may have packed B-frames: all of it was decoded in turn")
