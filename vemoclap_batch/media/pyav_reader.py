@@ -45,7 +45,7 @@ def _read_group(decoder: PictureDecoder, key: Key | None, wanted: dict[int, int]
     decoder.pictures.doubtful |= key is None and index.codec in STARTS_ANYWHERE
     # Decoding from the first frame on is right whatever it is called.
     sought = key if key is not None and key != index.keys[0] else None
-    for packet in _from_key(decoder, key, int(index.pts[0])):
+    for packet in _from_key(decoder, key, index):
         # Nothing is predicted from the pictures this leaves out, so the wanted one comes out the same.
         decoder.codec.skip_frame = "DEFAULT" if packet.pts in waiting else "NONREF"
         _keep_wanted(decoder, decoder.decode(packet), wanted, sought)
@@ -75,7 +75,7 @@ def _keep_wanted(
             decoder.pictures.doubtful |= decoder.errors > 0
 
 
-def _from_key(decoder: PictureDecoder, key: Key | None, start: int) -> Iterator[av.Packet]:
+def _from_key(decoder: PictureDecoder, key: Key | None, index: VideoIndex) -> Iterator[av.Packet]:
     """The packets from a key frame on; from the start of the file where there is none or it cannot be found."""
     if key is None:
         yield from decoder.packets()  # Frames before the first key frame come first, when nothing has been read yet.
@@ -87,13 +87,13 @@ def _from_key(decoder: PictureDecoder, key: Key | None, start: int) -> Iterator[
         for packet in packets:
             if packet.is_keyframe and packet.pts == key.pts:
                 # Without an index some demuxers put another packet in this place.
-                decoder.pictures.doubtful |= packet.size != key.size
+                decoder.pictures.doubtful |= index.whole_packets and packet.size != key.size
                 yield packet
                 yield from packets
                 return
             if _is_after(packet, key.pts):
                 break
-    yield from decoder.packets(start)
+    yield from decoder.packets(int(index.pts[0]))
 
 
 def _is_after(packet: av.Packet, pts: int) -> bool:

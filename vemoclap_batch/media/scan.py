@@ -260,6 +260,7 @@ class _Reader:
             ordered=ordered,
             seekable=ordered and not (joined or packets.unseekable or (self._has_palette and packets.palette)),
             plain=container.format.name in _INDEXED and not packets.open_groups,
+            whole_packets=not container.format.flags & _MAY_JUMP,
             shape=_shape(container, self.video, tracks),
         )
 
