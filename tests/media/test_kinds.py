@@ -34,6 +34,7 @@ def joined(suffix, video, audio, parts=2, join="restart", rates=(48_000,), **oth
 #: Name: the recipe and what the warnings have to say; None for no warning at all.
 KINDS = {
     "plain": (PLAIN, None),
+    "mpeg 1": (replace(PLAIN, suffix=".mpg", video="mpeg1", audio="mp2"), None),
     "packed B-frames, mp4": (replace(PLAIN, video="mpeg4 packed", audio="mp3"), PACKED),
     "packed B-frames, mkv": (replace(PLAIN, suffix=".mkv", video="mpeg4 packed", audio="mp3"), PACKED),
     "packed B-frames, avi": (replace(PLAIN, suffix=".avi", video="mpeg4 packed", audio="mp3"), None),

@@ -45,8 +45,8 @@ class VideoIndex:
             again, where a palette came with the first packet, where B-frames are packed, and where not ordered.
         plain: whether the container has an index of its own and no frame that precedes a key frame follows it in the
             file; less careful decoders than PyAV's seek to the wrong picture in others.
-        whole_packets: whether the container stores packets; others (MPEG streams) are split into them, and the first after
-            a seek may begin with the rest of another.
+        whole_packets: whether the container stores packets; others (MPEG streams) are split into them, and the first
+            after a seek may begin with the rest of another.
         shape: how the container wants the stored picture to be shown.
     """
 
