@@ -73,7 +73,7 @@ def demux(
     """The packets of these streams, in the order of the file.
 
     A stream that begins only midway, as after a change of programme, is passed over: PyAV does not know it and raises
-    IndexError for each of its packets.
+    IndexError at its first packet.
     """
     while True:
         try:
