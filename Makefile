@@ -28,6 +28,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	PYTHONPATH=jobs $(VENV)/bin/lint-imports --no-logo
 
 test: setup
 	$(MAKE) --jobs=2 lint pytest
@@ -40,7 +41,7 @@ pytest: setup
 # The models' numbers once more, by the kernels of an old processor; the job has more variants and all numeric tests.
 variant: setup
 	$(VENV)/bin/python jobs/processor_variants.py --variant oldest \
-		tests/extractors tests/fusion tests/lite tests/networks
+		tests/extractors tests/fusion tests/jobs/test_lite_fusion.py tests/jobs/test_voice_training.py tests/networks
 
 # Resolve the pinned set anew after a change of pyproject.toml.
 lock: setup

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vemoclap_batch.cli_common import chosen_fingerprints, existing_store, exit_statuses, hyper_parameters, numbers
+from vemoclap_batch.cli.common import chosen_fingerprints, existing_store, exit_statuses, hyper_parameters, numbers
 from vemoclap_batch.config import load_config
-from vemoclap_batch.pipeline.ablation import STUDIES, ablate
-from vemoclap_batch.report.ablation_tables import MARKDOWN
+from vemoclap_batch.studies.ablation import STUDIES, ablate
+from vemoclap_batch.studies.ablation_tables import MARKDOWN
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vemoclap_batch.bench.report import Report
+from bench.report import Report
 from vemoclap_batch.config import ConfigError
 
 
@@ -81,13 +81,13 @@ def _run_settings(command: argparse.ArgumentParser) -> None:
 
 def extractors(arguments: argparse.Namespace) -> Report:
     """Time per clip of every extractor."""
-    from vemoclap_batch.bench.extractors import lite, paper
+    from bench.extractors import lite, paper
 
     clips, repeats = (1, 1) if arguments.quick else (arguments.clips, arguments.repeats)
     if arguments.profile == "paper":
         return paper(clips, repeats, arguments.threads, small=arguments.quick)
-    from vemoclap_batch.bench.videos import write_variants
-    from vemoclap_batch.demo import make_clips
+    from bench.videos import write_variants
+    from vemoclap_batch.cli.demo_clips import make_clips
 
     with TemporaryDirectory(prefix="vemoclap-bench-") as folder:
         videos = write_variants(make_clips(Path(folder) / "demo"), clips, Path(folder) / "videos")
@@ -96,7 +96,7 @@ def extractors(arguments: argparse.Namespace) -> Report:
 
 def decode(arguments: argparse.Namespace) -> Report:
     """Decoding a few frames against decoding all."""
-    from vemoclap_batch.bench.decode import measure
+    from bench.decode import measure
 
     if arguments.quick:
         return measure(2, (320, 180), 1, arguments.threads)
@@ -105,10 +105,10 @@ def decode(arguments: argparse.Namespace) -> Report:
 
 def pipeline(arguments: argparse.Namespace) -> Report:
     """The whole pipeline."""
-    from vemoclap_batch.bench.efficiency import measure
-    from vemoclap_batch.cli_common import default_checkpoint
+    from bench.efficiency import measure
+    from vemoclap_batch.cli.common import default_checkpoint
+    from vemoclap_batch.cli.demo_clips import make_clips
     from vemoclap_batch.config import load_config
-    from vemoclap_batch.demo import make_clips
     from vemoclap_batch.pipeline.run import Classifier
 
     config = load_config(arguments.profile, arguments.overrides)
@@ -120,7 +120,7 @@ def pipeline(arguments: argparse.Namespace) -> Report:
 
 def missing(arguments: argparse.Namespace) -> Report:
     """What is missing."""
-    from vemoclap_batch.bench.missing import measure
+    from bench.missing import measure
 
     rows, shards = (2000, 4) if arguments.quick else (arguments.rows, arguments.shards)
     return measure(rows, shards, arguments.profile)
@@ -128,14 +128,14 @@ def missing(arguments: argparse.Namespace) -> Report:
 
 def memory(arguments: argparse.Namespace) -> Report:
     """Memory against the number of clips."""
-    from vemoclap_batch.bench.memory import flat
+    from bench.memory import flat
 
     return flat([1, 3] if arguments.quick else arguments.clips, arguments.profile, arguments.overrides)
 
 
 def long(arguments: argparse.Namespace) -> Report:
     """Memory against the length of a video."""
-    from vemoclap_batch.bench.memory import long as measure
+    from bench.memory import long as measure
 
     return measure([2, 30] if arguments.quick else arguments.seconds, arguments.profile, arguments.overrides)
 

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vemoclap_batch.cli_common import DONE, FAILED, configuration, exit_statuses, hyper_parameters, numbers
-from vemoclap_batch.pipeline.reproduction import FOLDER, Options, reproduce
-from vemoclap_batch.report.ekman6_page import HTML
+from vemoclap_batch.cli.common import DONE, FAILED, configuration, exit_statuses, hyper_parameters, numbers
+from vemoclap_batch.studies.ekman6_page import HTML
+from vemoclap_batch.studies.reproduction import FOLDER, Options, reproduce
 
 
 def main() -> int:

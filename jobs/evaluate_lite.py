@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vemoclap_batch.cli_common import default_checkpoint
+from lite import sets
+from lite.fusion_training import score_alone
+from vemoclap_batch.cli.common import default_checkpoint
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint
-from vemoclap_batch.lite import sets
-from vemoclap_batch.lite.fusion_training import score_alone
-from vemoclap_batch.manifest import read_sources
 from vemoclap_batch.pipeline.run import Classifier, run
+from vemoclap_batch.sources.manifest import read_sources
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     checkpoint = Checkpoint.load(folder)
     found: dict[str, Any] = {}
     if arguments.faces:
+        from lite.expression_training import evaluate_expression_net
         from vemoclap_batch.extractors.face_expression import WEIGHTS
-        from vemoclap_batch.lite.expression_training import evaluate_expression_net
 
         faces = score_alone(checkpoint, sets.read_faces(arguments.faces), sets.FACES)
         found["faces"] = _some(faces, "accuracy", "macro_f1", "n")

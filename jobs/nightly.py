@@ -16,16 +16,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from vemoclap_batch.cli_common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, default_checkpoint
+from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, default_checkpoint
 from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.failure import RunBroken, RunEnded
-from vemoclap_batch.manifest import read_sources
-from vemoclap_batch.pipeline.night_summary import as_markdown, needs_attention
-from vemoclap_batch.pipeline.nightly import Settings, call_hook, nightly
+from vemoclap_batch.errors import RunBroken, RunEnded
 from vemoclap_batch.pipeline.run import Classifier
-from vemoclap_batch.pipeline.stopping import Stopped, stoppable
+from vemoclap_batch.pipeline.shutdown import Stopped, stoppable
 from vemoclap_batch.report.failures import in_words
+from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.store.lock import Busy
+from vemoclap_batch.upkeep.nightly import Settings, call_hook, nightly
+from vemoclap_batch.upkeep.nightly_report import as_markdown, needs_attention
 
 _MOST_WEEKS = 520
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import vemoclap_batch
-from vemoclap_batch.lite import sets
-from vemoclap_batch.lite.fusion_training import Sets, train_lite_fusion
+from lite import sets
+from lite.fusion_training import Sets, train_lite_fusion
 
 FER = "fer2013_train_val.parquet"
 WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights"
@@ -42,12 +42,12 @@ def main() -> None:
     arguments = parser.parse_args()
     data = arguments.data
     if arguments.expression:
-        from vemoclap_batch.lite.expression_training import train_expression_net
+        from lite.expression_training import train_expression_net
 
         train_expression_net(data / FER, WEIGHTS / "expression.safetensors")
     if arguments.voice:
+        from lite.voice_training import train_voice_projection
         from vemoclap_batch.extractors.whisper_weights import bundled_folder
-        from vemoclap_batch.lite.voice_training import train_voice_projection
 
         whisper = bundled_folder() / "model.bin"
         train_voice_projection(data / "ravdess" / "manifest.csv", whisper, WEIGHTS / "voice.safetensors")

@@ -3,7 +3,7 @@
 import pytest
 
 from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.sampling import SAMPLING_VERSION
 
 

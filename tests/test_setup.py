@@ -29,14 +29,14 @@ def test_the_pinned_set_is_versions_and_hashes_only():
 def test_naming_the_extractors_loads_no_model_library():
     code = (
         "import sys; from vemoclap_batch.config import load_config;"
-        "from vemoclap_batch.extractors.catalog import resolve; resolve(load_config('lite'));"
+        "from vemoclap_batch.extractors.registry import resolve; resolve(load_config('lite'));"
         "print([m for m in ('torch', 'ray', 'onnxruntime', 'transformers', 'paddleocr', 'cv2') if m in sys.modules])"
     )
     assert python(code) == "[]"
 
 
 def test_a_driver_that_only_extracts_loads_no_torch():
-    code = "import sys, vemoclap_batch.pipeline.run, vemoclap_batch.pipeline.upkeep; print('torch' in sys.modules)"
+    code = "import sys, vemoclap_batch.pipeline.run, vemoclap_batch.upkeep.status; print('torch' in sys.modules)"
     assert python(code) == "False"
 
 

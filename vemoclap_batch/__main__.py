@@ -1,5 +1,5 @@
 """``python -m vemoclap_batch``."""
 
-from vemoclap_batch.cli import main
+from vemoclap_batch.cli.app import main
 
 main()

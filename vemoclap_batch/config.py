@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vemoclap_batch.media.policy import SCHEMES, Policy
+from vemoclap_batch.policy import SCHEMES, Policy
 
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 

@@ -26,7 +26,7 @@ def test_the_runtime_environments_pass_rays_validation(path, monkeypatch):
     assert len(environment.serialize()) < LONGEST_VARIABLE - 1024
     assert environment.env_vars() == {"RAY_JOB_STOP_WAIT_TIME_S": "40"}
     left_out = packaging._get_excludes(ROOT, given["excludes"])
-    needed = ["jobs/label.py", "vemoclap_batch/cli.py", "requirements.txt", "cluster/requirements-gpu.txt"]
+    needed = ["jobs/label.py", "vemoclap_batch/cli/app.py", "requirements.txt", "cluster/requirements-gpu.txt"]
     assert not [name for name in needed if left_out(ROOT / name)]
     assert left_out(ROOT / ".venv" / "bin" / "python")
 

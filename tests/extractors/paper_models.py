@@ -22,15 +22,15 @@ from tests.extractors.tiny_models import CLIP_WIDTH, ROBERTA_WIDTH, blip_folder,
 from tests.extractors.tiny_text import language_folder, nllb_folder
 from tests.extractors.tiny_whisper import sure_whisper
 from tests.networks.random_beats import SMALL, random_checkpoint
-from vemoclap_batch.cli import app
+from vemoclap_batch.cli.app import app
 from vemoclap_batch.config import Config, load_config
 from vemoclap_batch.extractors import beats, caption, open_clip, sentiment, translated_ocr, yolo_face
 from vemoclap_batch.extractors.base import Extractor, Resources, Result
-from vemoclap_batch.extractors.catalog import Spec, resolve
-from vemoclap_batch.hub.library import HUB
+from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.clip import Clip
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.sampling import Sampling
+from vemoclap_batch.models.library import HUB
 
 WHISPER = "hf:Systran/faster-whisper-large-v3"
 BEATS = SMALL

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from tests.extractors.conftest import NO_SOUND, broken_clip, sound_clip
 from tests.extractors.tiny_models import build, hostile_pickle, hostile_weights, little_memory
 from tests.networks.random_beats import SMALL, plain_tokens, random_checkpoint, random_weights
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.beats import CPU_BATCH, HOP, PUBLISHED, WINDOW, Beats, audioset_names
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
 pytestmark = pytest.mark.numeric

@@ -6,9 +6,9 @@ import torch
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_models import blip_folder, build, hostile_pickle, hostile_weights, little_memory
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.caption import CPU_BATCH, PUBLISHED, Caption, telling_frame
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

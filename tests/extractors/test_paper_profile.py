@@ -23,11 +23,11 @@ from tests.networks.random_beats import plain_tokens
 from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors import beats, caption, open_clip, sentiment, translated_ocr, yolo_face
 from vemoclap_batch.extractors.base import Resources
-from vemoclap_batch.extractors.catalog import WeightsError, resolve
+from vemoclap_batch.extractors.registry import WeightsError, resolve
 from vemoclap_batch.fusion import published
 from vemoclap_batch.fusion.data import Examples, to_tensors
 from vemoclap_batch.fusion.model import FusionSpec
-from vemoclap_batch.hub.manifest import NAME as MANIFEST
+from vemoclap_batch.models.manifest import NAME as MANIFEST
 from vemoclap_batch.networks.beats import load_beats
 
 pytestmark = pytest.mark.numeric

@@ -15,9 +15,9 @@ from tests.extractors.tiny_models import (
     roberta_folder,
 )
 from tests.tolerance import FLOAT32, assert_near
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.sentiment import CLASSES, CPU_BATCH, PUBLISHED, Sentiment
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from tests.extractors.conftest import broken_clip, frames_clip, written
 from tests.extractors.tiny_models import little_memory
 from tests.extractors.tiny_text import language_folder, nllb_folder
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.ocr import OcrSettings, PaddleOcr, bundled_detector, bundled_recogniser
 from vemoclap_batch.extractors.paddle_reader import device_of, installed_engine
 from vemoclap_batch.extractors.translated_ocr import TranslatedOcr, TranslatedOcrSettings, _translated
 from vemoclap_batch.extractors.translation import NLLB_CODES, Reading, Translator
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

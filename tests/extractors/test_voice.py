@@ -7,9 +7,9 @@ import pytest
 from conftest import NO_SOUND, broken_clip, sound_clip, spoken
 from pydantic import ValidationError
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.voice import Voice, VoiceSettings, sound_columns
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE
 
 pytestmark = pytest.mark.numeric

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from tests.extractors.conftest import NO_SOUND, broken_clip, sound_clip, spoken
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.whisper import WINDOW, Decoded, Speech, Whisper, WhisperSettings, _timed
 from vemoclap_batch.extractors.whisper_weights import bundled_folder
-from vemoclap_batch.failure import Failure
 
 pytestmark = pytest.mark.numeric
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_faces import WIDTH, alone, tiny_onnx, tiny_vit, tiny_yolo
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.vit_expression import NAMES, VitExpression
 from vemoclap_batch.extractors.yolo_face import CPU_FACES, Face, YoloFace, YoloFaceSettings
-from vemoclap_batch.failure import Failure
-from vemoclap_batch.hub.check import accept
-from vemoclap_batch.hub.library import locate
-from vemoclap_batch.hub.pinned import NotPinned
+from vemoclap_batch.models.check import accept
+from vemoclap_batch.models.library import locate
+from vemoclap_batch.models.pinned import NotPinned
 from vemoclap_batch.networks.expression import CLASSES
 
 pytestmark = pytest.mark.numeric

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.fusion.data import Examples, drop_modalities, to_tensors
 from vemoclap_batch.fusion.evaluation import calibration_error, draw_confusion, evaluate
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec

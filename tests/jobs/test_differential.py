@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vemoclap_batch import second_decoder
-from vemoclap_batch.comparison import compare
-from vemoclap_batch.differential import differential
-from vemoclap_batch.failure import ErrorType, Failure
-from vemoclap_batch.make_media import make
+from fuzz import second_decoder
+from fuzz.comparison import compare
+from fuzz.differential import differential
+from fuzz.make_media import make
+from fuzz.media_kinds import CODECS, CONTAINERS, MATRICES, SOUNDS
+from fuzz.numbered import WINDOW_S, Finder, difference, picture, read_number, tones
+from fuzz.random_media import Recipe, draw
+from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.media.decode import decode
-from vemoclap_batch.media_kinds import CODECS, CONTAINERS, MATRICES, SOUNDS
-from vemoclap_batch.numbered import WINDOW_S, Finder, difference, picture, read_number, tones
-from vemoclap_batch.random_media import Recipe, draw
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = second_decoder.find_program()
@@ -32,7 +32,7 @@ PLAIN = Recipe(
 
 
 def job(*arguments):
-    command = [sys.executable, "jobs/fuzz.py", *map(str, arguments)]
+    command = [sys.executable, "jobs/fuzz_media.py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

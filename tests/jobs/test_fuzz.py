@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fuzz.broken_files import mutants
+from fuzz.mutants import boxes, kinds, mutate
 from tests.clips import make_clip
-from vemoclap_batch.failure import ErrorType
-from vemoclap_batch.fuzz import mutants
-from vemoclap_batch.mutants import boxes, kinds, mutate
+from vemoclap_batch.errors import ErrorType
 
 ROOT = Path(__file__).parents[2]
 EVERYWHERE = ["bits", "header bits", "noise", "zeros", "cut out", "truncated"]
@@ -25,7 +25,7 @@ def clip(tmp_path_factory):
 
 
 def fuzz(*arguments):
-    command = [sys.executable, "jobs/fuzz.py", *map(str, arguments), "--json"]
+    command = [sys.executable, "jobs/fuzz_media.py", *map(str, arguments), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode < 2 else None, done.stderr
 

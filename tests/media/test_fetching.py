@@ -9,11 +9,11 @@ import pytest
 
 from tests.clips import make_clip
 from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.extractors.catalog import resolve
-from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.errors import ErrorType
+from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.stages import _limits
+from vemoclap_batch.pipeline.actors import _limits
 
 #: Path → bytes that come at a time, and how long the server rests then.
 STREAMS = {"/radio": (bytes(1 << 20), 0.02), "/drip": (b"x", 0.1)}

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from vemoclap_batch import second_decoder
-from vemoclap_batch.comparison import compare
-from vemoclap_batch.make_media import make
+from fuzz import second_decoder
+from fuzz.comparison import compare
+from fuzz.make_media import make
+from fuzz.numbered import read_number
+from fuzz.random_media import Recipe
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.sampling import Limits, Sampling
-from vemoclap_batch.numbered import read_number
-from vemoclap_batch.random_media import Recipe
 
 PROGRAM = second_decoder.find_program()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no ffmpeg program is at hand")

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from fuzz.numbered import picture, read_number
 from tests.clips import face, make_clip, pattern, sine, truncate
-from vemoclap_batch.failure import TRANSIENT, ErrorType
+from vemoclap_batch.errors import TRANSIENT, ErrorType
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.matroska import Crop, tracks
 from vemoclap_batch.media.sampling import Limits
-from vemoclap_batch.numbered import picture, read_number
 
 SIZE = (160, 120)
 

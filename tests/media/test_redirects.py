@@ -10,13 +10,13 @@ import pytest
 
 from tests.clips import make_clip
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.failure import ErrorType, Failure
-from vemoclap_batch.manifest import read_sources
+from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.media.address import local_copy
 from vemoclap_batch.media.error import MediaError
-from vemoclap_batch.media.policy import Policy
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker
+from vemoclap_batch.policy import Policy
+from vemoclap_batch.sources.manifest import read_sources
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_source_does_not_lead_into_the_inner_network_either(web, name):
 @pytest.mark.parametrize("proxy", [False, True])
 def test_a_name_that_means_another_host_by_the_time_of_the_connection(web, monkeypatch, proxy):
     """Its owner calls it a public one while the redirect is looked at; through a proxy, that one looks it up."""
-    monkeypatch.setattr("vemoclap_batch.media.policy.is_public", lambda host: True)
+    monkeypatch.setattr("vemoclap_batch.policy.is_public", lambda host: True)
     if proxy:
         monkeypatch.setenv("http_proxy", web)
         monkeypatch.delenv("no_proxy", raising=False)

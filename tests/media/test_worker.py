@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.clips import make_clip, mutate, pattern
-from vemoclap_batch.failure import ErrorType, Failure
+from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.worker import DecodeWorker

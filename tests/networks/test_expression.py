@@ -9,15 +9,15 @@ import skimage.data
 import torch
 from PIL import Image
 
-from tests.tolerance import assert_near
-from vemoclap_batch.extractors.libfacedetection import find_faces
-from vemoclap_batch.lite.expression_training import (
+from lite.expression_training import (
     FER_NAMES,
     evaluate_expression_net,
     learning_rate,
     read_faces,
     train_expression_net,
 )
+from tests.tolerance import assert_near
+from vemoclap_batch.extractors.libfacedetection import find_faces
 from vemoclap_batch.networks.expression import (
     CLASSES,
     ExpressionNet,

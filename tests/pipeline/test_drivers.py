@@ -22,7 +22,7 @@ TABLES = ("videos", "features/clip", "predictions")
 #: The command, which dies at the moment at which it would commit its predictions.
 DIES = """
 import os, signal, sys
-from vemoclap_batch.cli import main
+from vemoclap_batch.cli.app import main
 
 def hook(event, arguments):
     if event == "os.rename" and "/predictions/" in str(arguments[1]) and "/part-" in str(arguments[1]):
@@ -35,8 +35,8 @@ main(sys.argv[1:])
 SHORT_GRACE = """
 import sys
 from functools import partialmethod
-from vemoclap_batch.cli import main
-from vemoclap_batch.pipeline.stopping import StopRequest
+from vemoclap_batch.cli.app import main
+from vemoclap_batch.pipeline.shutdown import StopRequest
 
 StopRequest.gently = partialmethod(StopRequest.gently, grace_s=3.0)
 main(sys.argv[1:])

@@ -29,10 +29,10 @@ from tests.clips import make_clip, pattern, speech
 from tests.pipeline.faulty import FRAMES_AT_A_TIME, LITE, PROFILE
 from tests.s3 import Server
 from tests.waiting import wait_for
-from vemoclap_batch.cli import main
+from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.base import Resources
-from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.decode import decode
 
 pytestmark = [

@@ -52,7 +52,7 @@ sys.addaudithook(guard)
 PROGRAM = """
 import socket, sys
 
-from vemoclap_batch.cli import main
+from vemoclap_batch.cli.app import main
 
 def command(*arguments):
     try:

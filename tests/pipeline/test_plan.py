@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.pipeline.graph import block_size
 from vemoclap_batch.pipeline.plan import Cluster, make_plan, pools
 

@@ -12,11 +12,11 @@ import pytest
 
 from tests.clips import make_clip
 from tests.commands import dying
-from vemoclap_batch.cli import main
+from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import load_config
-from vemoclap_batch.manifest import read_sources
-from vemoclap_batch.pipeline.missing import find_work
+from vemoclap_batch.pipeline.pending import find_work
 from vemoclap_batch.pipeline.run import run
+from vemoclap_batch.sources.manifest import read_sources
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("videos", "errors", "features/clip", "features/asr", "features/asr_sentiment")

@@ -31,7 +31,7 @@ def bucket(monkeypatch):
 #: The command once for each line of input; its Ray workers have the credentials too, as ray job submit does it.
 PROGRAM = """
 import sys
-from vemoclap_batch.cli import main
+from vemoclap_batch.cli.app import main
 from vemoclap_batch.pipeline.cluster import connected
 
 with connected():

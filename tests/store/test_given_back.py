@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vemoclap_batch.cli_common import exit_statuses
+from vemoclap_batch.cli.common import exit_statuses
 from vemoclap_batch.store.store import Store
 
 

@@ -20,7 +20,7 @@ import pytest
 from tests.s3 import Server
 from tests.store.conftest import bucket_on
 from tests.waiting import wait_for
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store import compaction, object_lock, patience, schemas
 from vemoclap_batch.store.lock import Busy, LockLost, writer
 from vemoclap_batch.store.store import Store

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from tests.store.test_compaction import FOLDER, SCHEMA, fill
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store import compaction, patience
 from vemoclap_batch.store.filesystem import resolve
 from vemoclap_batch.store.journal import Entry

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vemoclap_batch.failure import RunBroken
-from vemoclap_batch.pipeline.rows import feature_array
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.keyset import KeyFilter
+from vemoclap_batch.store.schemas import feature_array
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import keys
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vemoclap_batch.failure import RunBroken
-from vemoclap_batch.pipeline.rows import feature_array
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store import compaction, schemas
+from vemoclap_batch.store.schemas import feature_array
 from vemoclap_batch.store.store import Store
 
 SCHEMA = schemas.features(False, {}, 64)

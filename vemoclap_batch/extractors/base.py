@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from vemoclap_batch.failure import Failure
+from vemoclap_batch.errors import Failure
 
 #: What an extractor may declare in ``inputs``.
 FRAMES, WAVEFORM, TEXT = "frames", "waveform", "text"
@@ -105,7 +105,7 @@ class Extractor(ABC):
     def references(cls, settings: ExtractorSettings) -> dict[str, str]:
         """The weights it needs from outside the package: name of the setting → reference.
 
-        See :mod:`vemoclap_batch.hub.library`. Their content is part of the fingerprint, their place is not.
+        See :mod:`vemoclap_batch.models.library`. Their content is part of the fingerprint, their place is not.
         """
         return {}
 

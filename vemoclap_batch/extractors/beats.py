@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
-from vemoclap_batch.failure import Failure
-from vemoclap_batch.hub.library import space_of
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.windows import clip_windows
+from vemoclap_batch.models.library import space_of
 
 #: A mirror of the authors' BEATs iter3+ AS2M, fine-tuned on AS2M (cpt2), whose own links are dead.
 PUBLISHED = (

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
 from vemoclap_batch.extractors.pretrained import load_strictly
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
 PUBLISHED = "hf:Salesforce/blip-image-captioning-base"

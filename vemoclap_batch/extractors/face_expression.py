@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field
 
 import vemoclap_batch
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.libfacedetection import find_faces
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
 WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights" / "expression.safetensors"

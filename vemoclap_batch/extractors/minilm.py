@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import numpy as np
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result
-from vemoclap_batch.failure import Failure
 
 WIDTH = 384
 #: Texts in one pass of the network.

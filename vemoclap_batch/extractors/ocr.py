@@ -13,9 +13,9 @@ import pyarrow as pa
 import yaml
 from pydantic import Field
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.paddle_reader import ONNX, paddle_reader
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
-from vemoclap_batch.failure import Failure
-from vemoclap_batch.hub.library import space_of
 from vemoclap_batch.media.clip import Clip
+from vemoclap_batch.models.library import space_of
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result, load_class
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.timeline import TimedText, Window
 
 #: Among an extractor's inputs: it takes the text in pieces with their times.

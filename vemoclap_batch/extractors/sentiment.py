@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
 from vemoclap_batch.extractors.pretrained import load_strictly
-from vemoclap_batch.failure import Failure
-from vemoclap_batch.hub.library import space_of
+from vemoclap_batch.models.library import space_of
 
 PUBLISHED = "hf:cardiffnlp/twitter-roberta-base-sentiment-latest"
 SPACES = {PUBLISHED: "vemoclap/twitter-roberta-base-sentiment-latest"}

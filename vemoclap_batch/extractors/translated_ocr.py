@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.ocr import OcrSettings, PaddleOcr, bundled_detector, bundled_recogniser
 from vemoclap_batch.extractors.paddle_reader import ONNX, PADDLE, device_of, installed_engine, paddle_reader
 from vemoclap_batch.extractors.translation import Reading, Translator
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import Clip
 
 #: In place of a reference: the models that the rapidocr package carries.

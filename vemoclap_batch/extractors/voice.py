@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field
 
 import vemoclap_batch
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.whisper_weights import BUNDLED_SHA256, bundled_folder
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.windows import clip_windows
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.whisper_weights import (
@@ -21,7 +22,6 @@ from vemoclap_batch.extractors.whisper_weights import (
     check_folder,
     load_cublas,
 )
-from vemoclap_batch.failure import Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 
 if TYPE_CHECKING:

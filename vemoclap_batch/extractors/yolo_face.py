@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.face_expression import FACE
 from vemoclap_batch.extractors.vit_expression import Expression, VitExpression
-from vemoclap_batch.failure import Failure
-from vemoclap_batch.hub.library import space_of
+from vemoclap_batch.models.library import space_of
 
 DETECTOR = "hf:AdamCodd/YOLOv11n-face-detection/model.pt"
 EXPRESSIONS = "hf:trpakov/vit-face-expression"
@@ -256,7 +256,7 @@ def load_yolo(path: Path, resources: Resources) -> tuple[Any, str]:
     if not path.is_file() or suffix not in {".pt", ".onnx"}:
         raise ValueError(f"{path}: expected a .pt or .onnx file")
     if suffix == ".pt":
-        from vemoclap_batch.hub.pinned import verify_pinned
+        from vemoclap_batch.models.pinned import verify_pinned
 
         verify_pinned(path)
     import torch

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.fusion.checkpoint import Checkpoint, Saved, StateFile
 from vemoclap_batch.fusion.data import (
     Data,

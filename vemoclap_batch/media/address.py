@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
-from vemoclap_batch.failure import ErrorType, Failure, without_password
+from vemoclap_batch.errors import ErrorType, Failure, without_password
 from vemoclap_batch.media.error import Beat, MediaError, no_beat
-from vemoclap_batch.media.policy import Policy
 from vemoclap_batch.media.sampling import Limits
+from vemoclap_batch.policy import Policy
 
 #: What has to come for a sign of life; a server that sends a byte now and then gives none.
 _BLOCK = 1 << 20

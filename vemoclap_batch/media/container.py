@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import av
 
-from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.error import MediaError
 
 #: Formats that name other files, or look for them beside their own.

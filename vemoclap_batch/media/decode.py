@@ -11,7 +11,7 @@ from dataclasses import replace
 import av
 import numpy as np
 
-from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.address import local_copy
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, MediaInfo
 from vemoclap_batch.media.container import encrypted, is_encrypted

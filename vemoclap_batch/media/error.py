@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vemoclap_batch.failure import MAX_MESSAGE, ErrorType, Failure
+from vemoclap_batch.errors import MAX_MESSAGE, ErrorType, Failure
 
 #: Called now and then while decoding gets on, so that a watcher can tell slow from stuck.
 Beat = Callable[[], None]

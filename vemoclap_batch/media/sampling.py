@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from vemoclap_batch.media.policy import ANYWHERE, Policy
 from vemoclap_batch.media.windows import evenly_spaced
+from vemoclap_batch.policy import ANYWHERE, Policy
 
 #: A larger picture is taken for a broken header or a bomb; no camera writes one.
 MAX_PIXELS = 8192 * 8192

@@ -8,9 +8,9 @@ from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from vemoclap_batch.failure import ErrorType
+from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.error import MediaError
-from vemoclap_batch.media.policy import Policy, is_global
+from vemoclap_batch.policy import Policy, is_global
 
 
 def open_web(address: str, policy: Policy, silence_s: float) -> Any:

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import IO, Any
 
-from vemoclap_batch.failure import MAX_MESSAGE, ErrorType, Failure
+from vemoclap_batch.errors import MAX_MESSAGE, ErrorType, Failure
 from vemoclap_batch.media import channel
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.decoded import Decoded, Part
@@ -28,7 +28,8 @@ answers = os.dup(1)
 os.dup2(2, 1)  # Whatever a library prints must not end up among the answers.
 path, lifeline, sampling, limits, policy = json.loads(sys.argv[1])
 sys.path[:] = path
-from vemoclap_batch.media import policy as policies, worker_main
+from vemoclap_batch.media import worker_main
+from vemoclap_batch import policy as policies
 limits = worker_main.Limits(**limits, policy=policies.Policy(**policy))
 worker_main.main(answers, lifeline, worker_main.Sampling(**sampling), limits)
 """

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from vemoclap_batch.failure import ErrorType, Failure
+from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.media import channel
 from vemoclap_batch.media.decode import decode_parts
 from vemoclap_batch.media.decoded import Decoded

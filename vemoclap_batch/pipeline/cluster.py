@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import psutil
 import ray
 
-from vemoclap_batch.failure import RunBroken, RunEnded
+from vemoclap_batch.errors import RunBroken, RunEnded
 from vemoclap_batch.pipeline.plan import Cluster
 
 log = logging.getLogger(__name__)

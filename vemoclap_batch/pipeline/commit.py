@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vemoclap_batch.extractors.catalog import Spec
-from vemoclap_batch.pipeline.missing import Work, features_table
+from vemoclap_batch.extractors.registry import Spec
+from vemoclap_batch.pipeline.pending import Work, features_table
 from vemoclap_batch.pipeline.rows import DECODED
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store

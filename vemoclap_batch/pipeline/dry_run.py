@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config
-from vemoclap_batch.extractors.catalog import resolve
+from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.pipeline.cluster import this_machine
 from vemoclap_batch.pipeline.graph import block_size
-from vemoclap_batch.pipeline.missing import find_work
+from vemoclap_batch.pipeline.pending import find_work
 from vemoclap_batch.pipeline.plan import ASSUMED_SECONDS, make_plan
 from vemoclap_batch.store.store import Store
 

@@ -14,15 +14,15 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from vemoclap_batch.config import Config
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.extractors.base import Resources
-from vemoclap_batch.extractors.catalog import Spec
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.pipeline.parts import Joiner
+from vemoclap_batch.pipeline.actors import DecodeStage, ExtractStage
+from vemoclap_batch.pipeline.chunks import Joiner
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
-from vemoclap_batch.pipeline.stages import DecodeStage, ExtractStage
-from vemoclap_batch.pipeline.timeline import LaterTexts, timed_sources
+from vemoclap_batch.pipeline.windows import LaterTexts, timed_sources
 
 #: Two minutes of sound, as it travels.
 _SOUND_BYTES = 2 * 120 * SAMPLE_RATE
@@ -49,7 +49,7 @@ def run_graph(
         specs: its extractors.
         plan: the pools; a stage without one has no work and is left out.
         size: videos per block.
-        ledger: handle of the run's :class:`~vemoclap_batch.pipeline.ledger.Ledger`.
+        ledger: handle of the run's :class:`~vemoclap_batch.pipeline.quarantine.Ledger`.
 
     Raises:
         RunBroken: a model does not load, or actors died more often than allowed.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vemoclap_batch.config import Config, ConfigError, Cost
-from vemoclap_batch.extractors.catalog import Spec
+from vemoclap_batch.extractors.registry import Spec
 
 DECODE = "decode"
 #: Sound of a video whose length is not known yet, for the estimate.

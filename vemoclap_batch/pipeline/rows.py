@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.extractors.catalog import Spec
-from vemoclap_batch.failure import Failure
+from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.timeline import Piece, TimedText
 from vemoclap_batch.store import schemas
+from vemoclap_batch.store.schemas import feature_array
 
 #: Name of the struct column that decoding adds.
 DECODED = "decoded"
@@ -250,17 +251,3 @@ def with_results(
     return rows.append_column(
         spec.name, pa.StructArray.from_arrays([columns[field.name] for field in kind], fields=list(kind), mask=absent)
     )
-
-
-def feature_array(features: Sequence[np.ndarray]) -> pa.ListArray:
-    """Arrays [length, width] as one list<list<float32>> column, without a Python object per number."""
-    lengths = np.array([len(feature) for feature in features], np.int64)
-    widths = np.repeat([feature.shape[-1] for feature in features], lengths)
-    flat = [np.ascontiguousarray(feature, np.float32).reshape(-1) for feature in features]
-    numbers = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32))
-    inner = pa.ListArray.from_arrays(_offsets(widths), numbers)
-    return pa.ListArray.from_arrays(_offsets(lengths), inner)
-
-
-def _offsets(lengths: np.ndarray) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

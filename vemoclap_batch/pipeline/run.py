@@ -15,21 +15,21 @@ import pyarrow as pa
 
 from vemoclap_batch import __version__
 from vemoclap_batch.config import Config
-from vemoclap_batch.extractors.catalog import Spec, resolve
-from vemoclap_batch.failure import RunBroken, RunEnded
+from vemoclap_batch.errors import RunBroken, RunEnded
+from vemoclap_batch.extractors.registry import Spec, resolve
+from vemoclap_batch.fusion.predict import Predicted, predict
 from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline import plan as planning
+from vemoclap_batch.pipeline.capacity import watching
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.graph import block_size, run_graph
-from vemoclap_batch.pipeline.ledger import open_ledger
-from vemoclap_batch.pipeline.missing import Cell, Work, features_table, find_work
-from vemoclap_batch.pipeline.predict import Predicted, predict
+from vemoclap_batch.pipeline.pending import Cell, Work, features_table, find_work
 from vemoclap_batch.pipeline.progress import tracking
-from vemoclap_batch.pipeline.shrunken import watching
-from vemoclap_batch.pipeline.stopping import Stopped, StopRequest, as_stopped, stoppable
-from vemoclap_batch.pipeline.timeline import windowed, with_pieces
+from vemoclap_batch.pipeline.quarantine import open_ledger
+from vemoclap_batch.pipeline.shutdown import Stopped, StopRequest, as_stopped, stoppable
+from vemoclap_batch.pipeline.windows import windowed, with_pieces
 from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store.filesystem import delete, files
 from vemoclap_batch.store.journal import Entry
 from vemoclap_batch.store.parquet import encoding

@@ -17,8 +17,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.failure import PASSWORD_REFUSED, RunBroken, without_password
-from vemoclap_batch.media.policy import ANYWHERE
+from vemoclap_batch.errors import PASSWORD_REFUSED, RunBroken, without_password
+from vemoclap_batch.policy import ANYWHERE
 from vemoclap_batch.store.parquet import encoding
 from vemoclap_batch.store.patience import is_local, patiently, reason
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import filelock
 
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store.filesystem import is_remote, local_path
 from vemoclap_batch.store.patience import reason
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.store.conditional import ConditionalObject, Found, is_unknown
 from vemoclap_batch.store.lock import Busy, Lock, LockLost, describe
 from vemoclap_batch.store.patience import patiently, reason

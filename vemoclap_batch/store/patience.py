@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pyarrow.fs as pafs
 
-from vemoclap_batch.failure import RunBroken
+from vemoclap_batch.errors import RunBroken
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 FEATURE = pa.list_(pa.list_(pa.float32()))
@@ -72,3 +73,17 @@ def predictions(labels: Sequence[str]) -> pa.Schema:
             ("run_id", pa.string()),
         ]
     )
+
+
+def feature_array(features: Sequence[np.ndarray]) -> pa.ListArray:
+    """Arrays [length, width] as one list<list<float32>> column, without a Python object per number."""
+    lengths = np.array([len(feature) for feature in features], np.int64)
+    widths = np.repeat([feature.shape[-1] for feature in features], lengths)
+    flat = [np.ascontiguousarray(feature, np.float32).reshape(-1) for feature in features]
+    numbers = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32))
+    inner = pa.ListArray.from_arrays(_offsets(widths), numbers)
+    return pa.ListArray.from_arrays(_offsets(lengths), inner)
+
+
+def _offsets(lengths: np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

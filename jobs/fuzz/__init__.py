@@ -1,0 +1,1 @@
+"""Broken and unusual media files, made at random, against the decoders."""

@@ -1,0 +1,94 @@
+"""``vemoclap-batch import …`` and ``manifest ekman6 …``: what the authors' files and their data set become."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vemoclap_batch.cli.common import Json
+from vemoclap_batch.config import ConfigError
+
+app = typer.Typer(help="Take over the authors' files; nothing that they name is run.", no_args_is_help=True)
+
+
+@app.command()
+def features(
+    file: Annotated[str, typer.Argument(metavar="FILE.pkl", help="The authors' feature file.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Output folder, as of extract.")],
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the features of a pickle to OUT as if extract had made them, and its labels to OUT/labels.parquet."""
+    from vemoclap_batch.fusion.import_features import LABELS_FILE, import_features, read_samples
+    from vemoclap_batch.pipeline.progress import tracking
+    from vemoclap_batch.store.store import Store, new_run_id
+
+    samples = read_samples(file)
+    run_id = new_run_id()
+    store = Store(out)
+    with store.writing(run_id, wait=not no_wait), tracking("videos", len(samples.ids)) as tracker:
+        done = import_features(store, samples, Path(file).name, run_id, tracker.at)
+    for note in done.notes:
+        print(f"note: {note}")
+    for name, count in done.present.items():
+        print(f"{name:<14} {count:>7} of {done.videos} videos have it; space {done.spaces[name]}")
+    print(f"the features are in {out}, fingerprint {done.fingerprint}")
+    if done.labelled:
+        print(f"labels of {done.labelled} videos are in {out}/{LABELS_FILE}")
+    print(f"{done.new} done, {done.videos - done.new} skipped")
+    if as_json:
+        print(json.dumps({"out": out, **asdict(done)}, ensure_ascii=False))
+
+
+@app.command()
+def checkpoint(
+    model: Annotated[str, typer.Argument(metavar="MODEL.pt", help="The authors' weights, a plain state_dict.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Where the checkpoint goes.")],
+    config: Annotated[str | None, typer.Option(help="Their model_config.pt.")] = None,
+    stats: Annotated[
+        str | None, typer.Option(help="Their stats.pt, for the normalisation [default: the released values].")
+    ] = None,
+    heads: Annotated[int, typer.Option(help="Attention heads; the weights fit any, the paper has 4.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Make a checkpoint of the authors' weights, for predict, label and evaluate."""
+    from vemoclap_batch.fusion.published import read_checkpoint
+
+    made = read_checkpoint(model, config, stats, heads)
+    made.checkpoint.save(out)
+    for warning in made.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for note in made.notes:
+        print(f"note: {note}")
+    spec = made.checkpoint.spec
+    for name, feature in spec.features.items():
+        size = f"{feature.length} × {feature.width}"
+        print(f"{name:<14} {size:>9}  {feature.minimum:>12.6f} … {feature.maximum:<12.6f} space {feature.space}")
+    print(f"the checkpoint is in {out}: {spec.d_model} wide, {spec.heads} heads, labels {', '.join(spec.labels)}")
+    if as_json:
+        description = {"checkpoint": out, "warnings": made.warnings, "notes": made.notes}
+        print(json.dumps(description | {"spec": spec.model_dump(mode="json")}, ensure_ascii=False))
+
+
+def manifest_ekman6(
+    folders: Sequence[str], out: str, split: str | None, blacklist: str | None, seed: int | None
+) -> None:
+    """Write the manifest of Ekman-6 and say what is in it; the body of ``manifest ekman6 DIR``."""
+    from vemoclap_batch.sources.ekman6 import read_ekman6
+    from vemoclap_batch.sources.manifest import write_manifest
+
+    if len(folders) != 1:
+        raise ConfigError([f"manifest ekman6: expected one folder, found {len(folders)} (one of that name: ./ekman6)"])
+    found = read_ekman6(folders[0], split, blacklist, 1 if seed is None else seed)
+    write_manifest(found.manifest, out)
+    for label, counts in found.counts().items():
+        print(f"  {label:<10} " + ", ".join(f"{count:>4} {name}" for name, count in sorted(counts.items())))
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"{found.manifest.rows.num_rows} videos written to {out}; split: {found.split_source}")

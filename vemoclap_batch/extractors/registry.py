@@ -1,0 +1,221 @@
+"""From a configuration to the extractors it means: classes, checked settings, fingerprints. Loads no model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
+from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, load_class
+from vemoclap_batch.media.sampling import SAMPLING_VERSION
+from vemoclap_batch.models.library import MissingWeights, content_hash, locate
+from vemoclap_batch.models.pinned import NotPinned, verify_pinned
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One extractor of a run, ready to be planned, looked up in the store and built.
+
+    Attributes:
+        source: the extractor whose text it reads; None for one that reads frames or sound.
+        evidence: the extractors that tell it which frames are telling.
+        models: where its weights lie.
+        identity: everything that changes its output; :attr:`fingerprint` is a hash of it.
+    """
+
+    name: str
+    cls: type[Extractor]
+    settings: ExtractorSettings
+    source: str | None
+    evidence: tuple[str, ...]
+    pool: Pool
+    models: dict[str, Path]
+    identity: dict[str, Any]
+    fingerprint: str
+    space: str | None
+    width: int
+
+    @property
+    def reads_frames(self) -> bool:
+        """Whether it needs the frames of a video."""
+        return FRAMES in self.cls.inputs
+
+    @property
+    def reads_waveform(self) -> bool:
+        """Whether it needs the sound of a video."""
+        return WAVEFORM in self.cls.inputs
+
+
+class WeightsError(ConfigError):
+    """Nothing is wrong but that weights are not on this machine."""
+
+
+def resolve(config: Config) -> dict[str, Spec]:
+    """The extractors of a configuration, each after the ones it reads from.
+
+    Raises:
+        WeightsError: weights are missing, and nothing else is wrong; names all of them and the command that helps.
+        ConfigError: with every mistake in every extractor's entry.
+    """
+    specs, absent, mistakes = _resolve(config)
+    if mistakes:
+        raise ConfigError(mistakes + absent)
+    if absent:
+        own = f" --models-dir {config.models_dir}" if config.models_dir else ""
+        raise WeightsError(
+            [*absent, f"to fetch what is missing: vemoclap-batch models pull --profile {config.profile}{own}"]
+        )
+    return specs
+
+
+def resolvable(config: Config) -> dict[str, Spec]:
+    """Those extractors of a configuration whose weights are on this machine.
+
+    Raises:
+        ConfigError: a mistake other than missing weights.
+    """
+    specs, _, mistakes = _resolve(config)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return specs
+
+
+def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
+    """The extractors that can be had, the weights that cannot, and the mistakes."""
+    specs: dict[str, Spec] = {}
+    absent: list[str] = []
+    mistakes: list[str] = []
+    # Those that read from others last, so that the fingerprints of what they read are known.
+    for name, entry in sorted(config.extractors.items(), key=lambda item: len(item[1].reads)):
+        try:
+            if absent and any(source in config.extractors and source not in specs for source in entry.reads):
+                # What it reads cannot be had either; its own weights may still be there, or not.
+                _models(f"extractors.{name}", *_class_and_settings(name, entry), config)
+                continue
+            specs[name] = _spec(name, entry, config, specs)
+        except WeightsError as error:
+            absent += error.mistakes
+        except ConfigError as error:
+            mistakes += error.mistakes
+    return specs, absent, mistakes
+
+
+def _class_and_settings(name: str, entry: ExtractorEntry) -> tuple[type[Extractor], ExtractorSettings]:
+    try:
+        cls = load_class(entry.class_path)
+    except ValueError as error:
+        raise ConfigError([f"extractors.{name}.class: {error}"]) from error
+    try:
+        return cls, cls.Settings(**entry.settings)
+    except ValidationError as error:
+        raise ConfigError(describe_errors(f"extractors.{name}", error)) from error
+
+
+def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, Spec]) -> Spec:
+    prefix = f"extractors.{name}"
+    cls, settings = _class_and_settings(name, entry)
+    _check_input(prefix, cls, entry, config)
+    unknown = [source for source in entry.reads if source not in earlier]
+    if unknown:
+        raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
+    settings = _with_precision(settings, config, entry.pool)
+    models = _models(prefix, cls, settings, config)
+    try:
+        identity = _identity(entry, cls, settings, config, earlier, models)
+        space, width = cls.space(settings), cls.width(settings)
+    except (ImportError, OSError) as error:
+        raise ConfigError([f"{prefix}: its weights are not there ({error})"]) from error
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return Spec(
+        name=name,
+        cls=cls,
+        settings=settings,
+        source=entry.input,
+        evidence=entry.evidence,
+        pool=entry.pool if config.uses_gpu else entry.pool.model_copy(update={"gpus": 0.0}),
+        models=models,
+        identity=identity,
+        fingerprint=hashlib.sha256(canonical.encode()).hexdigest()[:12],
+        space=space,
+        width=width,
+    )
+
+
+def _with_precision(settings: ExtractorSettings, config: Config, pool: Pool) -> ExtractorSettings:
+    """Settings that leave the precision open get the one of the device they will run on; fingerprints state it."""
+    if getattr(settings, "precision", None) != "auto":
+        return settings
+    return settings.model_copy(update={"precision": "float16" if config.uses_gpu and pool.gpus else "float32"})
+
+
+def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, config: Config) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    absent = []
+    for name, reference in cls.references(settings).items():
+        try:
+            found[name] = locate(reference, config.models_dir)
+        except MissingWeights as error:
+            absent.append(f"{prefix}.{name}: {error}")
+        except ValueError as error:
+            raise ConfigError([f"{prefix}.{name}: {error}"]) from error
+    if absent:
+        raise WeightsError(absent)
+    try:
+        for path in cls.pickles(found):
+            verify_pinned(path)
+    except NotPinned as error:
+        raise WeightsError([f"{prefix}: {error}"]) from error
+    return found
+
+
+def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, config: Config) -> None:
+    reads_text = TEXT in cls.inputs
+    if reads_text and entry.input is None:
+        raise ConfigError([f"{prefix}.input: missing; expected the extractor whose text it reads"])
+    if not reads_text and entry.input is not None:
+        raise ConfigError(
+            [f"{prefix}.input = {entry.input!r}: this extractor reads {' and '.join(cls.inputs)}, no text"]
+        )
+    mistakes = [
+        f"{prefix} reads {name!r}: no such extractor in this profile"
+        for name in entry.reads
+        if name not in config.extractors
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+    unmarked = [name for name in entry.evidence if load_class(config.extractors[name].class_path).marks is None]
+    if unmarked:
+        raise ConfigError([f"{prefix}.evidence: {', '.join(unmarked)} cannot tell which frames are telling"])
+
+
+def _identity(
+    entry: ExtractorEntry, cls: type[Extractor], settings: ExtractorSettings, config: Config,
+    earlier: dict[str, Spec], models: dict[str, Path],
+) -> dict[str, Any]:  # fmt: skip
+    identity = {
+        "class": entry.class_path,
+        "version": cls.version,
+        # Weights are known by their content, wherever they lie.
+        "settings": settings.model_dump(mode="json", exclude=set(models)),
+        "weights": cls.weights(settings),
+    }
+    if models:
+        identity["models"] = {name: _content(path) for name, path in models.items()}
+    if FRAMES in cls.inputs:
+        identity["sampling"] = {**config.sampling.model_dump(mode="json"), "version": SAMPLING_VERSION}
+    if entry.input is not None:
+        identity["input"] = earlier[entry.input].fingerprint
+    if entry.evidence:
+        identity["evidence"] = {name: earlier[name].fingerprint for name in entry.evidence}
+    return identity
+
+
+@cache
+def _content(path: Path) -> str:
+    return content_hash(path)

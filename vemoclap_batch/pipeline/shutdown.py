@@ -1,0 +1,112 @@
+"""SIGTERM: take no new work, commit what is under way for a while, then leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from vemoclap_batch.errors import RunEnded
+
+#: How long a run commits what is still arriving after it was asked to stop.
+GRACE_S = 25.0
+
+
+class Stopped(RunEnded):
+    """The run was asked to stop (SIGTERM); what was finished is kept."""
+
+
+class StopRequest:
+    """Whether a stop was asked for, and what becomes of it.
+
+    Attributes:
+        asked: by SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        """Not yet."""
+        self.asked = False
+        self._heard = False
+        self._error: Exception = Stopped()
+        self._on_stop: Callable[[], object] | None = None
+        self._grace_s = GRACE_S
+
+    def listen(self) -> None:
+        """Hear SIGTERM from now on; again, when something else has put a handler in place, as Ray does."""
+        # Outside a process's main thread no signal arrives.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._at_term)
+            signal.signal(signal.SIGALRM, self._at_the_end)
+            self._heard = True
+
+    @contextmanager
+    def gently(self, on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterator[None]:
+        """Within, the first SIGTERM only asks; the end of its grace, or a second one, raises :class:`Stopped`.
+
+        Args:
+            on_stop: called once, in the signal's handler: has no new work begun.
+            grace_s: seconds between the request and :class:`Stopped`.
+        """
+        self._on_stop, self._grace_s = on_stop, grace_s
+        self.listen()
+        try:
+            yield
+        finally:
+            self._on_stop = None
+            self._rest()
+
+    def abort(self, error: Exception) -> None:
+        """Have an error raised in the main thread, for any thread to call.
+
+        That is where it waits in Python, as for the next block of a run; a wait inside Ray's own core goes on.
+        """
+        self._error = error
+        if self._heard:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    def _at_term(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if again or self._on_stop is None:
+            raise self._error
+        signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+        self._on_stop()
+
+    def _at_the_end(self, number: int, frame: FrameType | None) -> None:
+        raise self._error
+
+    def _rest(self) -> None:
+        if self._heard:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def as_stopped() -> Iterator[None]:
+    """Raise :class:`Stopped` where SIGTERM met Ray's own handler, which ends the process.
+
+    That is in place from the start of Ray until a :class:`StopRequest` listens again.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        raise Stopped from error
+
+
+@contextmanager
+def stoppable() -> Iterator[StopRequest]:
+    """Turn SIGTERM into :class:`Stopped`: at once, or after a grace within :meth:`StopRequest.gently`.
+
+    Outside a process's main thread, where no signal arrives, nothing changes, and nothing can be aborted.
+    """
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    request.listen()
+    try:
+        yield request
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,105 @@
+"""Which addresses may be read: schemes, roots, and where a redirect may lead."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import posixpath
+import socket
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from vemoclap_batch.errors import PASSWORD_REFUSED, without_password
+
+#: Schemes that are read without being asked; a path without a scheme is ``file``.
+SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "http", "https")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a manifest may name.
+
+    Attributes:
+        schemes: allowed ones; empty for all.
+        roots: folders and prefixes that everything must lie below, links resolved; empty for anywhere.
+    """
+
+    schemes: tuple[str, ...] = SCHEMES
+    roots: tuple[str, ...] = ()
+
+    def refusal(self, address: str) -> str | None:
+        """Why an absolute, normalised address may not be read; None when it may."""
+        if without_password(address) != address:
+            return PASSWORD_REFUSED
+        scheme, remote, rest = address.partition("://")
+        scheme = scheme if remote else "file"
+        if self.schemes and scheme not in self.schemes:
+            return f"scheme {scheme!r} is not one of {', '.join(self.schemes)}"
+        is_file = scheme == "file"
+        if scheme in {"http", "https"}:
+            rest = rest.partition("?")[0].partition("#")[0]
+            address = f"{scheme}://{rest}"
+            # A server decodes it, and may take backslashes for slashes.
+            rest = unquote(rest).replace("\\", "/")
+        # A store may resolve dots, whatever the prefix says.
+        if not is_file and posixpath.normpath(f"/{rest}") != f"/{rest.rstrip('/')}":
+            return "it is not normalised"
+        if not self.roots:
+            return None
+        below = _is_below_folder if is_file else _is_below
+        place = rest if is_file and remote else address
+        inside = any(below(place, root) for root in self.roots if ("://" in root) != is_file)
+        return None if inside else f"it lies outside {', '.join(self.roots)}"
+
+    def refusal_of_redirect(self, origin: str, target: str) -> str | None:
+        """Why a redirect from one address to another may not be followed; None when it may.
+
+        It may lead to wherever a manifest may, but from another host not to an address that only this machine or its
+        network sees, such as a cloud's metadata service.
+        """
+        # What follows is often a signature.
+        shown = without_password(target.partition("?")[0])
+        if urlsplit(target).scheme not in {"http", "https"}:
+            return f"a redirect to {shown!r} leaves http"
+        if (refusal := self.refusal(target)) is not None:
+            return f"a redirect to {shown!r}: {refusal}"
+        here, there = urlsplit(origin).hostname, urlsplit(target).hostname
+        if there != here and not is_public(there or ""):
+            return f"a redirect to {shown!r}, a host of the inner network"
+        return None
+
+
+#: The prefix under which a network without IPv4 shows hosts that have nothing else (RFC 6052).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: In a program, whoever names an address is trusted; the commands have a setting.
+ANYWHERE = Policy(schemes=())
+
+
+def _is_below(address: str, root: str) -> bool:
+    return address == root.rstrip("/") or address.startswith(root.rstrip("/") + "/")
+
+
+def _is_below_folder(path: str, root: str) -> bool:
+    real, top = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([real, top]) == top
+
+
+def is_public(host: str) -> bool:
+    """Whether every address of a host is one of the public internet."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(is_global(str(address)) for address in found)
+
+
+def is_global(address: str) -> bool:
+    """Whether an IP address is one of the public internet; one that stands for an IPv4 address is what that one is."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return found.is_global
+    carried = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
+    if found in _NAT64:
+        carried.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
+    stands_for = [each for each in carried if each is not None]
+    return all(each.is_global for each in stands_for) if stands_for else found.is_global

@@ -1,0 +1,1 @@
+"""Which videos: manifests, folders, globs and data sets, as rows."""

@@ -1,0 +1,282 @@
+"""What a labelled data set looks like, and what a blacklist changes: reads the store, opens no video."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.fusion.dataset import find_labelled
+from vemoclap_batch.sources.blacklist import Listed, VideoNames, find_listed, read_blacklist
+from vemoclap_batch.store import schemas
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import Table, keys
+from vemoclap_batch.studies.significance import compare, holm
+
+#: Bounds of the kinds that durations (seconds) and resolutions (pixels of the short side) are counted by.
+DURATION_BOUNDS = (15, 30, 60, 120, 300)
+DURATIONS = ("< 15 s", "15–30 s", "30–60 s", "1–2 min", "2–5 min", "≥ 5 min")
+SIDE_BOUNDS = (240, 360, 480, 720, 1080)
+RESOLUTIONS = ("< 240p", "240–359p", "360–479p", "480–719p", "720–1079p", "≥ 1080p")
+#: What tells whether a video has speech, a face or text: the first table there is, and its column.
+SOURCES = {
+    "speech": (("asr", "text"), ("asr_sentiment", "feature")),
+    "face": (("face_emotion", "faces"), ("face_emotion", "feature")),
+    "text": (("ocr", "text"), ("ocr_sentiment", "feature")),
+}
+# A feature column of so many videos takes 200 MB at most.
+_CHUNK = 4096
+
+
+@dataclass
+class Facts:
+    """What is known of each labelled video.
+
+    Attributes:
+        ids: of the videos.
+        uris: None where the address is not known (imported features).
+        labels: index of each given label, int64 [n].
+        duration_s: float64 [n], NaN where it is not known.
+        short_side: pixels, float64 [n], NaN where it is not known.
+        presence: speech, face and text → 1.0, 0.0 or NaN (not analysed), float64 [n] each.
+        tables: speech, face and text → the table and column that says so, for a report.
+        without_video: labelled rows that the store has no video for.
+    """
+
+    ids: list[str]
+    uris: list[str | None]
+    labels: np.ndarray
+    duration_s: np.ndarray
+    short_side: np.ndarray
+    presence: dict[str, np.ndarray]
+    tables: dict[str, str]
+    without_video: int
+
+
+def analyze(
+    store: Store, labels: str, blacklist: str | None = None, preferred: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Describe the labelled videos of a store, with and without those of a blacklist.
+
+    Args:
+        store: the output folder.
+        labels: the labels file.
+        blacklist: a text file with one video a line.
+        preferred: the profile's fingerprints, read where a table has several; else the one written last.
+
+    Returns:
+        ``videos``; ``groups``: ``before`` and, with a blacklist, ``after`` and ``removed``, each as :func:`describe`
+        gives; ``tests`` of kept against removed videos, as :func:`~vemoclap_batch.studies.significance.compare` gives
+        with ``what``, ``kinds``, ``kept``, ``removed`` and ``p_holm``; ``blacklist`` (``file``, ``names``,
+        ``removed``, ``unknown``) or None; ``tables``, what presence was read from; ``kinds``, the names of those
+        counted; ``notes``.
+
+    Raises:
+        ConfigError: mistakes in the labels file or the blacklist, or no labelled video in the store.
+    """
+    facts = gather(store, labels, preferred or {})
+    everything = np.arange(len(facts.ids))
+    result: dict[str, Any] = {
+        "labels": list(LABELS),
+        "videos": len(facts.ids),
+        "without_video": facts.without_video,
+        "kinds": {"durations": list(DURATIONS), "resolutions": list(RESOLUTIONS)},
+        "tables": facts.tables,
+        "blacklist": None,
+        "groups": {"before": describe(facts, everything)},
+        "tests": [],
+        "notes": _notes(facts),
+    }
+    if blacklist is not None:
+        names = VideoNames(facts.ids, facts.uris, [LABELS[label] for label in facts.labels])
+        listed = find_listed(read_blacklist(blacklist), names, blacklist)
+        removed = np.array(listed.rows, np.int64)
+        kept = np.setdiff1d(everything, removed)
+        result["groups"] |= {"after": describe(facts, kept), "removed": describe(facts, removed)}
+        result["tests"] = _tests(result["groups"])
+        name = posixpath.basename(blacklist)
+        result["blacklist"] = {
+            "file": name, "names": len(listed.rows) + len(listed.unknown), "removed": len(removed),
+            "unknown": listed.unknown,
+        }  # fmt: skip
+        result["notes"] += _list_notes(listed, name)
+    return result
+
+
+def describe(facts: Facts, rows: np.ndarray) -> dict[str, Any]:
+    """Count some of the videos.
+
+    Returns:
+        ``all`` and each label: ``n``, ``share`` (of these videos), ``duration_s`` and ``short_side`` (``known``,
+        ``quartiles`` or None, ``total``), ``durations`` and ``resolutions`` (how many of each kind), and ``speech``,
+        ``face`` and ``text`` (``known``, ``present``).
+    """
+    parts = {"all": rows} | {name: rows[facts.labels[rows] == at] for at, name in enumerate(LABELS)}
+    return {name: _counts(facts, part, len(rows)) for name, part in parts.items()}
+
+
+def _counts(facts: Facts, rows: np.ndarray, whole: int) -> dict[str, Any]:
+    found = {
+        "n": len(rows),
+        "share": len(rows) / whole if whole else 0.0,
+        "duration_s": _spread(facts.duration_s[rows]),
+        "short_side": _spread(facts.short_side[rows]),
+        "durations": _bands(facts.duration_s[rows], DURATION_BOUNDS),
+        "resolutions": _bands(facts.short_side[rows], SIDE_BOUNDS),
+    }
+    for name, values in facts.presence.items():
+        known = values[rows][~np.isnan(values[rows])]
+        found[name] = {"known": len(known), "present": int(known.sum())}
+    return found
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    known = values[~np.isnan(values)]
+    quartiles = np.percentile(known, [25, 50, 75]).tolist() if len(known) else None
+    return {"known": len(known), "quartiles": quartiles, "total": float(known.sum())}
+
+
+def _bands(values: np.ndarray, bounds: Sequence[float]) -> list[int]:
+    known = values[~np.isnan(values)]
+    return np.bincount(np.digitize(known, bounds), minlength=len(bounds) + 1).tolist()
+
+
+def _tests(groups: Mapping[str, Any]) -> list[dict[str, Any]]:
+    after, removed = groups["after"], groups["removed"]
+    kinds: dict[str, tuple[Sequence[str], list[int], list[int]]] = {
+        "class": (LABELS, [after[name]["n"] for name in LABELS], [removed[name]["n"] for name in LABELS])
+    }
+    for what, names in (("durations", DURATIONS), ("resolutions", RESOLUTIONS)):
+        kinds[what.removesuffix("s")] = (names, after["all"][what], removed["all"][what])
+    for what in SOURCES:
+        if what in after["all"]:
+            kinds[what] = (("present", "absent"), _present(after["all"][what]), _present(removed["all"][what]))
+    tests: list[dict[str, Any]] = [
+        {"what": what, "kinds": list(names), "kept": kept, "removed": out, **compare(kept, out)}
+        for what, (names, kept, out) in kinds.items()
+    ]
+    for test, adjusted in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = adjusted
+    return tests
+
+
+def _present(found: Mapping[str, int]) -> list[int]:
+    return [found["present"], found["known"] - found["present"]]
+
+
+def _notes(facts: Facts) -> list[str]:
+    notes = []
+    if facts.without_video:
+        notes.append(f"{facts.without_video} labelled rows have no video in OUT and are not counted")
+    for name, sources in SOURCES.items():
+        if name not in facts.presence:
+            tables = " or ".join(dict.fromkeys(table for table, _ in sources))
+            notes.append(f"{name}: not known, OUT has no table {tables}")
+        elif unknown := int(np.isnan(facts.presence[name]).sum()):
+            notes.append(f"{name}: not known of {unknown} videos, which have no row in {facts.tables[name]}")
+    for name, values in (("duration", facts.duration_s), ("resolution", facts.short_side)):
+        if unknown := int(np.isnan(values).sum()):
+            notes.append(f"{name}: not known of {unknown} videos")
+    return notes
+
+
+def _list_notes(listed: Listed, name: str) -> list[str]:
+    if not listed.unknown:
+        return []
+    notes = [f"{len(listed.unknown)} names in {name} are no labelled video in OUT"]
+    if not listed.rows:
+        notes.append(f"{name} removes nothing: were its videos left out of the labels file already?")
+    return notes
+
+
+# ---- reading the store
+
+
+def gather(store: Store, labels: str, preferred: Mapping[str, str]) -> Facts:
+    """What the store knows of the videos of a labels file.
+
+    Raises:
+        ConfigError: mistakes in the labels file, or none of its videos is in the store.
+    """
+    labelled = find_labelled(store, labels, {}, LABELS)
+    wanted = keys(labelled.videos)
+    videos = store.current_videos(("uri", "duration_s", "width", "height"))
+    at = pc.index_in(wanted, value_set=keys(videos).combine_chunks()).combine_chunks()
+    videos = videos.take(at)
+    presence, tables = {}, {}
+    for name in SOURCES:
+        source = _source(store, name, preferred)
+        if source is not None:
+            table, column = source
+            presence[name] = _presence(table, column, wanted)
+            tables[name] = f"{table.folder.removeprefix(store.root + '/features/')}, column {column}"
+    sides = [_floats(videos[name]) for name in ("width", "height")]
+    return Facts(
+        labelled.ids, videos["uri"].to_pylist(), labelled.labels, _floats(videos["duration_s"]),
+        np.minimum(*sides), presence, tables, labelled.without_video,
+    )  # fmt: skip
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(pa.float64()).to_numpy()
+
+
+def _source(store: Store, what: str, preferred: Mapping[str, str]) -> tuple[Table, str] | None:
+    for name, column in SOURCES[what]:
+        table = current_table(store, name, preferred.get(name))
+        if table is not None and column in table.schema.names:
+            return table, column
+    return None
+
+
+def current_table(store: Store, extractor: str, preferred: str | None = None) -> Table | None:
+    """An extractor's table with all its columns; None when it has no rows at all.
+
+    Of several fingerprints the preferred one is taken, else the one written last.
+    """
+    tables = {
+        name: table
+        for name, made in store.fingerprints(extractor).items()
+        if (table := _whole_table(store, extractor, name, made)) is not None
+    }
+    if preferred in tables:
+        return tables[preferred]
+    if len(tables) < 2:
+        return next(iter(tables.values()), None)
+    newest = {name: pc.max(table.read(["run_id"])["run_id"]).as_py() or "" for name, table in tables.items()}
+    return tables[max(newest, key=lambda name: (newest[name], name))]
+
+
+def _whole_table(store: Store, extractor: str, fingerprint: str, made: Mapping[str, Any]) -> Table | None:
+    """The table with the columns that its shards have: this module knows no extractor's own ones."""
+    table = store.features(extractor, fingerprint, schemas.features(made["sequence"], {}, made["width"]))
+    while paths := table.shards():
+        try:
+            with table.filesystem.open_input_file(paths[0]) as stream:
+                return store.features(extractor, fingerprint, pq.read_schema(stream))
+        except FileNotFoundError:
+            # Another process merged the shards meanwhile.
+            if paths == table.shards():
+                raise
+    return None
+
+
+def _presence(table: Table, column: str, wanted: pa.ChunkedArray) -> np.ndarray:
+    """Whether the column holds anything: 1.0 or 0.0, NaN for videos without a row, [n]."""
+    found = np.full(len(wanted), np.nan)
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted.slice(start, _CHUNK)
+        rows = table.read([column], of=part)
+        values = rows[column]
+        is_text = pa.types.is_string(values.type)
+        length = pc.utf8_length(pc.utf8_trim_whitespace(values)) if is_text else pc.list_value_length(values)
+        at = pc.index_in(keys(rows), value_set=part.combine_chunks()).to_numpy()
+        found[start + at] = pc.fill_null(length, 0).to_numpy() > 0
+    return found

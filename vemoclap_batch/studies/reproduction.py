@@ -1,0 +1,171 @@
+"""Ekman-6 from its folder to a table: manifests, features, trainings with and without cleaning, scores, one page.
+
+Every step keeps what it has finished, so the same command goes on after a kill, and has nothing to do when all is done.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vemoclap_batch.config import Config, ConfigError
+from vemoclap_batch.extractors.registry import resolve
+from vemoclap_batch.fusion.scoring import CONFUSION, RELIABILITY, score
+from vemoclap_batch.pipeline.run import run
+from vemoclap_batch.sources.ekman6 import Ekman6, read_ekman6
+from vemoclap_batch.sources.manifest import write_manifest
+from vemoclap_batch.store.filesystem import is_remote, local_path
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.studies.analysis import analyze
+from vemoclap_batch.studies.analysis_page import write_analysis
+from vemoclap_batch.studies.ekman6_page import write_page
+from vemoclap_batch.training.fit import fit, training_settings
+
+#: The data set as it is, and without the videos of the blacklist.
+AS_GIVEN, CLEANED = "as given", "cleaned"
+FOLDER = "ekman6"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained on which videos.
+
+    Attributes:
+        split: file of videos and train or test; without it half of each class trains, drawn by ``split_seed``.
+        blacklist: text file of videos that cleaning removes; without it nothing is cleaned.
+        split_seed: of the drawn split.
+        preset: of the hyper-parameters.
+        hyper: hyper-parameters that differ from the preset's.
+        seeds: of the trainings.
+        d_model: width of the classifier.
+        heads: its attention heads.
+        dropout: its dropout.
+        workers: processes that train together.
+    """
+
+    split: str | None = None
+    blacklist: str | None = None
+    split_seed: int = 1
+    preset: str = "published"
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = (1, 2, 3)
+    d_model: int = 512
+    heads: int = 4
+    dropout: float = 0.5
+    workers: int = 1
+
+
+def reproduce(
+    folder: str, out: str, config: Config, options: Options, *, wait: bool = True, address: str | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Do all of it; ``OUT/ekman6`` gets the manifests, the models, the scores, ``report.html``, ``.md`` and ``.json``.
+
+    Args:
+        folder: of the data set, as :func:`~vemoclap_batch.sources.ekman6.read_ekman6` takes it.
+        out: a local output folder; features that are there are not extracted again.
+        config: the profile.
+        options: split, cleaning and training.
+        wait: whether to wait for another run that holds the folder.
+        address: of the Ray cluster.
+        verbose: show its log.
+
+    Returns:
+        What the page shows: ``scores``, one for each training set and test set (``trained_on``, ``scored_on`` and what
+        :func:`~vemoclap_batch.fusion.scoring.score` gives), ``cards`` of the trainings, ``videos`` (by data set,
+        class and split), ``failed`` videos, ``split_source``, ``blacklist``, ``about`` and ``notes``.
+
+    Raises:
+        ConfigError: mistakes in the folder, the lists or the settings; everything is checked before anything starts.
+        RunBroken: a step broke off; what was finished is kept.
+    """
+    if is_remote(out):
+        raise ConfigError([f"-o {out!r}: expected a local folder, since models and pages are written there"])
+    called = training_settings(options.preset, options.hyper)[1]
+    sets = _data_sets(folder, options)
+    resolve(config)
+    top = Path(local_path(out)) / FOLDER
+    manifests = _write_manifests(sets, top)
+    extracted = run(
+        sets[AS_GIVEN].manifest.rows, out, config, None, wait=wait, address=address, verbose=verbose
+    )  # fmt: skip
+    store = Store(out)
+    preferred = {name: spec.fingerprint for name, spec in extracted.specs.items()}
+    cards = {
+        name: fit(
+            store, path, str(top / "models" / _file_name(name)), config, preset=options.preset, seeds=options.seeds,
+            hyper=options.hyper, d_model=options.d_model, heads=options.heads, dropout=options.dropout,
+            workers=options.workers, address=address, verbose=verbose,
+        )
+        for name, path in manifests.items()
+    }  # fmt: skip
+    scores = [
+        _score(store, top, trained_on, scored_on, path, preferred)
+        for trained_on in sets
+        for scored_on, path in manifests.items()
+    ]
+    analysed = analyze(store, manifests[AS_GIVEN], options.blacklist, preferred)
+    write_analysis(analysed, str(top / "analysis"))
+    result = {
+        "out": out,
+        "videos": {name: found.counts() for name, found in sets.items()},
+        "failed": extracted.failed,
+        "split_source": sets[AS_GIVEN].split_source,
+        "blacklist": options.blacklist and posixpath.basename(options.blacklist),
+        "about": {
+            "preset": called, "seeds": list(options.seeds), "d_model": options.d_model, "heads": options.heads,
+            "dropout": options.dropout, "workers": options.workers, "profile": config.profile,
+            "frames": config.sampling.frames,
+        },
+        "cards": cards,
+        "scores": scores,
+        "notes": _notes(sets, extracted.failed, options),
+    }  # fmt: skip
+    write_page(result, top)
+    return result
+
+
+def _data_sets(folder: str, options: Options) -> dict[str, Ekman6]:
+    sets = {AS_GIVEN: read_ekman6(folder, options.split, None, options.split_seed)}
+    if options.blacklist:
+        sets[CLEANED] = read_ekman6(folder, options.split, options.blacklist, options.split_seed)
+    return sets
+
+
+def _write_manifests(sets: Mapping[str, Ekman6], top: Path) -> dict[str, str]:
+    top.mkdir(parents=True, exist_ok=True)
+    paths = {name: str(top / f"{_file_name(name)}.parquet") for name in sets}
+    for name, found in sets.items():
+        write_manifest(found.manifest, paths[name])
+    return paths
+
+
+def _file_name(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _score(
+    store: Store, top: Path, trained_on: str, scored_on: str, labels: str, preferred: Mapping[str, str]
+) -> dict[str, Any]:
+    name = f"{_file_name(trained_on)}-on-{_file_name(scored_on)}"
+    model, pictures = top / "models" / _file_name(trained_on), top / "scores" / name
+    found = score(store, str(model), labels, preferred=preferred, folder=str(pictures))
+    drawn = {kind: str((pictures / kind).relative_to(top)) for kind in (CONFUSION, RELIABILITY)}
+    return {"trained_on": trained_on, "scored_on": scored_on, "pictures": drawn, **found}
+
+
+def _notes(sets: Mapping[str, Ekman6], failed: int, options: Options) -> list[str]:
+    notes = list(dict.fromkeys(note for found in sets.values() for note in found.notes))
+    if options.split is None and sets[AS_GIVEN].split_source.startswith("stratified"):
+        notes.append("no split file was given: these scores are of another split than the published ones")
+    if failed:
+        notes.append(f"{failed} videos lack features, because something of them failed: OUT/errors says what")
+    if options.blacklist is None:
+        notes.append(
+            "nothing was cleaned: the authors' list comes with their data (Zenodo record 17159328), and "
+            "suggest-blacklist makes one of your own; --blacklist takes either"
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""Training of the fusion model, on one machine or over a Ray cluster."""

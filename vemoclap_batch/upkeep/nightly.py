@@ -1,0 +1,129 @@
+"""The scheduled job: what is new or changed since last time, labelled, and a summary that says what to look at."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vemoclap_batch.config import Config
+from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.pipeline.run import Classifier, Run, run
+from vemoclap_batch.sources.listing import changed_at
+from vemoclap_batch.sources.manifest import Manifest
+from vemoclap_batch.store.filesystem import is_remote, write_bytes_atomically
+from vemoclap_batch.upkeep.nightly_report import as_markdown, summarise
+
+HOOK_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a night is run.
+
+    Attributes:
+        settle_s: a file changed less than this many seconds ago may still be uploading; the next night takes it.
+        weeks: how far back the labels go that tonight's are compared with.
+        gpu_hour_cost: price of a GPU-hour, in whatever currency; None leaves the cost out.
+    """
+
+    settle_s: float = 600.0
+    weeks: int = 4
+    gpu_hour_cost: float | None = None
+
+
+def nightly(
+    manifest: Manifest, out: str, config: Config, classifier: Classifier, settings: Settings, address: str | None = None
+) -> dict[str, Any]:
+    """Label what is new or changed, and write the night's summary to ``OUT/nightly/<run id>.json`` and ``.md``.
+
+    Args:
+        manifest: all videos under the sources.
+        out: the output folder of all nights.
+        config: the configuration.
+        classifier: the fusion checkpoint.
+        settings: of the night.
+        address: of a Ray cluster.
+
+    Returns:
+        The summary.
+
+    Raises:
+        Busy: another run, such as a night that has not ended, holds the folder.
+        RunBroken: the run broke off, or its summary, which the error then has, cannot be written.
+        Stopped: SIGTERM came.
+    """
+    settled, waiting = split_settled(manifest.rows, settings.settle_s)
+    done = run(settled, out, config, classifier, wait=False, address=address)
+    summary = summarise(done, manifest, waiting, settings.weeks, settings.gpu_hour_cost)
+    try:
+        _write(summary, done)
+    except RunBroken as error:
+        error.summary = summary
+        raise
+    return summary
+
+
+def _write(summary: dict[str, Any], done: Run) -> None:
+    done.store.write_json(f"nightly/{done.run_id}.json", summary)
+    path = f"{done.store.root}/nightly/{done.run_id}.md"
+    write_bytes_atomically(done.store.filesystem, path, as_markdown(summary).encode())
+
+
+def split_settled(videos: pa.Table, settle_s: float, now: float | None = None) -> tuple[pa.Table, list[str]]:
+    """The videos that are safe to read, and the addresses of those that may still be uploading.
+
+    A file is taken for settled when it is there and was not changed for a while; of a remote one a listing of its
+    folder tells. An object store shows an object only when its upload is complete, so those all are settled, and so is
+    what a listing gives no time of.
+
+    Args:
+        videos: rows with a ``uri``.
+        settle_s: how long a while is.
+        now: seconds since 1970, if it is not now.
+
+    Raises:
+        RunBroken: a remote filesystem does not answer, or refuses.
+    """
+    now = time.time() if now is None else now
+    uris = videos["uri"].to_pylist()
+    listed = changed_at(uris)
+    changed = [listed.get(uri, 0.0) if is_remote(uri) else _changed_here(uri) for uri in uris]
+    # A date in the future is a wrong clock, not an upload.
+    waiting = pa.array([when is None or abs(now - when) < settle_s for when in changed], pa.bool_())
+    return videos.filter(pc.invert(waiting)), videos["uri"].filter(waiting).to_pylist()
+
+
+def _changed_here(path: str) -> float | None:
+    """When a local file was changed; None: it is not there."""
+    try:
+        return os.stat(path).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return 0.0  # Decoding will say what the matter is.
+
+
+def call_hook(command: str, status: str, text: str) -> None:
+    """Run an alert command, the summary on its standard input; its failure is said, and changes nothing else.
+
+    Args:
+        command: split as a shell would, but run without one.
+        status: for the command's environment, as ``VEMOCLAP_STATUS``: ok, attention, held, stopped or broken.
+        text: the summary as JSON.
+    """
+    environment = {**os.environ, "VEMOCLAP_STATUS": status}
+    try:
+        subprocess.run(
+            shlex.split(command), input=text, text=True, env=environment, check=True, timeout=HOOK_TIMEOUT_S,
+            stdout=sys.stderr,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        print(f"the hook failed: {error}", file=sys.stderr)

@@ -1,0 +1,156 @@
+"""Looking after an output folder: how it stands, and which failures to try again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vemoclap_batch.config import Config, ConfigError
+from vemoclap_batch.errors import ErrorType
+from vemoclap_batch.extractors.registry import Spec, resolvable
+from vemoclap_batch.pipeline.pending import Cell, decoded_since, features_table, find_work
+from vemoclap_batch.sources.listing import current_content_keys
+from vemoclap_batch.store.compaction import table_sizes
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import Table, keys
+
+_RUNS_SHOWN = 5
+_STAGES = ("decode", "extract")
+
+
+def status(store: Store, config: Config) -> dict[str, Any]:
+    """How a folder stands against a profile, over all videos that any run has seen; loads no model, changes nothing.
+
+    Returns:
+        ``videos``; per extractor ``fingerprint``, ``done``, ``missing`` (never tried), ``failed`` and, of those,
+        ``given_up``; ``without_weights``, the extractors that cannot be told for lack of weights; ``failures``, the
+        open ones by stage, extractor and error type; ``runs``; ``tables`` with their rows, shards and bytes.
+    """
+    specs = resolvable(config)
+    videos = store.known_videos()
+    work = find_work(store, videos, specs, config.pipeline.max_attempts)
+    open_failures = failures(store, specs, videos)
+    kinds = Counter((row["stage"], row["extractor"], row["error_type"]) for row in open_failures.to_pylist())
+    runs = store.runs()
+    current = {f"features/{name}/{spec.fingerprint}" for name, spec in specs.items()}
+    tables = [
+        {"table": size.table, "current": size.table in current or "/" not in size.table, **size.counts()}
+        for size in table_sizes(store)
+    ]
+    return {
+        "videos": videos.num_rows,
+        "extractors": {
+            name: {
+                "fingerprint": spec.fingerprint,
+                "done": work.done[name],
+                "missing": videos.num_rows - work.done[name] - work.failed[name],
+                "failed": work.failed[name],
+                "given_up": work.given_up[name],
+            }
+            for name, spec in specs.items()
+        },
+        "without_weights": sorted(set(config.extractors) - set(specs)),
+        "failures": [
+            {"stage": stage, "extractor": extractor, "error_type": error_type, "count": count}
+            for (stage, extractor, error_type), count in kinds.most_common()
+        ],
+        "runs": {
+            "count": len(runs),
+            "latest": [{name: run.get(name) for name in _OF_RUN} for run in runs[: -_RUNS_SHOWN - 1 : -1]],
+        },
+        "tables": tables,
+        "shards": sum(table["shards"] for table in tables),
+        "bytes": sum(table["bytes"] for table in tables),
+    }
+
+
+_OF_RUN = ("run_id", "command", "counts", "wall_s")
+
+
+def failures(store: Store, specs: Mapping[str, Spec], videos: pa.Table) -> pa.Table:
+    """The latest failure of every cell that is still open, of these videos and extractors.
+
+    A failure to decode is open until a later run decodes the video, and as long as an extractor that reads media lacks
+    it; another while its own extractor's table lacks the video.
+
+    Returns:
+        Rows of the errors table.
+    """
+    log = store.errors().read()
+    log = log.filter(pc.is_in(keys(log), value_set=keys(videos).combine_chunks()))
+    log = log.filter(pa.array(~decoded_since(store, specs, log)))
+    log = log.sort_by([("run_id", "descending"), ("time", "descending")])
+    media = [features_table(store, spec) for spec in specs.values() if spec.source is None]
+    parts = [_latest_open(log.filter(pc.is_null(log["fingerprint"])), media)]
+    for spec in specs.values():
+        of = pc.equal(log["fingerprint"], spec.fingerprint)
+        parts.append(_latest_open(log.filter(of), [features_table(store, spec)]))
+    return pa.concat_tables(parts)
+
+
+def _latest_open(rows: pa.Table, tables: Sequence[Table]) -> pa.Table:
+    """Of rows of the log, latest first, the first of each key that one of the tables lacks."""
+    if not rows.num_rows:
+        return rows
+    complete = [table.committed(keys(rows)) for table in tables]
+    if complete:
+        rows = rows.filter(pa.array(~np.logical_and.reduce(complete)))
+    seen: set[str] = set()
+    first = []
+    for key in keys(rows).to_pylist():
+        first.append(key not in seen)
+        seen.add(key)
+    return rows.filter(pa.array(first, pa.bool_()))
+
+
+@dataclass(frozen=True)
+class Again:
+    """Failures to try again: the rows of their videos as these are now, for a run, and the cells.
+
+    A video whose content was replaced since it failed has no such cells: to a run it is new.
+    """
+
+    videos: pa.Table
+    cells: frozenset[Cell]
+
+
+def failed_again(store: Store, config: Config, stage: str | None = None, error_type: str | None = None) -> Again:
+    """Select open failures of a profile.
+
+    Args:
+        store: the output folder.
+        config: whose extractors count; a failure with other settings is over.
+        stage: decode, extract or an extractor's name; None for all.
+        error_type: one of :class:`~vemoclap_batch.errors.ErrorType`; None for all.
+
+    Raises:
+        ConfigError: no such stage or error type.
+    """
+    _check_selection(config, stage, error_type)
+    rows = failures(store, resolvable(config), store.known_videos())
+    if stage is not None:
+        rows = rows.filter(pc.or_kleene(pc.equal(rows["stage"], stage), pc.equal(rows["extractor"], stage)))
+    if error_type is not None:
+        rows = rows.filter(pc.equal(rows["error_type"], error_type))
+    cells = frozenset(zip(keys(rows).to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
+    videos = rows.select(["video_id", "content_key", "uri"]).group_by(["video_id", "content_key"])
+    one_each = videos.aggregate([("uri", "max")]).rename_columns(["video_id", "content_key", "uri"])
+    now = current_content_keys(one_each["uri"].to_pylist(), one_each["content_key"].to_pylist())
+    return Again(one_each.set_column(1, "content_key", pa.array(now, pa.string())), cells)
+
+
+def _check_selection(config: Config, stage: str | None, error_type: str | None) -> None:
+    mistakes = []
+    stages = [*_STAGES, *config.extractors]
+    if stage is not None and stage not in stages:
+        mistakes.append(f"--stage {stage!r}: expected one of {', '.join(stages)}")
+    if error_type is not None and error_type not in list(ErrorType):
+        mistakes.append(f"--type {error_type!r}: expected one of {', '.join(ErrorType)}")
+    if mistakes:
+        raise ConfigError(mistakes)
