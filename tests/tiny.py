@@ -31,6 +31,7 @@ def _note(settings: TinySettings, what: str) -> None:
 class TinyFrames(Extractor):
     """Mean colour of every frame."""
 
+    name = "tiny-frames"
     Settings = TinySettings
     inputs = (FRAMES,)
     sequence = True
@@ -65,6 +66,7 @@ class TinyFrames(Extractor):
 class TinySound(Extractor):
     """Loudness of the sound, in words."""
 
+    name = "tiny-sound"
     Settings = TinySettings
     inputs = (WAVEFORM,)
     columns = {"text": pa.string()}
@@ -92,6 +94,7 @@ class TinySound(Extractor):
 class TinyText(Extractor):
     """Length of a text."""
 
+    name = "tiny-text"
     Settings = TinySettings
     inputs = (TEXT,)
 

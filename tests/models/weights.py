@@ -11,6 +11,7 @@ class WeightedSettings(ExtractorSettings):
 
 
 class Weighted(Extractor):
+    name = "weighted"
     Settings = WeightedSettings
     inputs = (FRAMES,)
 

@@ -34,6 +34,7 @@ class FaultySettings(TinySettings):
 class FaultyFrames(TinyFrames):
     """Mean colour of every frame, a batch of frames at a time; notes which process begins which video."""
 
+    name = "faulty-frames"
     Settings = FaultySettings
 
     def __init__(self, settings, resources):

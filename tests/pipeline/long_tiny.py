@@ -23,6 +23,7 @@ class WindowSettings(TinySettings):
 class Windows(Extractor):
     """Mean and largest value of every window of 3 s; column ``loudness``."""
 
+    name = "tiny-windows"
     Settings = WindowSettings
     inputs = (WAVEFORM,)
     sequence = True
@@ -50,6 +51,7 @@ class Windows(Extractor):
 class Speech(Extractor):
     """A segment for every stretch of sound between pauses; its text is its loudness."""
 
+    name = "tiny-speech"
     Settings = TinySettings
     inputs = (WAVEFORM,)
     columns = {"text": pa.string(), "language": pa.string(), "segments": pa.list_(SEGMENT)}
@@ -84,6 +86,7 @@ class Speech(Extractor):
 class Words(Extractor):
     """Number of words of a text, and their sum."""
 
+    name = "tiny-words"
     Settings = TinySettings
     inputs = (TEXT,)
 

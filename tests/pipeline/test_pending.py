@@ -21,6 +21,7 @@ from vemoclap_batch.store.store import Store
 class Detector(TinyFrames):
     """Tells others in which frames it found something; its results are made up here."""
 
+    name = "tiny-detector"
     columns = {"faces": pa.list_(pa.struct([("frame", pa.int32())]))}
     marks = "faces"
 

@@ -64,6 +64,9 @@ class Extractor(ABC):
     once and :meth:`extract` runs it on many videos at a time, in full batches made across them.
     """
 
+    #: Tells it apart from every other extractor, with :attr:`version`: stored features are found by the two, wherever
+    #: the class lies and whatever it is called. Each class declares its own.
+    name: ClassVar[str]
     #: The settings class, validated when the profile is read.
     Settings: ClassVar[type[ExtractorSettings]] = ExtractorSettings
     #: Raised whenever the same settings give another output than before.
@@ -145,7 +148,7 @@ def load_class(path: str) -> type[Extractor]:
     """The extractor class at ``package.module:Class``.
 
     Raises:
-        ValueError: the path does not name an importable Extractor.
+        ValueError: the path does not name an importable Extractor, or the class declares no name of its own.
     """
     module, _, name = path.partition(":")
     try:
@@ -154,4 +157,16 @@ def load_class(path: str) -> type[Extractor]:
         raise ValueError(f"{path!r} cannot be imported ({error})") from error
     if not (isinstance(found, type) and issubclass(found, Extractor)):
         raise ValueError(f"{path!r} is not an Extractor")
+    own = vars(found).get("name")
+    if not (isinstance(own, str) and own):
+        raise ValueError(
+            f"{path!r} declares no name. Add one that no other extractor has, such as name = {name.lower()!r}: "
+            "its stored features are found by it. "
+            f"To keep the features that version 0.1 stored, add name = {path!r}"
+        )
     return found
+
+
+def class_path(cls: type[Extractor]) -> str:
+    """Where a class lies, ``package.module:Class``, as a profile names it."""
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -58,6 +58,7 @@ class Beats(Extractor):
     authors' file.
     """
 
+    name = "beats"
     Settings = BeatsSettings
     inputs = (WAVEFORM,)
     sequence = True

@@ -35,6 +35,7 @@ class CaptionSettings(ExtractorSettings):
 class Caption(Extractor):
     """Columns ``caption``, and ``frame`` and ``time_s`` of the frame that it describes; all null without frames."""
 
+    name = "caption"
     Settings = CaptionSettings
     inputs = (FRAMES,)
     columns = {"caption": pa.string(), "frame": pa.int32(), "time_s": pa.float64()}

@@ -33,6 +33,7 @@ CPU_BATCH, GPU_BATCH = 4, 64
 class EfficientNetLite(Extractor):
     """Pooled embedding of each frame; column ``tags``: the likeliest ImageNet classes over all frames of a clip."""
 
+    name = "efficientnet-lite0"
     inputs = (FRAMES,)
     sequence = True
     columns = {"tags": pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))}

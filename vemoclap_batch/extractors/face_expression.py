@@ -56,6 +56,7 @@ class Face:
 class FaceExpression(Extractor):
     """Per frame with a face, the mean embedding of its two largest faces; column ``faces`` has every face."""
 
+    name = "face-expression"
     Settings = FaceSettings
     inputs = (FRAMES,)
     sequence = True

@@ -20,6 +20,7 @@ BATCH = 32
 class MiniLM(Extractor):
     """Mean of a text's token embeddings, L2-normalised, as its authors do; longer texts are cut at 256 tokens."""
 
+    name = "minilm"
     inputs = (TEXT,)
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:

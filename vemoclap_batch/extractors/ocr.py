@@ -45,6 +45,7 @@ class OcrSettings(ExtractorSettings):
 class PaddleOcr(Extractor):
     """Column ``lines``: every line of text of every frame; column ``text``: the texts of the frames, each once."""
 
+    name = "paddleocr"
     Settings = OcrSettings
     inputs = (FRAMES,)
     columns = {"lines": pa.list_(LINE), "text": pa.string()}

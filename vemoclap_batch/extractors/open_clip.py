@@ -107,6 +107,7 @@ class Preparation:
 class OpenClip(Extractor):
     """The projected image embedding of each frame, not normalised to length 1."""
 
+    name = "open-clip"
     Settings = OpenClipSettings
     inputs = (FRAMES,)
     sequence = True

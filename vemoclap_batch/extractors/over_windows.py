@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result, load_class
+from vemoclap_batch.extractors.fingerprint import hashed_name
 from vemoclap_batch.media.timeline import TimedText, Window
 
 #: Among an extractor's inputs: it takes the text in pieces with their times.
@@ -34,6 +35,11 @@ class OverWindowsSettings(ExtractorSettings):
         inner = load_class(own["of"]).Settings(**{name: value for name, value in values.items() if name not in own})
         return {**inner.model_dump(), **own}
 
+    @field_serializer("of", when_used="json")
+    def _hashed(self, of: str) -> str:
+        """Fingerprints know the extractor by its name, not by where it lies."""
+        return hashed_name(load_class(of))
+
 
 class OverWindows(Extractor):
     """A sequence with one vector for every window that has a text; ``start_s`` tells which window it is.
@@ -41,6 +47,7 @@ class OverWindows(Extractor):
     The window and hop are among the settings and so in the fingerprint; the space is that of the extractor it runs.
     """
 
+    name = "windowed-text"
     Settings = OverWindowsSettings
     inputs = (TEXT, TIMES)
     sequence = True

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
-from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, load_class
-from vemoclap_batch.media.sampling import SAMPLING_VERSION
-from vemoclap_batch.models.library import MissingWeights, content_hash, locate
+from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, class_path, load_class
+from vemoclap_batch.extractors.fingerprint import fingerprint, identity
+from vemoclap_batch.models.library import MissingWeights, locate
 from vemoclap_batch.models.pinned import NotPinned, verify_pinned
 
 
@@ -103,7 +101,22 @@ def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
             absent += error.mistakes
         except ConfigError as error:
             mistakes += error.mistakes
-    return specs, absent, mistakes
+    return specs, absent, mistakes + _same_names(specs)
+
+
+def _same_names(specs: Mapping[str, Spec]) -> list[str]:
+    """The mistake of every extractor that has the name and version of another class: its fingerprint would be wrong."""
+    mistakes = []
+    first: dict[tuple[str, int], Spec] = {}
+    for spec in specs.values():
+        other = first.setdefault((spec.cls.name, spec.cls.version), spec)
+        if other.cls is not spec.cls:
+            mistakes.append(
+                f"extractors.{spec.name}.class: {class_path(spec.cls)} has the name {spec.cls.name!r} and version "
+                f"{spec.cls.version} of {class_path(other.cls)} (extractors.{other.name}); "
+                "give one of them another name"
+            )
+    return mistakes
 
 
 def _class_and_settings(name: str, entry: ExtractorEntry) -> tuple[type[Extractor], ExtractorSettings]:
@@ -127,11 +140,11 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
     settings = _with_precision(settings, config, entry.pool)
     models = _models(prefix, cls, settings, config)
     try:
-        identity = _identity(entry, cls, settings, config, earlier, models)
+        fingerprints = {source: earlier[source].fingerprint for source in entry.reads}
+        described = identity(cls, settings, entry, config.sampling, models, fingerprints)
         space, width = cls.space(settings), cls.width(settings)
     except (ImportError, OSError) as error:
         raise ConfigError([f"{prefix}: its weights are not there ({error})"]) from error
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return Spec(
         name=name,
         cls=cls,
@@ -140,8 +153,8 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
         evidence=entry.evidence,
         pool=entry.pool if config.uses_gpu else entry.pool.model_copy(update={"gpus": 0.0}),
         models=models,
-        identity=identity,
-        fingerprint=hashlib.sha256(canonical.encode()).hexdigest()[:12],
+        identity=described,
+        fingerprint=fingerprint(described),
         space=space,
         width=width,
     )
@@ -192,30 +205,3 @@ def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, confi
     unmarked = [name for name in entry.evidence if load_class(config.extractors[name].class_path).marks is None]
     if unmarked:
         raise ConfigError([f"{prefix}.evidence: {', '.join(unmarked)} cannot tell which frames are telling"])
-
-
-def _identity(
-    entry: ExtractorEntry, cls: type[Extractor], settings: ExtractorSettings, config: Config,
-    earlier: dict[str, Spec], models: dict[str, Path],
-) -> dict[str, Any]:  # fmt: skip
-    identity = {
-        "class": entry.class_path,
-        "version": cls.version,
-        # Weights are known by their content, wherever they lie.
-        "settings": settings.model_dump(mode="json", exclude=set(models)),
-        "weights": cls.weights(settings),
-    }
-    if models:
-        identity["models"] = {name: _content(path) for name, path in models.items()}
-    if FRAMES in cls.inputs:
-        identity["sampling"] = {**config.sampling.model_dump(mode="json"), "version": SAMPLING_VERSION}
-    if entry.input is not None:
-        identity["input"] = earlier[entry.input].fingerprint
-    if entry.evidence:
-        identity["evidence"] = {name: earlier[name].fingerprint for name in entry.evidence}
-    return identity
-
-
-@cache
-def _content(path: Path) -> str:
-    return content_hash(path)

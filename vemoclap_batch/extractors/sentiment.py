@@ -42,6 +42,7 @@ class Sentiment(Extractor):
     A blank text has a feature of length 0 and no probabilities.
     """
 
+    name = "sentiment"
     Settings = SentimentSettings
     inputs = (TEXT,)
     columns = dict.fromkeys(CLASSES, pa.float32())

@@ -70,6 +70,7 @@ class TranslatedOcr(PaddleOcr):
     language is known, None when it is known of none. A text in an unknown language stays as it is.
     """
 
+    name = "translated-ocr"
     Settings = TranslatedOcrSettings
     columns = {**PaddleOcr.columns, "language": pa.string(), "texts": pa.list_(TEXT)}
     settings: TranslatedOcrSettings

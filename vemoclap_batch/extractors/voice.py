@@ -44,6 +44,7 @@ class Voice(Extractor):
     numbers too, which mean less.
     """
 
+    name = "voice"
     Settings = VoiceSettings
     inputs = (WAVEFORM,)
     sequence = True

@@ -149,6 +149,7 @@ class Whisper(Extractor):
     loops, is taken for silence or is very unsure gives no text.
     """
 
+    name = "whisper"
     Settings = WhisperSettings
     inputs = (WAVEFORM,)
     columns = {

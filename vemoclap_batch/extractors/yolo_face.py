@@ -81,6 +81,7 @@ class YoloFace(Extractor):
     confidence, overlap and size. It runs in float32 whatever the precision: in half of it, boxes snap to half pixels.
     """
 
+    name = "yolo-face"
     Settings = YoloFaceSettings
     inputs = (FRAMES,)
     sequence = True
