@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.whisper_model import write_whisper
+
 SEED = 0
 #: The sizes of a transformer that a benchmark of seconds can afford, in transformers' words.
 _SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -118,6 +120,7 @@ def write_vit(folder: Path, small: bool = False) -> Path:
 def write_roberta(folder: Path, small: bool = False) -> Path:
     """RoBERTa base over the three sentiments; without merges, its tokenizer makes a token of each byte."""
     import torch
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     labels = ("negative", "neutral", "positive")
@@ -127,19 +130,12 @@ def write_roberta(folder: Path, small: bool = False) -> Path:
     )  # fmt: skip
     torch.manual_seed(SEED)
     RobertaForSequenceClassification(config).save_pretrained(folder)
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *byte_characters()]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet())]
     tokens += [f"unused{number}" for number in range(_ROBERTA_TOKENS - len(tokens) - 1)]
     vocabulary = {token: number for number, token in enumerate([*tokens, "<mask>"])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
     return folder
-
-
-def byte_characters() -> list[str]:
-    """The character that stands for each of the 256 bytes in GPT-2's vocabularies, printable ones for themselves."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def paper_entries(folder: Path, small: bool = False, tokens: int = 64) -> dict[str, dict[str, Any]]:
@@ -153,8 +149,6 @@ def paper_entries(folder: Path, small: bool = False, tokens: int = 64) -> dict[s
         tokens: which a random Whisper says of every window.
     """
     from transformers.utils import logging
-
-    from bench.whisper_model import write_whisper
 
     logging.disable_progress_bar()
     width = {"width": SMALL_WIDTH} if small else {}

@@ -90,9 +90,7 @@ def _tokenizer() -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
 
-    from bench.models import byte_characters
-
-    words = byte_characters()
+    words = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Digits that look random: a text that compresses well would be taken for a loop, and heard twice.
     words += [f"{number * 2_654_435_761 % 2**32:08x}" for number in range(_WORDS - len(words) - 1)]
     tokenizer = Tokenizer(BPE({word: number for number, word in enumerate([*words, ""])}, []))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import typer
 
-from vemoclap_batch.cli.app import analysis as cli_analysis
+from vemoclap_batch.cli import analysis as cli_analysis
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.fusion.training import PRESETS
 from vemoclap_batch.sources.blacklist import VideoNames, find_listed, read_blacklist
