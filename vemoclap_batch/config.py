@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vemoclap_batch.policy import SCHEMES, Policy
 
@@ -120,13 +120,21 @@ class ExtractorEntry(BaseModel):
 
     class_path: str = Field(alias="class", description="package.module:Class")
     input: str | None = Field(None, description="whose text it reads, for a text extractor")
-    evidence: tuple[str, ...] = Field((), description="which extractors tell it what frames are telling")
+    detections: tuple[str, ...] = Field((), description="extractors whose faces and lines of text it is told of")
     pool: Pool = Pool()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_0_1(cls, entry: Any) -> Any:
+        """Take ``evidence``, which ``detections`` was called in version 0.1."""
+        if not (isinstance(entry, Mapping) and "evidence" in entry):
+            return entry
+        return {name: value for name, value in entry.items() if name != "evidence"} | {"detections": entry["evidence"]}
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The extractors whose results it needs."""
-        return (*self.evidence, *([self.input] if self.input else []))
+        return (*self.detections, *([self.input] if self.input else []))
 
     @property
     def settings(self) -> dict[str, Any]:

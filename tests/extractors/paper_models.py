@@ -55,7 +55,7 @@ class Paper:
 
     Attributes:
         models, videos: the folders.
-        clips: in the order of their names; with the evidence that captions go by.
+        clips: in the order of their names; with the detections that captions go by.
         results: extractor → one for each clip.
     """
 
@@ -83,18 +83,18 @@ def _paper(top: Path) -> Paper:
     clips = [decode(str(path), path.stem, sampling=sampling)[0] for path in sorted(videos.iterdir())]
     results: dict[str, list[Result]] = {}
     for name, spec in specs.items():
-        if spec.evidence:
-            clips = [replace(clip, evidence=_evidence(specs, results, at)) for at, clip in enumerate(clips)]
+        if spec.detections:
+            clips = [replace(clip, detections=_detections(specs, results, at)) for at, clip in enumerate(clips)]
         texts = [result.extras["text"] for result in results[spec.source]] if spec.source else None
         results[name] = extractors[name].extract(texts or clips)
         assert all(isinstance(result, Result) for result in results[name]), results[name]
     return Paper(models, videos, specs, extractors, clips, results)
 
 
-def _evidence(specs: dict[str, Spec], results: dict[str, list[Result]], at: int) -> dict[str, np.ndarray]:
+def _detections(specs: dict[str, Spec], results: dict[str, list[Result]], at: int) -> dict[str, np.ndarray]:
     return {
-        name: np.array([found["frame"] for found in results[name][at].extras[specs[name].cls.marks]], np.int32)
-        for name in specs["caption"].evidence
+        name: np.array([found["frame"] for found in results[name][at].extras[specs[name].cls.detections]], np.int32)
+        for name in specs["caption"].detections
     }
 
 

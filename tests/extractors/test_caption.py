@@ -8,7 +8,7 @@ from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_models import blip_folder, build, hostile_pickle, hostile_weights, little_memory
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.extractors.caption import CPU_BATCH, PUBLISHED, Caption, telling_frame
+from vemoclap_batch.extractors.caption import CPU_BATCH, PUBLISHED, Caption, frame_to_caption
 
 pytestmark = pytest.mark.numeric
 
@@ -17,9 +17,9 @@ def picture(seed, height=48, width=64):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def evident(count, seed=0, **evidence):
+def detected(count, seed=0, **detections):
     clip = frames_clip(*[picture(1000 * seed + number, 40 + seed) for number in range(count)])
-    clip.evidence = {name: np.array(frames, np.int32) for name, frames in evidence.items()}
+    clip.detections = {name: np.array(frames, np.int32) for name, frames in detections.items()}
     return clip
 
 
@@ -35,11 +35,11 @@ def extractor(folder):
 
 @pytest.fixture
 def clips():
-    return [evident(3 + seed % 4, seed, face_emotion=[seed % 3]) for seed in range(7)]
+    return [detected(3 + seed % 4, seed, face_emotion=[seed % 3]) for seed in range(7)]
 
 
 @pytest.mark.parametrize(
-    ("count", "evidence", "expected"),
+    ("count", "detections", "expected"),
     [
         (0, {}, None),
         (1, {}, 0),
@@ -55,17 +55,17 @@ def clips():
         (16, {"face_emotion": [7, 8], "ocr": [8]}, 8),
     ],
 )
-def test_telling_frame(count, evidence, expected):
-    assert telling_frame(evident(count, **evidence)) == expected
+def test_frame_to_caption(count, detections, expected):
+    assert frame_to_caption(detected(count, **detections)) == expected
 
 
 def test_evidence_outside_the_clip_is_that_clips_failure(extractor):
-    good, bad = extractor.extract([evident(2), evident(2, face_emotion=[2])])
+    good, bad = extractor.extract([detected(2), detected(2, face_emotion=[2])])
     assert isinstance(good, Result)
     assert bad == Failure.of(ValueError("face_emotion found something in frame 2; the clip has 2"))
 
 
-def test_caption_is_what_blip_makes_of_the_telling_frame(extractor, folder, clips):
+def test_caption_is_what_blip_makes_of_the_frame_to_caption(extractor, folder, clips):
     from transformers import BlipForConditionalGeneration, BlipImageProcessor
 
     network = BlipForConditionalGeneration.from_pretrained(folder).eval()
@@ -119,14 +119,14 @@ def seen_by(extractor, clip):
 
 
 def test_reduced_precision_is_close(extractor, folder):
-    clip = evident(3)
+    clip = detected(3)
     exact = seen_by(extractor, clip)
     rough = seen_by(build(Caption, folder, max_tokens=12, precision="bfloat16"), clip)
     assert 1e-5 < (rough - exact).abs().max() / exact.abs().max() < 0.05
 
 
 def test_settings_bound_the_caption(folder):
-    clip = evident(2)
+    clip = detected(2)
     for most in (1, 5):
         outputs = []
         extractor = build(Caption, folder, max_tokens=most, beams=1)
@@ -137,13 +137,13 @@ def test_settings_bound_the_caption(folder):
 
 def test_nothing_to_see(extractor):
     assert extractor.extract([]) == []
-    nothing, something = extractor.extract([frames_clip(), evident(1)])
+    nothing, something = extractor.extract([frames_clip(), detected(1)])
     assert nothing.extras == {"caption": None, "frame": None, "time_s": None}
     assert something.extras["caption"]
 
 
 def test_a_broken_clip_fails_alone(extractor):
-    good, bad, other = extractor.extract([evident(2), broken_clip(), evident(2)])
+    good, bad, other = extractor.extract([detected(2), broken_clip(), detected(2)])
     assert isinstance(bad, Failure)
     assert isinstance(good, Result)
     assert good.extras == other.extras
@@ -166,9 +166,9 @@ def test_another_kind_of_captioner(folder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text())
     (tmp_path / "vocab.txt").write_text(words)
     extractor = build(Caption, tmp_path, max_tokens=8)
-    one, other = extractor.extract([evident(1, 1), evident(1, 2)])
+    one, other = extractor.extract([detected(1, 1), detected(1, 2)])
     assert one.extras["caption"]
-    assert one.extras["caption"] == extractor.extract([evident(1, 1)])[0].extras["caption"]
+    assert one.extras["caption"] == extractor.extract([detected(1, 1)])[0].extras["caption"]
     assert isinstance(other, Result)
 
 

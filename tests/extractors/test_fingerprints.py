@@ -110,3 +110,24 @@ def test_two_classes_of_one_name_are_refused_and_one_class_twice_is_not(tmp_path
         resolve(config)
     config = profile(tmp_path, 'a: {class: "tests.tiny:TinyFrames"}, b: {class: "elsewhere:Same"}')
     assert len(set(fingerprints(config).values())) == 1
+
+
+def test_detections_may_still_be_called_evidence(tmp_path, elsewhere):
+    class Detector(TinyFrames):
+        name = "tiny-detector"
+        detections = "faces"
+
+    elsewhere.Detector = Detector
+    both = 'faces: {class: "elsewhere:Detector"}, caption: {class: "tests.tiny:TinyFrames", %s: [faces]}'
+    specs = [resolve(profile(tmp_path, both % key))["caption"] for key in ("detections", "evidence")]
+    assert [spec.detections for spec in specs] == [("faces",)] * 2
+    assert specs[0].identity["evidence"] == {
+        "faces": resolve(profile(tmp_path, both % "evidence"))["faces"].fingerprint
+    }
+    assert specs[0].fingerprint == specs[1].fingerprint
+
+
+def test_an_extractor_that_detects_nothing_is_no_source_of_detections(tmp_path):
+    text = 'a: {class: "tests.tiny:TinyFrames"}, b: {class: "tests.tiny:TinyFrames", detections: [a]}'
+    with pytest.raises(ConfigError, match=r"extractors\.b\.detections: a detects nothing in frames"):
+        resolve(profile(tmp_path, text))

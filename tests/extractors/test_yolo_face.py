@@ -370,4 +370,4 @@ def test_declarations_need_no_model():
     }
     assert YoloFace.space(YoloFaceSettings(expressions="hf:some/vit")) == "hub/some/vit"
     assert YoloFace.space(YoloFaceSettings(space="mine")) == "mine"
-    assert YoloFace.marks in YoloFace.columns
+    assert YoloFace.detections in YoloFace.columns

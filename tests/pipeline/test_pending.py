@@ -13,7 +13,7 @@ from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import features_table, find_work
-from vemoclap_batch.pipeline.rows import marks_of, with_media, with_results
+from vemoclap_batch.pipeline.rows import detections_of, with_media, with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 
@@ -23,7 +23,7 @@ class Detector(TinyFrames):
 
     name = "tiny-detector"
     columns = {"faces": pa.list_(pa.struct([("frame", pa.int32())]))}
-    marks = "faces"
+    detections = "faces"
 
 
 VIDEOS = pa.table({"video_id": ["a", "b", "c"], "content_key": ["1"] * 3, "uri": ["/a", "/b", "/c"]})
@@ -93,17 +93,17 @@ def test_a_text_in_the_store_opens_no_video(store, specs):
 
 
 def test_frames_in_which_something_was_found_come_from_the_store_too(store, tmp_path):
-    names = '{clip: {class: "tests.tiny:TinyFrames", evidence: [face_emotion]}, face_emotion: {class: "%s:Detector"}}'
-    (tmp_path / "marks.yaml").write_text("extractors: " + names % __name__)
-    specs = resolve(load_config(str(tmp_path / "marks.yaml")))
+    names = '{clip: {class: "tests.tiny:TinyFrames", detections: [face_emotion]}, face_emotion: {class: "%s:Detector"}}'
+    (tmp_path / "detections.yaml").write_text("extractors: " + names % __name__)
+    specs = resolve(load_config(str(tmp_path / "detections.yaml")))
     commit(store, specs, "face_emotion", {"a"}, faces=[{"frame": at} for at in (0, 2, 2, 3)])
     work = find_work(store, VIDEOS, specs, 3)
     assert wanted(work) == {"a": ["clip"], "b": ["face_emotion", "clip"], "c": ["face_emotion", "clip"]}
-    assert work.rows["marks_face_emotion"].to_pylist() == [[0, 2, 2, 3], None, None]
+    assert work.rows["detections_face_emotion"].to_pylist() == [[0, 2, 2, 3], None, None]
     # A part, of the frames 1 and 2 of its video.
     clip = Clip("a", np.zeros((2, 4, 4, 3), np.uint8), np.arange(2.0), np.zeros(0, np.float32), 4.0, first_frame=1)
     rows = with_media(work.rows.slice(0, 2), [(clip, MediaInfo(4.0))] * 2, [0.0] * 2, 0.0)
-    assert [marks_of(rows, row, specs["face_emotion"]).tolist() for row in range(2)] == [[1, 1], []]
+    assert [detections_of(rows, row, specs["face_emotion"]).tolist() for row in range(2)] == [[1, 1], []]
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ class Extractor(ABC):
     sequence: ClassVar[bool] = False
     #: The extra columns and their Arrow types. One named ``text`` can feed text extractors.
     columns: ClassVar[dict[str, pa.DataType]] = {}
-    #: The column whose entries each have a ``frame``: how an extractor tells others which frames are telling.
-    marks: ClassVar[str | None] = None
+    #: The column that lists what it finds (faces, lines of text), each with the number of its ``frame``; other
+    #: extractors can be told of these.
+    detections: ClassVar[str | None] = None
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         """Load the model.

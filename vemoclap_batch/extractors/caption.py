@@ -1,4 +1,4 @@
-"""A caption of the most telling frame: BLIP, or another image-captioning model of transformers."""
+"""A caption of the frame with most faces and lines of text: BLIP, or another image-captioning model of transformers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Caption(Extractor):
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
         """Describe one frame of each clip, several clips at a time."""
-        chosen = [telling_frame(clip) for clip in clips]
+        chosen = [frame_to_caption(clip) for clip in clips]
         seen = [clip.frames[number] for clip, number in zip(clips, chosen, strict=True) if number is not None]
         captions = iter(self._batches.run(self._describe, seen))
         results: list[Result | Failure] = []
@@ -94,7 +94,7 @@ class Caption(Extractor):
         return [text.strip() for text in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def telling_frame(clip: Clip) -> int | None:
+def frame_to_caption(clip: Clip) -> int | None:
     """The frame in which most was found, a face counting as much as a line of text; None without frames.
 
     Among equals the one nearest to the middle, the earlier of two: so the middle one when nothing was found.
@@ -106,7 +106,7 @@ def telling_frame(clip: Clip) -> int | None:
     if not count:
         return None
     found = np.zeros(count, int)
-    for name, numbers in clip.evidence.items():
+    for name, numbers in clip.detections.items():
         if len(numbers) and not 0 <= min(numbers) <= max(numbers) < count:
             raise ValueError(f"{name} found something in frame {max(numbers)}; the clip has {count}")
         np.add.at(found, numbers, 1)

@@ -60,7 +60,7 @@ class FaceExpression(Extractor):
     Settings = FaceSettings
     inputs = (FRAMES,)
     sequence = True
-    marks = "faces"
+    detections = "faces"
     columns = {"faces": pa.list_(FACE)}
     settings: FaceSettings
 

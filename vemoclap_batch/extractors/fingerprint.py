@@ -68,8 +68,8 @@ def identity(
         found["sampling"] = {**sampling.model_dump(mode="json"), "version": SAMPLING_VERSION}
     if entry.input is not None:
         found["input"] = fingerprints[entry.input]
-    if entry.evidence:
-        found["evidence"] = {name: fingerprints[name] for name in entry.evidence}
+    if entry.detections:
+        found["evidence"] = {name: fingerprints[name] for name in entry.detections}
     return found
 
 

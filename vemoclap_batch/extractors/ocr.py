@@ -49,7 +49,7 @@ class PaddleOcr(Extractor):
     Settings = OcrSettings
     inputs = (FRAMES,)
     columns = {"lines": pa.list_(LINE), "text": pa.string()}
-    marks = "lines"
+    detections = "lines"
     settings: OcrSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:

@@ -22,7 +22,7 @@ class Spec:
 
     Attributes:
         source: the extractor whose text it reads; None for one that reads frames or sound.
-        evidence: the extractors that tell it which frames are telling.
+        detections: the extractors whose detections it is given with the frames.
         models: where its weights lie.
         identity: everything that changes its output; :attr:`fingerprint` is a hash of it.
     """
@@ -31,7 +31,7 @@ class Spec:
     cls: type[Extractor]
     settings: ExtractorSettings
     source: str | None
-    evidence: tuple[str, ...]
+    detections: tuple[str, ...]
     pool: Pool
     models: dict[str, Path]
     identity: dict[str, Any]
@@ -150,7 +150,7 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
         cls=cls,
         settings=settings,
         source=entry.input,
-        evidence=entry.evidence,
+        detections=entry.detections,
         pool=entry.pool if config.uses_gpu else entry.pool.model_copy(update={"gpus": 0.0}),
         models=models,
         identity=described,
@@ -202,6 +202,8 @@ def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, confi
     ]
     if mistakes:
         raise ConfigError(mistakes)
-    unmarked = [name for name in entry.evidence if load_class(config.extractors[name].class_path).marks is None]
-    if unmarked:
-        raise ConfigError([f"{prefix}.evidence: {', '.join(unmarked)} cannot tell which frames are telling"])
+    without = [name for name in entry.detections if load_class(config.extractors[name].class_path).detections is None]
+    if without:
+        raise ConfigError(
+            [f"{prefix}.detections: {', '.join(without)} detects nothing in frames; expected OCR or faces"]
+        )

@@ -86,7 +86,7 @@ class YoloFace(Extractor):
     inputs = (FRAMES,)
     sequence = True
     columns = {"faces": pa.list_(FACE)}
-    marks = "faces"
+    detections = "faces"
     settings: YoloFaceSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:

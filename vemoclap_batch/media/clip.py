@@ -27,7 +27,7 @@ class Clip:
         following: float32 [samples], the beginning of the next part's waveform: enough for a window that starts in
             this part and ends in that one. Empty in the last part.
         sound_samples: of the whole video's waveform; None where that is this part's.
-        evidence: extractor → int [m], the frames in which it found something, once for each thing it found.
+        detections: extractor → int [m], the frame of each thing that it found (a face, a line of text).
     """
 
     video_id: str
@@ -41,7 +41,7 @@ class Clip:
     first_frame: int = 0
     following: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     sound_samples: int | None = None
-    evidence: dict[str, np.ndarray] = field(default_factory=dict)
+    detections: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass

@@ -101,7 +101,7 @@ class ExtractStage:
 
     def __init__(
         self, specs: Sequence[Spec], resources: Resources, ledger: Any, timeout_s: float, drop: Sequence[str] = (),
-        evidence: Sequence[Spec] = (), sources: Mapping[str, Spec] | None = None,
+        detections: Sequence[Spec] = (), sources: Mapping[str, Spec] | None = None,
     ) -> None:  # fmt: skip
         """Load the model.
 
@@ -111,11 +111,11 @@ class ExtractStage:
             ledger: notes which videos an actor holds.
             timeout_s: how long it may take for one batch; the process that takes longer ends.
             drop: the columns that no later stage needs.
-            evidence: the extractors that tell it which frames are telling.
+            detections: the extractors whose detections (faces, lines of text) it is given.
             sources: for those of the specs that take texts with their times, the extractor whose texts they are.
         """
         self._sources, self._timeout_s = sources or {}, timeout_s
-        self._specs, self._ledger, self._drop, self._evidence = specs, ledger, list(drop), list(evidence)
+        self._specs, self._ledger, self._drop, self._detections = specs, ledger, list(drop), list(detections)
         with loading(ledger, specs[0].name):
             self._extractor = specs[0].cls(specs[0].settings, resources)
         _trim()
@@ -148,7 +148,7 @@ class ExtractStage:
     def _extract(self, rows: pa.Table, at: Sequence[int], spec: Spec) -> list[Result | Failure | None]:
         """The results of some rows; None for one that has nothing to read, for what it reads from has failed."""
         source = self._sources.get(spec.name)
-        items = [_item(rows, row, spec, self._evidence, source) for row in at]
+        items = [_item(rows, row, spec, self._detections, source) for row in at]
         with _ends_after(self._timeout_s):
             found = iter(self._extractor.extract([item for item in items if item is not None]))
         return [None if item is None else next(found) for item in items]
@@ -205,13 +205,13 @@ def _limits(config: Config) -> Limits:
 
 
 def _item(
-    rows: pa.Table, row: int, spec: Spec, evidence: Sequence[Spec], source: Spec | None
+    rows: pa.Table, row: int, spec: Spec, detections: Sequence[Spec], source: Spec | None
 ) -> Clip | str | TimedText | None:
     if spec.source is not None:
         return R.text_of(rows, row, spec.source) if source is None else R.pieces_of(rows, row, source)
     clip = R.clip_of(rows, row)
     if clip is not None:
-        clip.evidence = {source.name: R.marks_of(rows, row, source) for source in evidence}
+        clip.detections = {source.name: R.detections_of(rows, row, source) for source in detections}
     return clip
 
 

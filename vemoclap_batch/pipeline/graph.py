@@ -92,7 +92,7 @@ def _run(
                 "ledger": ledger,
                 "timeout_s": config.pipeline.extract_timeout_s,
                 "drop": drop,
-                "evidence": [specs[name] for name in specs[stage.extractors[0]].evidence],
+                "detections": [specs[name] for name in specs[stage.extractors[0]].detections],
                 "sources": timed_sources({name: specs[name] for name in stage.extractors}, specs),
             }
             dataset = dataset.map_batches(ExtractStage, fn_constructor_kwargs=arguments, **_pool(stage, config))

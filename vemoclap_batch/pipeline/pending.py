@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import TRANSIENT
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.rows import marks_column, text_column
+from vemoclap_batch.pipeline.rows import detections_column, text_column
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
@@ -31,7 +31,7 @@ class Work:
     Attributes:
         videos: all videos of the manifest, ``video_id``, ``content_key``, ``uri``.
         incomplete: those that lack a cell, whether it is to be done or given up.
-        rows: those with something to do, with ``wanted`` and the texts and marks that are in the store already.
+        rows: those with something to do, with ``wanted`` and the texts and detections that are in the store already.
         done: per extractor, cells that are committed.
         failed: per extractor, cells that are not committed because they, or what they read from, failed.
         given_up: per extractor, those whose failure is final or was tried often enough.
@@ -94,10 +94,10 @@ def find_work(
             orphan = from_store & pc.is_null(column).to_numpy(zero_copy_only=False)
             todo[name] &= ~orphan
             given_up |= orphan
-        for source in spec.evidence:
+        for source in spec.detections:
             from_store = todo[name] & ~todo[source]
-            column = _marks(store, specs[source], video_keys, from_store)
-            kept[marks_column(source)] = _either(kept.get(marks_column(source)), column)
+            column = _detections(store, specs[source], video_keys, from_store)
+            kept[detections_column(source)] = _either(kept.get(detections_column(source)), column)
         work.done[name], work.given_up[name] = int(done.sum()), int(given_up.sum())
         work.failed[name] = int(failed[name].sum())
     work.incomplete = videos.filter(pa.array(~complete))
@@ -123,10 +123,10 @@ def _texts(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.nda
     return _column(store, source, "text", pa.string(), video_keys, rows)
 
 
-def _marks(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+def _detections(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
     """The frames in which the source found something, for these rows: list<int32> [n], null elsewhere."""
     column = _column(
-        store, source, source.cls.marks or "", source.cls.columns[source.cls.marks or ""], video_keys, rows
+        store, source, source.cls.detections or "", source.cls.columns[source.cls.detections or ""], video_keys, rows
     )
     frames = [None if found is None else [item["frame"] for item in found] for found in column.to_pylist()]
     return pa.array(frames, pa.list_(pa.int32()))

@@ -1,9 +1,9 @@
 """How a video travels between stages: one Arrow row, its frames and sound as plain bytes, results as structs.
 
 Columns of the work that enters: ``video_id``, ``content_key``, ``uri``, ``wanted`` (extractors to run) and
-``text_<extractor>``, ``pieces_<extractor>`` and ``marks_<extractor>`` (text, its pieces with their times, and frames in
-which something was found, that are in the store already). Decoding adds three columns and makes a row of every part of
-a long video; each extractor adds a struct column of its own name. Bytes are read in place.
+``text_<extractor>``, ``pieces_<extractor>`` and ``detections_<extractor>`` (text, its pieces with their times, and
+frames in which something was found, that are in the store already). Decoding adds three columns and makes a row of
+every part of a long video; each extractor adds a struct column of its own name. Bytes are read in place.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def pieces_column(extractor: str) -> str:
     return f"pieces_{extractor}"
 
 
-def marks_column(extractor: str) -> str:
+def detections_column(extractor: str) -> str:
     """Name of the column that brings from the store the frames in which an extractor found something."""
-    return f"marks_{extractor}"
+    return f"detections_{extractor}"
 
 
 def result_type(spec: Spec) -> pa.StructType:
@@ -210,18 +210,18 @@ def pieces_in(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"start_s": time, "end_s": time, "text": english.get(text, text)} for time, text in said]
 
 
-def marks_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
+def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
     """The frames in which an extractor found something, from this run or the store; none when that is not known.
 
     They are numbers of the row's own frames; the store's are of the whole video's.
     """
     if source.name in rows.column_names and rows[source.name][row].is_valid:
-        found = rows[source.name][row].as_py()[source.cls.marks] or ()
+        found = rows[source.name][row].as_py()[source.cls.detections] or ()
         return np.array([item["frame"] for item in found], np.int32)
-    if marks_column(source.name) not in rows.column_names:
+    if detections_column(source.name) not in rows.column_names:
         return np.zeros(0, np.int32)
     decoded = rows[DECODED][row].as_py()
-    frames = np.array(rows[marks_column(source.name)][row].as_py() or (), np.int32) - decoded["first_frame"]
+    frames = np.array(rows[detections_column(source.name)][row].as_py() or (), np.int32) - decoded["first_frame"]
     return frames[(frames >= 0) & (frames < decoded["frame_shape"][0])]
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config, ExtractorEntry
-from vemoclap_batch.extractors.base import TEXT, WAVEFORM, load_class
-from vemoclap_batch.extractors.over_windows import TIMES, OverWindows
+from vemoclap_batch.extractors.base import TEXT, WAVEFORM, class_path, load_class
 from vemoclap_batch.extractors.registry import Spec
+from vemoclap_batch.extractors.windowed_text import TIMES, WindowedText
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline import rows as R
 from vemoclap_batch.pipeline.pending import features_table
@@ -31,12 +31,12 @@ def windowed(config: Config, window: Window) -> Config:
     without windows: other windows need no other frames. Extractors of texts, whose one vector a video says nothing of
     a window, run on every window's text. Extractors of sound that keep some windows of it keep all.
     """
-    extractors = {name: _over_windows(entry, window) for name, entry in config.extractors.items()}
+    extractors = {name: _windowed_entry(entry, window) for name, entry in config.extractors.items()}
     sampling = config.sampling.model_copy(update={"every_s": config.sampling.every_s or EVERY_S})
     return config.model_copy(update={"extractors": extractors, "sampling": sampling})
 
 
-def _over_windows(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
+def _windowed_entry(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
     cls = load_class(entry.class_path)
     kept = [name for name in _KEPT if name in cls.Settings.model_fields]
     if WAVEFORM in cls.inputs and kept:
@@ -44,9 +44,9 @@ def _over_windows(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
     if entry.input is None or TEXT not in cls.inputs:
         return entry
     return ExtractorEntry(
-        class_path=f"{OverWindows.__module__}:{OverWindows.__name__}",
+        class_path=class_path(WindowedText),
         input=entry.input,
-        evidence=entry.evidence,
+        detections=entry.detections,
         pool=entry.pool,
         of=entry.class_path,
         window_s=window.window_s,

@@ -17,8 +17,8 @@ from vemoclap_batch.media.timeline import TimedText, Window
 TIMES = "times"
 
 
-class OverWindowsSettings(ExtractorSettings):
-    """Settings of :class:`OverWindows`; all others are those of the extractor it runs, its defaults included."""
+class WindowedTextSettings(ExtractorSettings):
+    """Settings of :class:`WindowedText`; all others are those of the extractor it runs, its defaults included."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -41,17 +41,17 @@ class OverWindowsSettings(ExtractorSettings):
         return hashed_name(load_class(of))
 
 
-class OverWindows(Extractor):
+class WindowedText(Extractor):
     """A sequence with one vector for every window that has a text; ``start_s`` tells which window it is.
 
     The window and hop are among the settings and so in the fingerprint; the space is that of the extractor it runs.
     """
 
     name = "windowed-text"
-    Settings = OverWindowsSettings
+    Settings = WindowedTextSettings
     inputs = (TEXT, TIMES)
     sequence = True
-    settings: OverWindowsSettings
+    settings: WindowedTextSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         super().__init__(settings, resources)
@@ -99,7 +99,7 @@ class OverWindows(Extractor):
 
 
 def _class(settings: ExtractorSettings) -> type[Extractor]:
-    assert isinstance(settings, OverWindowsSettings)
+    assert isinstance(settings, WindowedTextSettings)
     return load_class(settings.of)
 
 
