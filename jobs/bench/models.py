@@ -71,8 +71,8 @@ def write_beats(path: Path, small: bool = False) -> Path:
 def write_yolo(path: Path) -> Path:
     """A YOLO11n of one class as ultralytics' .pt file, accepted in a manifest beside it; it finds nothing."""
     from vemoclap_batch.extractors.yolo_face import quieten_ultralytics
-    from vemoclap_batch.models.check import accept
-    from vemoclap_batch.models.manifest import Manifest, write_manifest
+    from vemoclap_batch.models.hashes import Manifest, write_manifest
+    from vemoclap_batch.models.verify import accept
 
     quieten_ultralytics()
     import torch

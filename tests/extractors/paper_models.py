@@ -30,7 +30,7 @@ from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.clip import Clip
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.sampling import Sampling
-from vemoclap_batch.models.library import HUB
+from vemoclap_batch.models.references import HUB
 
 WHISPER = "hf:Systran/faster-whisper-large-v3"
 BEATS = SMALL

@@ -16,9 +16,9 @@ from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.vit_expression import NAMES, VitExpression
 from vemoclap_batch.extractors.yolo_face import CPU_FACES, Face, YoloFace, YoloFaceSettings
-from vemoclap_batch.models.check import accept
-from vemoclap_batch.models.library import locate
-from vemoclap_batch.models.pinned import NotPinned
+from vemoclap_batch.models.hashes import NotAccepted
+from vemoclap_batch.models.references import locate
+from vemoclap_batch.models.verify import accept
 from vemoclap_batch.networks.expression import CLASSES
 
 pytestmark = pytest.mark.numeric
@@ -261,7 +261,7 @@ def test_a_hostile_detector_runs_no_code(models, tmp_path, accepted):
     if accepted:
         # Even then, ultralytics' list of known classes keeps it out.
         accept(tmp_path, [str(path)])
-    with pytest.raises(ValueError if accepted else NotPinned, match="SAFE_LOAD" if accepted else "models verify"):
+    with pytest.raises(ValueError if accepted else NotAccepted, match="SAFE_LOAD" if accepted else "models verify"):
         build(models, detector=str(path))
     assert not mark.exists()
 
@@ -274,7 +274,7 @@ def test_a_changed_detector_is_refused(models, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(NotPinned):
+    with pytest.raises(NotAccepted):
         build(folder)
 
 

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from vemoclap_batch.models.known import _table, known, wanted
+from vemoclap_batch.models.known import known, known_models, wanted
 
 
 def test_everything_known_is_well_formed():
-    for repo, fact in _table().items():
+    for repo, fact in known_models().items():
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", repo)
         assert re.fullmatch(r"main|[0-9a-f]{40}", fact.revision), repo
         assert all(re.fullmatch(r"[0-9a-f]{64}", sha256) for sha256 in fact.sha256.values()), repo

@@ -12,7 +12,7 @@ from tests.models.server import COMMIT, Hub, Repo
 from tests.waiting import wait_for
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.registry import WeightsError, resolve
-from vemoclap_batch.models.library import locate
+from vemoclap_batch.models.references import locate
 
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 #: Large enough to arrive in several pieces: the library writes 10 MiB at a time.
@@ -194,7 +194,7 @@ def break_redirect(hub):
 @pytest.mark.parametrize(
     ("breaks", "reference", "said"),
     [
-        (break_gated, REFERENCE, "lab/faces: config.json: needs its owner's leave"),
+        (break_gated, REFERENCE, "lab/faces: config.json: its owner has to grant access"),
         (break_absent, REFERENCE, "has no such repository, or it needs HF_TOKEN"),
         (break_revision, "hf:trpakov/vit-face-expression", "no such revision"),
         (break_room, REFERENCE, "lab/faces: not enough room: "),

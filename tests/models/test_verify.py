@@ -14,9 +14,9 @@ from tests.waiting import wait_for
 from vemoclap_batch.cli.app import app
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.extractors.registry import WeightsError
-from vemoclap_batch.models.library import MissingWeights, locate, split
-from vemoclap_batch.models.pinned import NotPinned, verify_pinned
-from vemoclap_batch.models.pull import sole
+from vemoclap_batch.models.download import locked
+from vemoclap_batch.models.hashes import NotAccepted, require_accepted
+from vemoclap_batch.models.references import MissingWeights, locate, split
 
 
 @pytest.fixture
@@ -84,21 +84,21 @@ def test_a_copy_made_by_hand_serves_but_for_its_pickles(lab):
     lab.use(faces={"model": "hf:lab/hand"})
     assert locate("hf:lab/hand", lab.folder) == folder
     assert lab("list").last["models"][0]["state"] == "by hand"
-    with pytest.raises(NotPinned, match=r"model\.pt is refused: it is a pickle.*models verify --accept"):
-        verify_pinned(folder / "model.pt")
+    with pytest.raises(NotAccepted, match=r"model\.pt is refused: it is a pickle.*models verify --accept"):
+        require_accepted(folder / "model.pt")
     assert lab("verify").status == 3
     done = lab("verify", "--accept")
     assert done.status == 0, done.err
     assert hashlib.sha256(b"a pickle").hexdigest() in done.out
-    verify_pinned(folder / "model.pt")
+    require_accepted(folder / "model.pt")
     assert lab("list").last["models"][0]["state"] == "pinned"
     # Another pickle under the same name is another pickle.
     (folder / "model.pt").write_bytes(b"b pickle")
-    with pytest.raises(NotPinned):
-        verify_pinned(folder / "model.pt")
+    with pytest.raises(NotAccepted):
+        require_accepted(folder / "model.pt")
     assert lab("verify").status == 3
     assert lab("verify", "--accept").status == 0
-    verify_pinned(folder / "model.pt")
+    require_accepted(folder / "model.pt")
 
 
 def test_what_was_put_there_by_hand_is_not_replaced(hub, lab):
@@ -123,27 +123,27 @@ def test_a_path_of_ones_own_is_recorded_where_it_is_looked_for(lab, tmp_path):
     assert lab("verify").last["problems"] == [
         {"kind": "not recorded", "path": str(own), "expected": None, "found": None}
     ]
-    with pytest.raises(NotPinned, match=str(tmp_path / "default" / "models.json")):
-        verify_pinned(own)
+    with pytest.raises(NotAccepted, match=str(tmp_path / "default" / "models.json")):
+        require_accepted(own)
     assert lab("verify", "--accept").status == 0
-    verify_pinned(own)
+    require_accepted(own)
     assert (tmp_path / "default" / "models.json").exists()
     own.write_bytes(b"b pickle")
     done = lab("verify")
     assert done.status == 3
     assert done.last["problems"][0]["kind"] == "differs"
-    with pytest.raises(NotPinned):
-        verify_pinned(own)
+    with pytest.raises(NotAccepted):
+        require_accepted(own)
 
 
 def test_a_pickle_that_was_fetched_has_to_be_accepted(hub, lab):
     hub.repos["lab/faces"].files["model.pt"] = b"a pickle"
     lab.use(faces={"model": f"{REFERENCE}/model.pt"})
     assert lab("pull").status == 3
-    with pytest.raises(NotPinned):
-        verify_pinned(lab.folder / "lab/faces/model.pt")
+    with pytest.raises(NotAccepted):
+        require_accepted(lab.folder / "lab/faces/model.pt")
     assert lab("pull", "--accept").status == 0
-    verify_pinned(lab.folder / "lab/faces/model.pt")
+    require_accepted(lab.folder / "lab/faces/model.pt")
 
 
 def test_list_says_how_each_model_stands(hub, lab, pulled, tmp_path):
@@ -229,10 +229,10 @@ def test_one_command_at_a_time_writes_a_models_folder(tmp_path):
     said, entered = [], threading.Event()
 
     def second():
-        with sole(tmp_path, said.append):
+        with locked(tmp_path, said.append):
             entered.set()
 
-    with sole(tmp_path, said.append):
+    with locked(tmp_path, said.append):
         thread = threading.Thread(target=second)
         thread.start()
         # It has said so, and is not through.

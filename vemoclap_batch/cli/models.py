@@ -11,17 +11,18 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, Json, ModelsDir, Overrides, Profile
 from vemoclap_batch.config import Config, ConfigError, describe_errors, load_config
-from vemoclap_batch.models import check
-from vemoclap_batch.models.library import HUB, default_folder, split
-from vemoclap_batch.models.manifest import ModelRecord
-from vemoclap_batch.models.pull import Refused, pull, size_in_words, sole
-from vemoclap_batch.models.remote import Hub, HubError
-from vemoclap_batch.models.survey import Standing, standing
+from vemoclap_batch.models.download import HashMismatch, HubError, connect, locked, pull
+from vemoclap_batch.models.hashes import ModelRecord, default_folder
+from vemoclap_batch.models.known import known
+from vemoclap_batch.models.references import HUB, look_up, split
+from vemoclap_batch.models.verify import accept as accept_hashes
+from vemoclap_batch.models.verify import verify
 
 models_app = typer.Typer(
     help="The weights of a profile: list them, fetch them ahead of time, check them.",
@@ -44,10 +45,11 @@ def list_models(
     for column in ("role", "model", "revision", "size", "licence", "state", "where"):
         grid.add_column(column, overflow="fold")
     for reference, roles in _wanted(config).items():
-        found = standing(reference, folder)
-        rows.append(_row(reference, roles, found))
-        cells = [", ".join(roles), reference, (found.revision or "–")[:12], _size(found), found.licence, found.state]
-        grid.add_row(*map(Text, [*cells, str(found.path or "–")]))
+        row = _row(reference, roles, folder)
+        rows.append(row)
+        size = "?" if row["bytes"] is None else ("" if row["path"] else "about ") + decimal(row["bytes"])
+        cells = [", ".join(roles), reference, (row["revision"] or "–")[:12], size, row["licence"], row["state"]]
+        grid.add_row(*map(Text, [*cells, row["path"] or "–"]))
     Console(width=None if sys.stdout.isatty() else 160).print(grid)
     absent = sum(row["state"] in {"missing", "incomplete", "not accepted"} for row in rows)
     print(f"{len(rows)} models, {absent} not ready; they belong in {folder}")
@@ -55,23 +57,23 @@ def list_models(
         print(json.dumps({"models_dir": str(folder), "models": rows}, ensure_ascii=False))
 
 
-def _row(reference: str, roles: list[str], found: Standing) -> dict[str, Any]:
+def _row(reference: str, roles: list[str], folder: Path) -> dict[str, Any]:
+    """How a reference stands; ``bytes`` is on the disk, or about what a pull would fetch, as far as known."""
+    weights = look_up(reference, folder)
+    fact, record, path = known(weights.repo or ""), weights.record, weights.path
+    files = [path] if path.is_file() else path.rglob("*")
+    is_there = weights.state != "missing"
+    revision = None if weights.state == "by hand" or not weights.repo else fact.revision
     return {
         "model": reference,
         "roles": roles,
-        "what": found.role,
-        "revision": found.revision,
-        "bytes": found.size,
-        "licence": found.licence,
-        "state": found.state,
-        "path": str(found.path) if found.path else None,
+        "what": fact.role,
+        "revision": record.revision if record else revision,
+        "bytes": sum(file.stat().st_size for file in files if file.is_file()) if is_there else fact.bytes,
+        "licence": (record.licence if record else fact.licence) or "unknown",
+        "state": weights.state,
+        "path": str(path) if is_there else None,
     }
-
-
-def _size(found: Standing) -> str:
-    if found.size is None:
-        return "?"
-    return size_in_words(found.size) if found.path else f"about {size_in_words(found.size)}"
 
 
 @models_app.command("pull")
@@ -84,20 +86,20 @@ def pull_models(
     references = _wanted(config)
     _check_local(references)
     remote = [name for name in references if name.startswith(HUB)]
-    hub, rows, unreached, refused = Hub(), [], [], []
-    with sole(folder, _say):
+    hub, rows, unreached, refused = connect(), [], [], []
+    with locked(folder, _say):
         for reference in remote:
             try:
-                done = pull(reference, folder, hub, accept, _say)
+                state, record = pull(reference, folder, hub, accept, _say)
             except HubError as error:
                 unreached.append(str(error))
                 continue
-            except Refused as error:
+            except HashMismatch as error:
                 refused.append(str(error))
                 continue
-            if done.state in {"fetched", "accepted"} or not (done.record is None or done.record.accepted):
-                _show(reference, done.record)
-            rows.append({"model": reference, "state": done.state} | _recorded(done.record))
+            if record and (state in {"fetched", "accepted"} or not record.accepted):
+                _show(reference, record)
+            rows.append({"model": reference, "state": state} | _recorded(record))
     for line in unreached + refused:
         print(f"error: {line}", file=sys.stderr)
     waiting = [row["model"] for row in rows if row["accepted"] is False]
@@ -119,13 +121,11 @@ def _recorded(record: ModelRecord | None) -> dict[str, Any]:
     return {"revision": record.revision, "licence": record.licence, "accepted": accepted, "files": files}
 
 
-def _show(reference: str, record: ModelRecord | None) -> None:
-    if record is None:
-        return
+def _show(reference: str, record: ModelRecord) -> None:
     accepted = "accepted" if record.accepted else "not accepted"
     print(f"{reference} at {record.revision or 'no revision'}, licence {record.licence}: {accepted}")
     for name, file in record.files.items():
-        print(f"  sha256 {file.sha256}  {size_in_words(file.size):>8}  {name}")
+        print(f"  sha256 {file.sha256}  {decimal(file.size):>9}  {name}")
 
 
 @models_app.command("verify")
@@ -135,12 +135,12 @@ def verify_models(
 ) -> None:  # fmt: skip
     """Read every recorded file again and compare; with --accept, record first what was put there by hand."""
     config, folder = _chosen(profile, overrides, models_dir)
-    references = [name if name.startswith(HUB) else _absolute(name) for name in _wanted(config)]
+    references = _wanted(config)
     if accept:
-        with sole(folder, _say):
-            for reference, record in check.accept(folder, references):
+        with locked(folder, _say):
+            for reference, record in accept_hashes(folder, references):
                 _show(reference, record)
-    count, problems = check.verify(folder, references)
+    count, problems = verify(folder, references)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{count} files are recorded, {len(problems)} problems")
@@ -196,10 +196,6 @@ def _check_local(references: Mapping[str, list[str]]) -> None:
     ]
     if mistakes:
         raise ConfigError(mistakes)
-
-
-def _absolute(reference: str) -> str:
-    return str(Path(reference).expanduser().absolute())
 
 
 def _say(line: str) -> None:

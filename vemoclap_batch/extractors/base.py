@@ -109,7 +109,7 @@ class Extractor(ABC):
     def references(cls, settings: ExtractorSettings) -> dict[str, str]:
         """The weights it needs from outside the package: name of the setting → reference.
 
-        See :mod:`vemoclap_batch.models.library`. Their content is part of the fingerprint, their place is not.
+        See :mod:`vemoclap_batch.models.references`. Their content is part of the fingerprint, their place is not.
         """
         return {}
 

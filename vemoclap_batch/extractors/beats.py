@@ -18,7 +18,7 @@ from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSetting
 from vemoclap_batch.extractors.batching import Batches, autocast
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.windows import clip_windows
-from vemoclap_batch.models.library import space_of
+from vemoclap_batch.models.references import space_of
 
 #: A mirror of the authors' BEATs iter3+ AS2M, fine-tuned on AS2M (cpt2), whose own links are dead.
 PUBLISHED = (

@@ -12,7 +12,7 @@ from typing import Any
 from vemoclap_batch.config import ExtractorEntry, Sampling
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings
 from vemoclap_batch.media.sampling import SAMPLING_VERSION
-from vemoclap_batch.models.library import content_hash
+from vemoclap_batch.models.references import content_hash
 
 #: What version 0.1 hashed of an extractor, by its name: where its class lay then. Never change an entry, or stored
 #: features are computed again. An extractor that is not here is hashed by its name.

@@ -16,7 +16,7 @@ from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
 from vemoclap_batch.media.clip import Clip
-from vemoclap_batch.models.library import space_of
+from vemoclap_batch.models.references import space_of
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
 from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, class_path, load_class
 from vemoclap_batch.extractors.fingerprint import fingerprint, identity
-from vemoclap_batch.models.library import MissingWeights, locate
-from vemoclap_batch.models.pinned import NotPinned, verify_pinned
+from vemoclap_batch.models.hashes import NotAccepted, require_accepted
+from vemoclap_batch.models.references import MissingWeights, locate
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, conf
         raise WeightsError(absent)
     try:
         for path in cls.pickles(found):
-            verify_pinned(path)
-    except NotPinned as error:
+            require_accepted(path)
+    except NotAccepted as error:
         raise WeightsError([f"{prefix}: {error}"]) from error
     return found
 

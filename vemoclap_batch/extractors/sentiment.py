@@ -14,7 +14,7 @@ from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches, autocast
 from vemoclap_batch.extractors.pretrained import load_strictly
-from vemoclap_batch.models.library import space_of
+from vemoclap_batch.models.references import space_of
 
 PUBLISHED = "hf:cardiffnlp/twitter-roberta-base-sentiment-latest"
 SPACES = {PUBLISHED: "vemoclap/twitter-roberta-base-sentiment-latest"}

@@ -21,7 +21,7 @@ from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings,
 from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.face_expression import FACE
 from vemoclap_batch.extractors.vit_expression import Expression, VitExpression
-from vemoclap_batch.models.library import space_of
+from vemoclap_batch.models.references import space_of
 
 DETECTOR = "hf:AdamCodd/YOLOv11n-face-detection/model.pt"
 EXPRESSIONS = "hf:trpakov/vit-face-expression"
@@ -93,7 +93,7 @@ class YoloFace(Extractor):
         """Load both models.
 
         Raises:
-            NotPinned: the detector is a pickle that nobody accepted.
+            NotAccepted: the detector is a pickle that nobody accepted.
             ValueError: a model is not of the expected kind, lacks weights or has another width.
             OSError: a file of a model is missing.
         """
@@ -250,16 +250,16 @@ def load_yolo(path: Path, resources: Resources) -> tuple[Any, str]:
     the environment lifts the second). An .onnx file holds no code.
 
     Raises:
-        NotPinned: nobody accepted the hash of the .pt file.
+        NotAccepted: nobody accepted the hash of the .pt file.
         ValueError: neither a .pt nor an .onnx file, a broken one, or one with more in it than ultralytics' classes.
     """
     suffix = path.suffix.lower()
     if not path.is_file() or suffix not in {".pt", ".onnx"}:
         raise ValueError(f"{path}: expected a .pt or .onnx file")
     if suffix == ".pt":
-        from vemoclap_batch.models.pinned import verify_pinned
+        from vemoclap_batch.models.hashes import require_accepted
 
-        verify_pinned(path)
+        require_accepted(path)
     import torch
 
     quieten_ultralytics()

@@ -6,15 +6,18 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 #: Weights in order of preference: where there are some of one kind, those of the later kinds are left out.
 FORMATS = ({".safetensors"}, {".bin", ".pt", ".pth", ".ckpt"}, {".onnx"}, {".pdiparams", ".pdmodel"})
 WEIGHTS = frozenset().union(*FORMATS)
-_BESIDE = frozenset({".json", ".txt", ".model", ".yml", ".yaml", ".csv"})
+#: Settings and vocabularies.
+_BESIDE = {".json", ".txt", ".model", ".yml", ".yaml", ".csv"}
+#: What decides an output, and so is part of fingerprints; those of before .ckpt files were known stay as they are.
+SUFFIXES = (WEIGHTS | _BESIDE) - {".ckpt"}
 #: What a training run leaves behind.
 _LEFTOVERS = frozenset({"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"})
 
@@ -33,14 +36,15 @@ class Known(BaseModel):
 
 
 def known(repo: str) -> Known:
-    """What is known of a repository; next to nothing of one that ``known.yaml`` does not list."""
-    return _table().get(repo, Known())
+    """What is known of a repository; the defaults of one that ``known.yaml`` does not list."""
+    return known_models().get(repo, Known())
 
 
 @cache
-def _table() -> dict[str, Known]:
+def known_models() -> dict[str, Known]:
+    """Everything in ``known.yaml``, by repository."""
     text = (resources.files("vemoclap_batch.models") / "known.yaml").read_text("utf-8")
-    return {repo: Known(**fields) for repo, fields in yaml.safe_load(text).items()}
+    return TypeAdapter(dict[str, Known]).validate_python(yaml.safe_load(text))
 
 
 def wanted(names: Collection[str], patterns: Sequence[str] = ()) -> list[str]:
@@ -57,10 +61,7 @@ def wanted(names: Collection[str], patterns: Sequence[str] = ()) -> list[str]:
         chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     else:
         usual = WEIGHTS | _BESIDE
-        chosen = [name for name in names if "/" not in name and _suffix(name) in usual and name not in _LEFTOVERS]
-    best = next((kind for kind in FORMATS if any(_suffix(name) in kind for name in chosen)), WEIGHTS)
-    return sorted(name for name in chosen if _suffix(name) in best or _suffix(name) not in WEIGHTS)
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix
+        chosen = [name for name in names if "/" not in name and splitext(name)[1] in usual and name not in _LEFTOVERS]
+    suffixes = {splitext(name)[1] for name in chosen}
+    unwanted = WEIGHTS - next((kind for kind in FORMATS if kind & suffixes), set())
+    return sorted(name for name in chosen if splitext(name)[1] not in unwanted)
