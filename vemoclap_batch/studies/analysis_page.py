@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vemoclap_batch.report.digest import shorten
-from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
-from vemoclap_batch.studies.analysis_plots import pictures
+from vemoclap_batch.report.pages import as_json, code, markdown_table, write_files
+from vemoclap_batch.studies.analysis_plots import plots
 
 JSON, PAGE = "analysis.json", "analysis.md"
 _UNKNOWN = "–"
 
 
 def write_analysis(result: Mapping[str, Any], folder: str) -> list[str]:
-    """Write ``analysis.json``, ``analysis.md`` and the pictures it shows.
+    """Write ``analysis.json``, ``analysis.md`` and the plots it shows.
 
     Args:
         result: as of :func:`vemoclap_batch.studies.analysis.analyze`.
@@ -25,15 +24,10 @@ def write_analysis(result: Mapping[str, Any], folder: str) -> list[str]:
     Returns:
         The names of the files.
     """
-    drawn = pictures(result)
-    content = {
-        JSON: (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode(),
-        PAGE: as_markdown(result, list(drawn)).encode(),
-        **drawn,
-    }
-    for name, data in content.items():
-        write_bytes_atomically(*resolve(f"{folder.rstrip('/')}/{name}"), data)
-    return list(content)
+    drawn = plots(result)
+    files = {JSON: as_json(result), PAGE: as_markdown(result, list(drawn)), **drawn}
+    write_files(folder, files)
+    return list(files)
 
 
 @dataclass
@@ -47,71 +41,73 @@ class Grid:
 
 def grids(result: Mapping[str, Any]) -> list[Grid]:
     """The tables of an analysis, as of :func:`vemoclap_batch.studies.analysis.analyze`."""
-    found = [_classes(result), _medians(result)]
-    found += [_kinds(result, name, names) for name, names in result["kinds"].items()]
-    present = [_present(result, name) for name in result["tables"]]
-    return found + present + ([_tests(result)] if result["tests"] else [])
+    made = [_classes(result), _medians(result)]
+    made += [_kinds(result, name, kinds) for name, kinds in result["kinds"].items()]
+    made += [_present(result, name) for name in result["tables"]]
+    return made + ([_tests(result)] if result["tests"] else [])
 
 
-def _groups(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The groups in the order of the columns, by what they are called."""
+def _by_group(
+    result: Mapping[str, Any], title: str, rows: Mapping[str, Sequence[str]], columns: Sequence[str],
+    cells: Callable[[Mapping[str, Any], str], list[str]],
+) -> Grid:  # fmt: skip
+    """A table with the same columns for all videos or, with a blacklist, before, after and removed.
+
+    Args:
+        result: of the analysis.
+        title: of the table.
+        rows: their names, by what the first column is called.
+        columns: of each group.
+        cells: of a group and a row, one per column.
+    """
     groups = result["groups"]
-    if "after" not in groups:
-        return {"all": groups["before"]}
-    return {name: groups[name] for name in ("before", "after", "removed")}
+    shown = groups if len(groups) > 1 else {"all": groups["before"]}
+    [(first, names)] = rows.items()
+    header = [first, *[f"{group} {column}" for group in shown for column in columns]]
+    return Grid(title, header, [[name, *[cell for of in shown.values() for cell in cells(of, name)]] for name in names])
+
+
+def _labels(result: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    return {"class": [*result["labels"], "all"]}
 
 
 def _classes(result: Mapping[str, Any]) -> Grid:
-    groups = _groups(result)
-    header = ["class", *[f"{name}{part}" for name in groups for part in (" n", " share")]]
-    has_removed = "removed" in groups
-    rows = []
-    for label in [*result["labels"], "all"]:
-        row = [label]
-        for group in groups.values():
-            row += [str(group[label]["n"]), _percent(group[label]["share"])]
-        if has_removed:
-            row.append(_share(groups["removed"][label]["n"], groups["before"][label]["n"]))
-        rows.append(row)
-    return Grid("Class balance", header + (["removed of class"] if has_removed else []), rows)
+    def cells(group: Mapping[str, Any], label: str) -> list[str]:
+        return [str(group[label]["n"]), _percent(group[label]["share"])]
+
+    grid = _by_group(result, "Class balance", _labels(result), ("n", "share"), cells)
+    groups = result["groups"]
+    if "removed" in groups:
+        grid.header.append("removed of class")
+        for row in grid.rows:
+            row.append(_share(groups["removed"][row[0]]["n"], groups["before"][row[0]]["n"]))
+    return grid
 
 
 def _medians(result: Mapping[str, Any]) -> Grid:
-    groups = _groups(result)
-    header = ["class", *[f"{name} {what}" for name in groups for what in ("duration", "short side")]]
-    rows = []
-    for label in [*result["labels"], "all"]:
-        row = [label]
-        for group in groups.values():
-            row += [_quartiles(group[label]["duration_s"], "s"), _quartiles(group[label]["short_side"], "px")]
-        rows.append(row)
-    return Grid("Duration and resolution: median (quartiles)", header, rows)
+    def cells(group: Mapping[str, Any], label: str) -> list[str]:
+        return [_quartiles(group[label]["duration_s"], "s"), _quartiles(group[label]["short_side"], "px")]
+
+    title = "Duration and resolution: median (quartiles)"
+    return _by_group(result, title, _labels(result), ("duration", "short side"), cells)
 
 
 def _kinds(result: Mapping[str, Any], name: str, kinds: Sequence[str]) -> Grid:
-    groups = _groups(result)
-    header = [name.removesuffix("s"), *[f"{group}{part}" for group in groups for part in (" n", " share")]]
-    rows = []
-    for at, kind in enumerate(kinds):
-        row = [kind]
-        for group in groups.values():
-            counts = group["all"][name]
-            row += [str(counts[at]), _share(counts[at], sum(counts))]
-        rows.append(row)
-    return Grid(name.capitalize(), header, rows)
+    def cells(group: Mapping[str, Any], kind: str) -> list[str]:
+        counts = group["all"][name]
+        count = counts[kinds.index(kind)]
+        return [str(count), _share(count, sum(counts))]
+
+    return _by_group(result, name.capitalize(), {name.removesuffix("s"): kinds}, ("n", "share"), cells)
 
 
 def _present(result: Mapping[str, Any], name: str) -> Grid:
-    groups = _groups(result)
-    header = ["class", *[f"{group}{part}" for group in groups for part in (f" with {name}", " share")]]
-    rows = []
-    for label in [*result["labels"], "all"]:
-        row = [label]
-        for group in groups.values():
-            found = group[label][name]
-            row += [f"{found['present']} of {found['known']}", _share(found["present"], found["known"])]
-        rows.append(row)
-    return Grid(f"Videos with {name} (read from {result['tables'][name]})", header, rows)
+    def cells(group: Mapping[str, Any], label: str) -> list[str]:
+        counts = group[label][name]
+        return [f"{counts['present']} of {counts['known']}", _share(counts["present"], counts["known"])]
+
+    title = f"Videos with {name} (read from {result['tables'][name]})"
+    return _by_group(result, title, _labels(result), (f"with {name}", "share"), cells)
 
 
 def _tests(result: Mapping[str, Any]) -> Grid:
@@ -120,15 +116,14 @@ def _tests(result: Mapping[str, Any]) -> Grid:
         if test["test"] is None:
             rows.append([test["what"], *[_UNKNOWN] * 5, test["why"]])
             continue
-        numbers = [f"{test['statistic']:.2f}", str(test["dof"]), p_value(test["p"]), p_value(test["p_holm"])]
+        numbers = [f"{test['statistic']:.2f}", str(test["dof"]), _p_value(test["p"]), _p_value(test["p_holm"])]
         how = test["test"] + (f" ({test['why']})" if test["why"] else "")
         rows.append([test["what"], *numbers, f"{test['cramers_v']:.2f}", how])
     header = ["by", "chi-square", "dof", "p", "p (Holm)", "Cramér's V", "test"]
     return Grid("Kept against removed videos", header, rows)
 
 
-def p_value(p: float) -> str:
-    """A p value in few digits; the smallest ones by a bound."""
+def _p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
@@ -140,33 +135,30 @@ def _share(part: int, whole: int) -> str:
     return _percent(part / whole) if whole else _UNKNOWN
 
 
-def _quartiles(found: Mapping[str, Any], unit: str) -> str:
-    if found["quartiles"] is None:
+def _quartiles(spread: Mapping[str, Any], unit: str) -> str:
+    if spread["quartiles"] is None:
         return _UNKNOWN
-    low, middle, high = (f"{value:.4g}" for value in found["quartiles"])
+    low, middle, high = (f"{value:.4g}" for value in spread["quartiles"])
     return f"{middle} {unit} ({low}–{high})"
 
 
 def as_text(grid: Grid) -> str:
     """A table in columns, for a terminal."""
     lines = [grid.header, *grid.rows]
-    widths = [max(len(row[at]) for row in lines) for at in range(len(grid.header))]
-    # The last column of words is not worth padding; numbers stand to the right.
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines]
     return "\n".join([grid.title, *[f"  {line}".rstrip() for line in aligned]])
 
 
 def as_markdown(result: Mapping[str, Any], shown: Sequence[str]) -> str:
-    """The whole page, with the pictures of these names."""
-    listed = result["blacklist"]
+    """The whole page, with the plots of these names."""
     parts = ["# What the data set looks like", summary(result)]
     parts += ["\n".join(f"* {note}" for note in result["notes"])] if result["notes"] else []
     for grid in grids(result):
-        lines = [grid.header, ["---", *["---:"] * (len(grid.header) - 1)], *grid.rows]
-        parts += [f"## {grid.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [f"## {grid.title}", markdown_table(grid.header, grid.rows, numbers=True)]
     parts += ["## Pictures", "\n".join(f"![{name}]({name})" for name in shown)]
-    if listed and listed["unknown"]:
-        names = "\n".join(f"* {_code(name)}" for name in listed["unknown"])
+    if result["blacklist"] and result["blacklist"]["unknown"]:
+        names = "\n".join(f"* {code(name)}" for name in result["blacklist"]["unknown"])
         parts += ["## Names in the blacklist that are no labelled video in OUT", names]
     return "\n\n".join(parts) + "\n"
 
@@ -181,8 +173,3 @@ def summary(result: Mapping[str, Any]) -> str:
     return (
         f"{result['videos']} labelled videos; {name} ({listed['names']} names) removes {listed['removed']} ({share})."
     )
-
-
-def _code(text: str) -> str:
-    """A name from outside as Markdown that is neither markup nor more than a line."""
-    return f"`{shorten(text, 200).replace('`', chr(39))}`"

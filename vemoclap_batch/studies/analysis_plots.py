@@ -1,78 +1,65 @@
-"""The pictures of an analysis: classes, durations and resolutions, and what is present in which class."""
+"""The plots of an analysis: classes, durations and resolutions, and what is present in which class."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-_KEPT, _REMOVED, _BEFORE = "#4c78a8", "#e45756", "#9ecae9"
+from vemoclap_batch.report.pages import BLUE, LIGHT_BLUE, RED, figure, png
 
 
-def pictures(result: Mapping[str, Any]) -> dict[str, bytes]:
+def plots(result: Mapping[str, Any]) -> dict[str, bytes]:
     """PNG files by name: ``classes.png``, ``kinds.png`` and, if anything is known of it, ``presence.png``.
 
     Args:
         result: as of :func:`vemoclap_batch.studies.analysis.analyze`.
     """
-    found = {"classes.png": _classes(result), "kinds.png": _kinds(result)}
-    return found | ({"presence.png": _presence(result)} if result["tables"] else {})
+    drawn = {"classes.png": _classes(result), "kinds.png": _kinds(result)}
+    return drawn | ({"presence.png": _presence(result)} if result["tables"] else {})
 
 
 def _classes(result: Mapping[str, Any]) -> bytes:
-    figure = _figure(7.2, 3.9)
-    axes = figure.subplots()
+    drawn = figure(7.2, 3.9)
+    axes = drawn.subplots()
     labels = result["labels"]
-    before = [result["groups"]["before"][label]["n"] for label in labels]
-    removed = _removed(result, lambda group: [group[label]["n"] for label in labels])
-    _stack(axes, labels, before, removed)
+    counts = {name: [group[label]["n"] for label in labels] for name, group in result["groups"].items()}
+    _stack(axes, labels, counts["before"], counts.get("removed"))
     axes.set(ylabel="videos", title="Videos by class")
-    return _png(figure)
+    return _with_legend(drawn)
 
 
 def _kinds(result: Mapping[str, Any]) -> bytes:
-    figure = _figure(11.0, 3.9)
-    panels = figure.subplots(1, len(result["kinds"]), squeeze=False)[0]
+    drawn = figure(11.0, 3.9)
+    panels = drawn.subplots(1, len(result["kinds"]), squeeze=False)[0]
     for axes, (name, kinds) in zip(panels, result["kinds"].items(), strict=True):
-        before = result["groups"]["before"]["all"][name]
-        removed = _removed(result, partial(_of_kinds, name))
-        if sum(before):
-            _stack(axes, kinds, before, removed)
+        counts = {group: described["all"][name] for group, described in result["groups"].items()}
+        if sum(counts["before"]):
+            _stack(axes, kinds, counts["before"], counts.get("removed"))
         else:
             axes.text(0.5, 0.5, "not known of any video", ha="center", transform=axes.transAxes)
             axes.set(xticks=[], yticks=[])
         axes.set(ylabel="videos", title=f"Videos by {name.removesuffix('s')}")
-    return _png(figure)
+    return _with_legend(drawn)
 
 
 def _presence(result: Mapping[str, Any]) -> bytes:
-    figure = _figure(3.9 * len(result["tables"]), 3.9)
-    panels = figure.subplots(1, len(result["tables"]), squeeze=False, sharey=True)[0]
-    shown = {name: result["groups"][name] for name in ("before", "after") if name in result["groups"]}
-    colours = dict(zip(shown, (_BEFORE, _KEPT), strict=False))
-    at, width = np.arange(len(result["labels"])), 0.8 / len(shown)
+    drawn = figure(3.9 * len(result["tables"]), 3.9)
+    panels = drawn.subplots(1, len(result["tables"]), squeeze=False, sharey=True)[0]
+    groups = {name: group for name, group in result["groups"].items() if name != "removed"}
+    at, width = np.arange(len(result["labels"])), 0.8 / len(groups)
     for axes, name in zip(panels, result["tables"], strict=True):
-        for number, (group, found) in enumerate(shown.items()):
-            counts = [found[label][name] for label in result["labels"]]
+        for number, (group, described) in enumerate(groups.items()):
+            counts = [described[label][name] for label in result["labels"]]
             # A class of which nothing is known has no bar, unlike one without any.
             shares = [100 * c["present"] / c["known"] if c["known"] else np.nan for c in counts]
-            axes.bar(at + (number - (len(shown) - 1) / 2) * width, shares, width, color=colours[group], label=group)
+            offset = (number - (len(groups) - 1) / 2) * width
+            axes.bar(at + offset, shares, width, color=(LIGHT_BLUE, BLUE)[number], label=group)
         axes.set(title=f"Videos with {name}", ylim=(0, 100))
         axes.set_xticks(at, result["labels"], rotation=35, ha="right")
     panels[0].set_ylabel("% of the class")
-    return _png(figure)
-
-
-def _removed(result: Mapping[str, Any], counts: Callable[[Any], list[int]]) -> list[int] | None:
-    groups = result["groups"]
-    return counts(groups["removed"]) if "removed" in groups else None
-
-
-def _of_kinds(name: str, group: Mapping[str, Any]) -> list[int]:
-    return group["all"][name]
+    return _with_legend(drawn)
 
 
 def _stack(axes: Any, names: Sequence[str], before: Sequence[int], removed: Sequence[int] | None) -> None:
@@ -80,10 +67,10 @@ def _stack(axes: Any, names: Sequence[str], before: Sequence[int], removed: Sequ
     at = np.arange(len(names))
     gone = np.zeros(len(names), int) if removed is None else np.array(removed)
     kept = np.array(before) - gone
-    axes.bar(at, kept, color=_KEPT, label="kept")
+    axes.bar(at, kept, color=BLUE, label="kept")
     labels = [str(count) for count in before]
     if removed is not None:
-        axes.bar(at, gone, bottom=kept, color=_REMOVED, label="removed")
+        axes.bar(at, gone, bottom=kept, color=RED, label="removed")
         labels = [f"{n}\n−{100 * out / n:.0f} %" if n else "0" for n, out in zip(before, gone, strict=True)]
     for x, (count, text) in enumerate(zip(before, labels, strict=True)):
         axes.annotate(text, (x, count), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
@@ -91,19 +78,8 @@ def _stack(axes: Any, names: Sequence[str], before: Sequence[int], removed: Sequ
     axes.set_xticks(at, names, rotation=35, ha="right")
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    handles, names = figure.axes[0].get_legend_handles_labels()
+def _with_legend(drawn: Any) -> bytes:
+    handles, names = drawn.axes[0].get_legend_handles_labels()
     if len(names) > 1:
-        figure.legend(handles, names, loc="outside right upper", fontsize=8)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=120)
-    return sink.getvalue()
+        drawn.legend(handles, names, loc="outside right upper", fontsize=8)
+    return png(drawn)
