@@ -17,7 +17,7 @@ from typing import Any
 
 from vemoclap_batch.cli.common import chosen_fingerprints, existing_store, exit_statuses, hyper_parameters, numbers
 from vemoclap_batch.config import load_config
-from vemoclap_batch.studies.ablation import STUDIES, ablate
+from vemoclap_batch.studies.ablation import STUDIES, Options, ablate
 from vemoclap_batch.studies.ablation_tables import MARKDOWN
 
 
@@ -62,14 +62,16 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
 
 def study(arguments: argparse.Namespace) -> dict[str, Any]:
     """The studies, by the command line's wishes."""
+    options = Options(
+        preset=arguments.preset, hyper=hyper_parameters(arguments.hyper), seeds=numbers("--seeds", arguments.seeds),
+        numbers=numbers("--n", arguments.n) if arguments.n else None, split=arguments.split,
+        chosen=chosen_fingerprints(arguments.features), names=arguments.use.split(",") if arguments.use else None,
+        d_model=arguments.d_model, heads=arguments.heads, dropout=arguments.dropout,
+    )  # fmt: skip
     return ablate(
         existing_store(arguments.out), arguments.labels, STUDIES if arguments.study == "all" else [arguments.study],
-        load_config(arguments.profile, arguments.overrides or []), preset=arguments.preset,
-        seeds=numbers("--seeds", arguments.seeds), numbers=numbers("--n", arguments.n) if arguments.n else None,
-        split=arguments.split, chosen=chosen_fingerprints(arguments.features),
-        names=arguments.use.split(",") if arguments.use else None, d_model=arguments.d_model, heads=arguments.heads,
-        dropout=arguments.dropout, hyper=hyper_parameters(arguments.hyper),
-        address=arguments.address, verbose=arguments.verbose,
+        load_config(arguments.profile, arguments.overrides or []), options, address=arguments.address,
+        verbose=arguments.verbose,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from vemoclap_batch.pipeline.pending import find_work
 from vemoclap_batch.pipeline.rows import with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.studies.ablation import ablate, arms
+from vemoclap_batch.studies.ablation import Options, ablate, arms
 from vemoclap_batch.studies.ablation_data import Frames, find_frames, is_contained, ladder
 
 pytestmark = pytest.mark.numeric
@@ -80,7 +80,7 @@ def config(folder):
 
 def run(folder, studies, **options):
     store = Store(str(folder / "out"))
-    return ablate(store, str(folder / "labels.csv"), studies, config(folder), **(OPTIONS | options))
+    return ablate(store, str(folder / "labels.csv"), studies, config(folder), Options(**(OPTIONS | options)))
 
 
 def by_name(found, study):
@@ -133,8 +133,8 @@ def test_only_what_changed_is_trained_again(filled, found, cluster, tmp_path):
     labels[1] = labels[1].split(",")[0] + "," + ("joy" if not labels[1].endswith("joy") else "fear")
     (tmp_path / "other.csv").write_text("\n".join(labels) + "\n")
     other = ablate(
-        Store(str(tmp_path / "out")), str(tmp_path / "other.csv"), ["frames"], config(tmp_path), numbers=[7],
-        **(OPTIONS | {"seeds": [1]}),
+        Store(str(tmp_path / "out")), str(tmp_path / "other.csv"), ["frames"], config(tmp_path),
+        Options(**(OPTIONS | {"seeds": [1], "numbers": [7]})),
     )  # fmt: skip
     assert other["trials"] == {"run": 1, "kept": 0}
 
@@ -207,7 +207,7 @@ def test_a_trial_that_breaks_off_is_named(filled, cluster):
         ({"seeds": [1, 1]}, "--seeds 1,1"),
         ({"split": "train"}, "train or choose the best step"),
         ({"split": "nowhere"}, "there is test, train"),
-        ({"heads": 3}, "a multiple of the heads"),
+        ({"heads": 3}, "a multiple of heads"),
         ({"preset": "slow"}, "--preset 'slow'"),
     ],
 )

@@ -9,9 +9,11 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.data import Data, keyed_rng
+from vemoclap_batch.fusion.model import FeatureSpec, Fusion, FusionSpec
 from vemoclap_batch.fusion.selection import Selected, complete_mask, load
 from vemoclap_batch.fusion.spool import Spool, Spooled
 from vemoclap_batch.sources.manifest import read_labels
@@ -187,6 +189,30 @@ def _arrays(column: pa.ListArray, width: int) -> Iterator[np.ndarray]:
     flat = column.values.values.to_numpy(zero_copy_only=False)
     for first, last in pairwise(outer):
         yield flat[inner[first] : inner[last]].reshape(-1, width)
+
+
+def classifier_spec(
+    selected: Mapping[str, Selected], length: int, *, d_model: int, heads: int, dropout: float,
+    fusion: Fusion = "cross_attention",
+) -> FusionSpec:  # fmt: skip
+    """The classifier of these features that takes ``length`` items of each sequence; its normalisation is not measured.
+
+    Raises:
+        ConfigError: the sizes do not fit together.
+    """
+    features = {
+        name: FeatureSpec(
+            width=feature.width,
+            length=length if feature.sequence else 1,
+            sequence=feature.sequence,
+            space=feature.space,
+        )
+        for name, feature in selected.items()
+    }
+    try:
+        return FusionSpec(features=features, d_model=d_model, heads=heads, dropout=dropout, fusion=fusion)
+    except ValidationError as error:
+        raise ConfigError([f"--d-model, --heads, --dropout: {item['msg']}" for item in error.errors()]) from error
 
 
 def names_of(selected: Mapping[str, Selected]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from vemoclap_batch.fusion.data import keyed_rng
+from vemoclap_batch.report.pages import figure
 
 ROUNDS = 2000
 BINS = 15
@@ -135,7 +136,7 @@ def summarise(results: dict[str, dict[str, Any]], hits: Sequence[np.ndarray]) ->
     every = list(results.values())
     found: dict[str, Any] = {"n": every[0]["n"]}
     for name in SUMMARY:
-        found[name], found[f"{name}_deviation"] = _mean_and_deviation([result[name] for result in every])
+        found[name], found[f"{name}_deviation"] = mean_and_deviation([result[name] for result in every])
     found["accuracy_interval"] = bootstrap(np.mean(np.array(hits, float), axis=0))
     found["per_class"] = {
         label: _class_summary([r["per_class"][label] for r in every]) for label in every[0]["per_class"]
@@ -149,11 +150,12 @@ def summarise(results: dict[str, dict[str, Any]], hits: Sequence[np.ndarray]) ->
 def _class_summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in ("precision", "recall", "f1"):
-        found[name], found[f"{name}_deviation"] = _mean_and_deviation([row[name] for row in rows])
+        found[name], found[f"{name}_deviation"] = mean_and_deviation([row[name] for row in rows])
     return found | {"n": rows[0]["n"]}
 
 
-def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the deviation of a single value is 0."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
@@ -190,8 +192,8 @@ def draw_confusion(result: dict[str, Any], labels: Sequence[str], path: str | Pa
     """
     counts = np.array(result["confusion_matrix"])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = _figure(6.4, 5.4)
-    axes = figure.subplots()
+    drawn = figure(6.4, 5.4)
+    axes = drawn.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="predicted", ylabel="given")
     axes.set_title(describe(result), fontsize=9)
@@ -200,8 +202,8 @@ def draw_confusion(result: dict[str, Any], labels: Sequence[str], path: str | Pa
     for row, column in np.ndindex(counts.shape):
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    figure.colorbar(image, label="share of the given label")
-    figure.savefig(path, dpi=120)
+    drawn.colorbar(image, label="share of the given label")
+    drawn.savefig(path, dpi=120)
 
 
 def draw_reliability(result: dict[str, Any], path: str | Path) -> None:
@@ -209,8 +211,8 @@ def draw_reliability(result: dict[str, Any], path: str | Path) -> None:
     bins = result["reliability"]
     left = np.array([b["from"] for b in bins])
     width = np.array([b["to"] for b in bins]) - left
-    figure = _figure(5.2, 5.6)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    drawn = figure(5.2, 5.6)
+    above, below = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.bar(left, [b["accuracy"] for b in bins], width, align="edge", color="#4c78a8", edgecolor="white")
     above.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="confidence = accuracy")
     above.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o", color="#e45756", label="bin means")
@@ -219,13 +221,4 @@ def draw_reliability(result: dict[str, Any], path: str | Path) -> None:
     above.legend(loc="lower right", fontsize=8)
     below.bar(left, [b["n"] for b in bins], width, align="edge", color="#9ecae9", edgecolor="white")
     below.set(xlabel="confidence", ylabel="predictions")
-    figure.savefig(path, dpi=120)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    drawn.savefig(path, dpi=120)

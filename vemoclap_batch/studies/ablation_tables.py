@@ -1,16 +1,16 @@
-"""The tables and pictures of an ablation."""
+"""The tables and plots of an ablation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
-from vemoclap_batch.store.filesystem import write_atomically, write_bytes_atomically
+from vemoclap_batch.report.pages import BLUE, GREY, RED, figure, markdown_table, png, write_files
+from vemoclap_batch.store.folder import Folder
 
 TABLE, MARKDOWN, ACCURACY, COST = "table.parquet", "table.md", "accuracy.png", "cost.png"
 Row = Mapping[str, Any]
@@ -19,19 +19,15 @@ _TITLES = {
     "modalities": "What each modality contributes",
     "fusion": "Cross-attention beside other fusions of the same features",
 }
-_BLUE, _RED, _GREY = "#4c78a8", "#e45756", "#9a9a9a"
 _MARKERS = "osD^v<>P"
 _MILLION = 1e6
 
 
-def write_study(
-    filesystem: pafs.FileSystem, folder: str, study: str, rows: Sequence[Row], base: str, about: Row
-) -> None:
+def write_study(folder: Folder, study: str, rows: Sequence[Row], base: str, about: Row) -> None:
     """Write ``table.parquet``, ``table.md``, ``accuracy.png`` and ``cost.png`` of one study.
 
     Args:
-        filesystem: where they go.
-        folder: on that filesystem.
+        folder: where they go.
         study: ``frames``, ``modalities`` or ``fusion``.
         rows: one a line: ``name``, ``features``, ``frames``, ``fusion``; ``accuracy``, ``macro_f1`` and ``difference``
             (to the base line, seed by seed), each with its ``…_deviation`` over the seeds; ``accuracy_low``,
@@ -41,45 +37,46 @@ def write_study(
         base: name of the line that the others are compared with.
         about: what the rows are made of, the same for all.
     """
-    write_atomically(filesystem, f"{folder}/{TABLE}", _table(rows, about))
-    write_bytes_atomically(filesystem, f"{folder}/{MARKDOWN}", as_markdown(study, rows, base, about).encode())
-    pictures = {ACCURACY: _draw_accuracy(study, rows, base, about), COST: _draw_cost(study, rows, about)}
-    for name, content in pictures.items():
-        write_bytes_atomically(filesystem, f"{folder}/{name}", content)
+    files: dict[str, str | bytes] = {
+        TABLE: _parquet(rows, about),
+        MARKDOWN: as_markdown(study, rows, base, about),
+        ACCURACY: _plot_accuracy(study, rows, base, about),
+        COST: _plot_cost(study, rows, about),
+    }
+    write_files(folder, files)
 
 
-def _table(rows: Sequence[Row], about: Row) -> pa.Table:
+def _parquet(rows: Sequence[Row], about: Row) -> bytes:
     """The rows, each with what it is made of, so that tables of several runs can be joined."""
-    shared = {name: about[name] for name in ("preset", "split", "split_source", "validation", "blacklist")}
-    sizes = {name: about[name] for name in ("n_train", "n_validation", "n_test", "d_model", "heads", "dropout")}
-    seeds = {"seeds": about["seeds"], "fingerprints": [f"{k}={v}" for k, v in sorted(about["fingerprints"].items())]}
-    table = pa.Table.from_pylist([{**row, **shared, **sizes, **seeds} for row in rows])
+    shared = ["preset", "split", "split_source", "validation", "blacklist", "n_train", "n_validation", "n_test"]
+    shared += ["d_model", "heads", "dropout", "seeds"]
+    constants = {name: about[name] for name in shared}
+    constants["fingerprints"] = [f"{name}={value}" for name, value in sorted(about["fingerprints"].items())]
+    table = pa.Table.from_pylist([{**row, **constants} for row in rows])
     # A column in which nothing is known keeps its type.
     known = {"extract_s": pa.float64(), "blacklist": pa.string()}
-    fields = [pa.field(field.name, known.get(field.name, field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields))
+    schema = pa.schema([(field.name, known.get(field.name, field.type)) for field in table.schema])
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.cast(schema), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
 
 
 def as_markdown(study: str, rows: Sequence[Row], base: str, about: Row) -> str:
     """One study as a page."""
     columns = _columns(study, base)
-    lines = [
-        f"# {_TITLES[study]}", "", *_made_of(about), "",
-        "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns),
-        *("| " + " | ".join(show(row) for show in columns.values()) + " |" for row in rows),
-        "", *_notes(study, about), "", f"![accuracy]({ACCURACY})", f"![cost]({COST})", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    table = markdown_table(list(columns), [[show(row) for show in columns.values()] for row in rows])
+    lines = [f"# {_TITLES[study]}", "", *_made_of(about), "", table, "", *_notes(study, about)]
+    return "\n".join([*lines, "", f"![accuracy]({ACCURACY})", f"![cost]({COST})", ""])
 
 
 def _columns(study: str, base: str) -> dict[str, Callable[[Row], str]]:
     columns: dict[str, Callable[[Row], str]] = {
         study: lambda row: row["name"],
-        "accuracy": lambda row: f"{row['accuracy']:.3f} ± {row['accuracy_deviation']:.3f}",
+        "accuracy": lambda row: _with_deviation(row, "accuracy", ".3f"),
         "95 %": lambda row: f"{row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}",
-        f"to “{base}”": lambda row: "–" if row["name"] == base else _signed(row),
-        "macro F1": lambda row: f"{row['macro_f1']:.3f} ± {row['macro_f1_deviation']:.3f}",
-        "extract, s/video": lambda row: _or_dash(row["extract_s"], ".2f"),
+        f"to “{base}”": lambda row: "–" if row["name"] == base else _with_deviation(row, "difference", "+.3f"),
+        "macro F1": lambda row: _with_deviation(row, "macro_f1", ".3f"),
+        "extract, s/video": lambda row: "–" if row["extract_s"] is None else f"{row['extract_s']:.2f}",
         "classify, ms/video alone": lambda row: f"{row['one_ms']:.2f}",
         "in 32": lambda row: f"{row['batch_ms']:.2f}",
         "parameters": lambda row: f"{row['parameters']:,}",
@@ -89,19 +86,15 @@ def _columns(study: str, base: str) -> dict[str, Callable[[Row], str]]:
         "train, s": lambda row: f"{row['train_s']:.1f}",
     }
     if study == "frames":
-        columns["position error"] = _error
+        columns["position error"] = _position_error
     return columns
 
 
-def _signed(row: Row) -> str:
-    return f"{row['difference']:+.3f} ± {row['difference_deviation']:.3f}"
+def _with_deviation(row: Row, name: str, form: str) -> str:
+    return f"{row[name]:{form}} ± {row[f'{name}_deviation']:.3f}"
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _error(row: Row) -> str:
+def _position_error(row: Row) -> str:
     if not row["position_error_max"]:
         return "none"
     return f"{row['position_error_mean']:.2%}, at most {row['position_error_max']:.2%}"
@@ -121,7 +114,6 @@ def _made_of(about: Row) -> list[str]:
 
 
 def _notes(study: str, about: Row) -> list[str]:
-    frames = ", ".join(about["frame_features"]) or "none"
     notes = [
         "± is the standard deviation over the seeds, 95 % a bootstrap interval over the test videos of the mean over "
         "the seeds; differences are taken seed by seed.",
@@ -132,7 +124,7 @@ def _notes(study: str, about: Row) -> list[str]:
         "batch of 32; to train: with gradients and Adam's moments. Training time: beside other trials.",
     ]
     if study == "frames":
-        notes += _frame_notes(about, frames)
+        notes += _frame_notes(about)
     else:
         notes.append(f"All lines take n = {about['frames']} of the {about['extracted'] or 'stored'} frames.")
     if study == "modalities":
@@ -149,9 +141,10 @@ def _notes(study: str, about: Row) -> list[str]:
     return [f"- {note}" for note in [*notes, *about["notes"]]]
 
 
-def _frame_notes(about: Row, frames: str) -> list[str]:
+def _frame_notes(about: Row) -> list[str]:
     if about["extracted"] is None:
         return []
+    frames = ", ".join(about["frame_features"]) or "none"
     return [
         f"The features were extracted once, with {about['extracted']} frames. For n, the evenly spaced n of them are "
         f"kept, and of {frames} what was found in these; sounds keep n windows. Extraction of {frames} is scaled by "
@@ -163,22 +156,7 @@ def _frame_notes(about: Row, frames: str) -> list[str]:
     ]
 
 
-# ---- pictures
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+# ---- plots
 
 
 def _subtitle(about: Row) -> str:
@@ -186,55 +164,52 @@ def _subtitle(about: Row) -> str:
     return f"preset {about['preset']}; {seeds} seed{'s' * (seeds > 1)}; split {about['split']}, n = {about['n_test']}"
 
 
-def _draw_accuracy(study: str, rows: Sequence[Row], base: str, about: Row) -> bytes:
+def _plot_accuracy(study: str, rows: Sequence[Row], base: str, about: Row) -> bytes:
     """Accuracy of every line: a curve over the number of frames, else a bar each."""
-    figure = _figure(6.8, 4.4) if study == "frames" else _figure(6.8, 1.6 + 0.36 * len(rows))
-    axes = figure.subplots()
+    drawn = figure(6.8, 4.4) if study == "frames" else figure(6.8, 1.6 + 0.36 * len(rows))
+    axes = drawn.subplots()
     axes.set_title(f"{_TITLES[study]}\n{_subtitle(about)}", fontsize=9)
-    means, deviations = np.array([[row["accuracy"], row["accuracy_deviation"]] for row in rows]).T
+    means, deviations, low, high = (
+        [row[name] for row in rows] for name in ("accuracy", "accuracy_deviation", "accuracy_low", "accuracy_high")
+    )
     if study == "frames":
-        low, high = np.array([[row["accuracy_low"], row["accuracy_high"]] for row in rows]).T
         n = [row["frames"] for row in rows]
-        axes.fill_between(n, low, high, color=_BLUE, alpha=0.15, label="95 % over the test videos")
-        axes.errorbar(n, means, deviations, color=_BLUE, marker="o", capsize=3, label="mean ± deviation over seeds")
+        axes.fill_between(n, low, high, color=BLUE, alpha=0.15, label="95 % over the test videos")
+        axes.errorbar(n, means, deviations, color=BLUE, marker="o", capsize=3, label="mean ± deviation over seeds")
         axes.set_xscale("log", base=2)
         axes.set(xticks=n, xticklabels=n, xlabel="frames", ylabel="accuracy")
         axes.legend(fontsize=8)
-        return _png(figure)
-    colours = [_RED if row["name"] == base else _BLUE for row in rows]
+        return png(drawn)
+    names = [row["name"] for row in rows]
+    colours = [RED if name == base else BLUE for name in names]
     axes.barh(range(len(rows)), means, xerr=deviations, color=colours, capsize=3)
-    axes.axvline(next(row["accuracy"] for row in rows if row["name"] == base), color=_GREY, linestyle="--", linewidth=1)
+    axes.axvline(means[names.index(base)], color=GREY, linestyle="--", linewidth=1)
     axes.set(yticks=range(len(rows)), xlabel="accuracy, mean ± deviation over seeds", xlim=(0, 1))
-    axes.set_yticklabels([row["name"] for row in rows])
+    axes.set_yticklabels(names)
     axes.invert_yaxis()
-    return _png(figure)
+    return png(drawn)
 
 
-def _draw_cost(study: str, rows: Sequence[Row], about: Row) -> bytes:
+def _plot_cost(study: str, rows: Sequence[Row], about: Row) -> bytes:
     """Accuracy against what the study is about: seconds to extract where they are known, and operations to classify."""
     costs = {"to classify, MFLOP a video": [row["flops"] / _MILLION for row in rows]}
-    known = all(row["extract_s"] is not None for row in rows)
     if study == "fusion":
         costs["parameters, millions"] = [row["parameters"] / _MILLION for row in rows]
-    elif known:
+    elif all(row["extract_s"] is not None for row in rows):
         costs = {"to extract, s a video": [row["extract_s"] for row in rows]} | costs
-    figure = _figure(4.0 * len(costs) + 2.2, 4.6)
-    panels = np.atleast_1d(figure.subplots(1, len(costs), sharey=True))
-    figure.suptitle(f"{_TITLES[study]}\n{_subtitle(about)}", fontsize=9)
+    drawn = figure(4.0 * len(costs) + 2.2, 4.6)
+    panels = np.atleast_1d(drawn.subplots(1, len(costs), sharey=True))
+    drawn.suptitle(f"{_TITLES[study]}\n{_subtitle(about)}", fontsize=9)
     for axes, (label, values) in zip(panels, costs.items(), strict=True):
-        _scatter(axes, values, rows)
+        # Named in a legend: names beside points that lie close would cover each other.
+        for at, (value, row) in enumerate(zip(values, rows, strict=True)):
+            style = {"color": f"C{at % 10}", "fmt": _MARKERS[at % len(_MARKERS)], "capsize": 3, "label": row["name"]}
+            axes.errorbar(value, row["accuracy"], row["accuracy_deviation"], **style)
+        if min(values) > 0 and max(values) / min(values) > 10:
+            axes.set_xscale("log")
+        axes.margins(x=0.1)
+        axes.grid(alpha=0.3)
         axes.set_xlabel(label)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     panels[0].set_ylabel("accuracy, mean ± deviation over seeds")
-    return _png(figure)
-
-
-def _scatter(axes: Any, values: Sequence[float], rows: Sequence[Row]) -> None:
-    """One point a row, named in a legend: names beside points that lie close would cover each other."""
-    for at, (value, row) in enumerate(zip(values, rows, strict=True)):
-        style = {"color": f"C{at % 10}", "fmt": _MARKERS[at % len(_MARKERS)], "capsize": 3, "label": row["name"]}
-        axes.errorbar(value, row["accuracy"], row["accuracy_deviation"], **style)
-    if min(values) > 0 and max(values) / min(values) > 10:
-        axes.set_xscale("log")
-    axes.margins(x=0.1)
-    axes.grid(alpha=0.3)
+    return png(drawn)

@@ -14,9 +14,9 @@ import torch
 
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Data, validation_rows
-from vemoclap_batch.fusion.dataset import MEMORY, names_of, open_data
+from vemoclap_batch.fusion.dataset import MEMORY, classifier_spec, names_of, open_data
 from vemoclap_batch.fusion.evaluation import evaluate
-from vemoclap_batch.fusion.model import FeatureSpec, Fusion, FusionSpec
+from vemoclap_batch.fusion.model import Fusion, FusionSpec
 from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.fusion.training import TrainSettings, fit_statistics, train
 from vemoclap_batch.fusion.variants import LateAverage, alone
@@ -39,14 +39,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training and its score."""
-
-    arm: Arm
-    settings: TrainSettings
-
-
-@dataclass(frozen=True)
 class Setup:
     """What all trials share.
 
@@ -56,6 +48,8 @@ class Setup:
         labels: index of each one's label, int64 [n].
         training, validation, test: positions of the videos; without ``validation`` a tenth of the training videos,
             drawn by a trial's seed, takes its place.
+        settings: of each training, but for its seed.
+        sizes: ``d_model``, ``heads`` and ``dropout`` of the classifiers.
         memory: bytes of features that one trial may hold.
     """
 
@@ -67,37 +61,28 @@ class Setup:
     validation: np.ndarray
     test: np.ndarray
     frames: Frames
-    d_model: int
-    heads: int
-    dropout: float
+    settings: TrainSettings
+    sizes: dict[str, Any]
     memory: int = MEMORY
 
-    def key(self, trial: Trial) -> str:
-        """A hash of all that a trial's result depends on."""
-        used = [self.videos[name].to_pylist() for name in KEY]
-        rows = sorted(zip(*used, self.labels.tolist(), self._uses(), strict=True))
-        tables = {name: fp for name, fp in names_of(self.selected).items() if name in trial.arm.features}
-        shape = self.shape(trial.arm).model_dump(mode="json")
-        return short_hash([_VERSION, tables, shape, trial.arm.fusion, trial.settings.model_dump(), rows])
+    def seeded(self, seed: int) -> TrainSettings:
+        """The settings of a trial."""
+        return self.settings.model_copy(update={"seed": seed})
 
-    def _uses(self) -> list[int]:
-        uses = np.zeros(self.videos.num_rows, int)
-        for number, rows in enumerate((self.training, self.validation, self.test)):
-            uses[rows] += 1 << number
-        return uses.tolist()
+    def key(self, arm: Arm, seed: int) -> str:
+        """A hash of all that a trial's result depends on."""
+        at, parts = np.arange(self.videos.num_rows), (self.training, self.validation, self.test)
+        uses = sum(np.isin(at, rows) << bit for bit, rows in enumerate(parts))
+        ids = [self.videos[name].to_pylist() for name in KEY]
+        rows = sorted(zip(*ids, self.labels.tolist(), np.asarray(uses).tolist(), strict=True))
+        tables = {name: fp for name, fp in names_of(self.selected).items() if name in arm.features}
+        shape = self.shape(arm).model_dump(mode="json")
+        return short_hash([_VERSION, tables, shape, arm.fusion, self.seeded(seed).model_dump(), rows])
 
     def shape(self, arm: Arm) -> FusionSpec:
         """The classifier of an arm; normalisation is still to be measured."""
-        features = {
-            name: FeatureSpec(
-                width=self.selected[name].width, length=arm.frames if self.selected[name].sequence else 1,
-                sequence=self.selected[name].sequence, space=self.selected[name].space,
-            )
-            for name in arm.features
-        }  # fmt: skip
-        return FusionSpec(
-            features=features, d_model=self.d_model, heads=self.heads, dropout=self.dropout, fusion=arm.fusion
-        )
+        selected = {name: self.selected[name] for name in arm.features}
+        return classifier_spec(selected, arm.frames, fusion=arm.fusion, **self.sizes)
 
     def open(self, arm: Arm) -> Data:
         """The features of an arm, of as many frames as it takes."""
@@ -114,21 +99,21 @@ class Setup:
         return np.delete(self.training, held), self.training[held]
 
 
-def run_trial(setup: Setup, trial: Trial) -> dict[str, Any]:
+def run_trial(setup: Setup, arm: Arm, seed: int) -> dict[str, Any]:
     """Train and score, on one thread; the result as JSON takes it."""
     torch.set_num_threads(1)
     began = time.monotonic()
-    data = setup.open(trial.arm)
-    training, validation = setup.divide(trial.settings.seed)
-    spec = fit_statistics(setup.shape(trial.arm), data.part(training))
-    checkpoint, steps = _train(spec, data.part(training), data.part(validation), trial.settings)
+    data, settings = setup.open(arm), setup.seeded(seed)
+    training, validation = setup.divide(seed)
+    spec = fit_statistics(setup.shape(arm), data.part(training))
+    checkpoint, steps = _train(spec, data.part(training), data.part(validation), settings)
     test = data.part(setup.test)
     probabilities = checkpoint.probabilities(test)
     scores = evaluate(probabilities, test.labels, spec.labels)
     return {
-        "arm": {"features": list(trial.arm.features), "frames": trial.arm.frames, "fusion": trial.arm.fusion},
-        "settings": trial.settings.model_dump(),
-        "fingerprints": names_of({name: setup.selected[name] for name in trial.arm.features}),
+        "arm": {"features": list(arm.features), "frames": arm.frames, "fusion": arm.fusion},
+        "settings": settings.model_dump(),
+        "fingerprints": names_of({name: setup.selected[name] for name in arm.features}),
         "n_train": len(training), "n_validation": len(validation), "n_test": len(test),
         **{name: scores[name] for name in ("accuracy", "macro_f1")},
         "hits": (probabilities.argmax(1) == test.labels).astype(int).tolist(),

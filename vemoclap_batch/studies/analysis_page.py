@@ -25,7 +25,7 @@ def write_analysis(result: Mapping[str, Any], folder: str) -> list[str]:
         The names of the files.
     """
     drawn = plots(result)
-    files = {JSON: as_json(result), PAGE: as_markdown(result, list(drawn)), **drawn}
+    files: dict[str, str | bytes] = {JSON: as_json(result), PAGE: as_markdown(result, list(drawn)), **drawn}
     write_files(folder, files)
     return list(files)
 

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from vemoclap_batch.config import LABELS, Config, ConfigError, describe_errors
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.data import Data, validation_rows
-from vemoclap_batch.fusion.dataset import Labelled, find_labelled
+from vemoclap_batch.fusion.dataset import Labelled, classifier_spec, find_labelled
 from vemoclap_batch.fusion.job import Job, finished, open_job, state_file, work
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.fusion.scoring import score
 from vemoclap_batch.fusion.selection import Selected, select
 from vemoclap_batch.fusion.training import PRESETS, Alone, TrainSettings
@@ -74,7 +74,7 @@ def fit(
     """
     settings, called = training_settings(preset, hyper or {})
     selected = select_for_training(store, config, names, chosen or {})
-    shape = _shape(selected, config, d_model, heads, dropout)
+    shape = classifier_spec(selected, config.sampling.frames, d_model=d_model, heads=heads, dropout=dropout)
     if workers < 1:
         raise ConfigError([f"--workers {workers}: expected at least 1"])
     labelled = find_labelled(store, labels, selected, LABELS)
@@ -230,19 +230,3 @@ def select_for_training(
         raise ConfigError([f"{store.address} holds no features of profile {config.profile!r}"])
     preferred = {name: specs[name].fingerprint for name in wanted}
     return select(store, {name: specs[name].space for name in wanted}, chosen, preferred)
-
-
-def _shape(selected: Mapping[str, Selected], config: Config, d_model: int, heads: int, dropout: float) -> FusionSpec:
-    features = {
-        name: FeatureSpec(
-            width=feature.width,
-            length=config.sampling.frames if feature.sequence else 1,
-            sequence=feature.sequence,
-            space=feature.space,
-        )
-        for name, feature in selected.items()
-    }
-    try:
-        return FusionSpec(features=features, d_model=d_model, heads=heads, dropout=dropout)
-    except ValidationError as error:
-        raise ConfigError([f"--d-model, --heads, --dropout: {item['msg']}" for item in error.errors()]) from error
