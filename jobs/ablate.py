@@ -8,71 +8,76 @@ same command goes on after a kill. With --json the last line of standard output 
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, NoReturn
 
-from vemoclap_batch.cli.common import chosen_fingerprints, existing_store, exit_statuses, hyper_parameters, numbers
-from vemoclap_batch.config import load_config
-from vemoclap_batch.studies.ablation import STUDIES, Options, ablate
+import typer
+
+from vemoclap_batch.api import open_store
+from vemoclap_batch.cli.common import (
+    Address,
+    Dropout,
+    Features,
+    Heads,
+    Hyper,
+    Json,
+    Labels,
+    OutArgument,
+    Profile,
+    Settings,
+    Use,
+    Verbose,
+    Width,
+    print_json,
+    program,
+    read_fingerprints,
+    read_names,
+    read_numbers,
+    run_program,
+)
+from vemoclap_batch.config import load_config, read_key_values
+from vemoclap_batch.errors import ConfigError
+from vemoclap_batch.studies.ablation import STUDIES, Options
+from vemoclap_batch.studies.ablation import ablate as run_ablation
 from vemoclap_batch.studies.ablation_tables import MARKDOWN
 
+app = program(__doc__)
 
-def main() -> None:
-    """Run the studies and print their tables; the exit status tells what went wrong."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    arguments = parse(sys.argv[1:])
-    with exit_statuses():
-        found = study(arguments)
-    for name, rows in found["studies"].items():
-        print(f"{name}: {found['out']}/ablation/{name}/{MARKDOWN}")
+
+@app.command(help=__doc__)
+def ablate(
+    out: OutArgument, labels: Labels,
+    study: Annotated[str, typer.Option(help=f"One of {', '.join(STUDIES)}, or all.")] = "all",
+    preset: Annotated[str, typer.Option(help="published or quick.")] = "quick",
+    seeds: Annotated[str, typer.Option(help="Each trains every line once.")] = "1,2,3",
+    n: Annotated[str | None, typer.Option(help="Numbers of frames [default: up to 32, as far as extracted].")] = None,
+    split: Annotated[str, typer.Option(help="Which split is scored.")] = "test",
+    use: Use = None, features: Features = None, profile: Profile = "lite", settings: Settings = None,
+    hyper: Hyper = None, d_model: Width = 512, heads: Heads = 4, dropout: Dropout = 0.5, address: Address = None,
+    verbose: Verbose = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run the studies and print their tables."""
+    if study not in {*STUDIES, "all"}:
+        raise ConfigError([f"--study {study!r}: expected one of {', '.join(STUDIES)}, or all"])
+    options = Options(
+        preset=preset, hyper=read_key_values("--hyper", hyper or ()), seeds=read_numbers("--seeds", seeds),
+        numbers=read_numbers("--n", n) if n else None, split=split, chosen=read_fingerprints(features),
+        names=read_names(use), d_model=d_model, heads=heads, dropout=dropout,
+    )  # fmt: skip
+    studies = STUDIES if study == "all" else [study]
+    config = load_config(profile, settings or ())
+    result = run_ablation(open_store(out), labels, studies, config, options, address=address, verbose=verbose)
+    for name, rows in result["studies"].items():
+        print(f"{name}: {result['out']}/ablation/{name}/{MARKDOWN}")
         for row in rows:
             print(f"  {row['name']:<28} accuracy {row['accuracy']:.3f} ± {row['accuracy_deviation']:.3f}")
-    print(f"preset {found['about']['preset']}; trials: {found['trials']['run']} run, {found['trials']['kept']} kept")
-    if arguments.json:
-        print(json.dumps(found), flush=True)
+    print(f"preset {result['about']['preset']}; trials: {result['trials']['run']} run, {result['trials']['kept']} kept")
+    print_json(result, as_json)
 
 
-def parse(given: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", metavar="OUT", help="output folder of label or extract")
-    parser.add_argument("--labels", required=True, help="file with video_id or uri, label and, if you like, split")
-    parser.add_argument("--study", choices=[*STUDIES, "all"], default="all")
-    parser.add_argument("--preset", default="quick", help="published or quick [%(default)s]")
-    parser.add_argument("--seeds", default="1,2,3", help="each trains every line once [%(default)s]")
-    parser.add_argument("--n", help="numbers of frames [1,2,4,8,16,32, as far as extracted]")
-    parser.add_argument("--split", default="test", help="which split is scored [%(default)s]")
-    parser.add_argument("--use", help="features, comma-separated [all of the profile]")
-    parser.add_argument("--features", action="append", metavar="NAME=FINGERPRINT", help="which features table to use")
-    parser.add_argument("--profile", default="lite")
-    parser.add_argument("--set", action="append", dest="overrides", metavar="KEY=VALUE", help="change a setting")
-    parser.add_argument("--hyper", action="append", metavar="KEY=VALUE", help="change the preset, as in train")
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--dropout", type=float, default=0.5)
-    parser.add_argument("--address", help="Ray cluster [default: RAY_ADDRESS, else this machine]")
-    parser.add_argument("--verbose", action="store_true", help="show the log of Ray too")
-    parser.add_argument("--json", action="store_true", help="the last line holds all tables")
-    return parser.parse_args(given)
-
-
-def study(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The studies, by the command line's wishes."""
-    options = Options(
-        preset=arguments.preset, hyper=hyper_parameters(arguments.hyper), seeds=numbers("--seeds", arguments.seeds),
-        numbers=numbers("--n", arguments.n) if arguments.n else None, split=arguments.split,
-        chosen=chosen_fingerprints(arguments.features), names=arguments.use.split(",") if arguments.use else None,
-        d_model=arguments.d_model, heads=arguments.heads, dropout=arguments.dropout,
-    )  # fmt: skip
-    return ablate(
-        existing_store(arguments.out), arguments.labels, STUDIES if arguments.study == "all" else [arguments.study],
-        load_config(arguments.profile, arguments.overrides or []), options, address=arguments.address,
-        verbose=arguments.verbose,
-    )  # fmt: skip
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program."""
+    run_program(app, arguments)
 
 
 if __name__ == "__main__":

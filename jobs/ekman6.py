@@ -8,78 +8,83 @@ done, 1 broke off, 2 wrong usage, 3 done, but some videos failed and are not in 
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, NoReturn
 
-from vemoclap_batch.cli.common import DONE, FAILED, configuration, exit_statuses, hyper_parameters, numbers
+import typer
+
+from vemoclap_batch.cli.common import (
+    DONE,
+    FAILED,
+    Address,
+    Blacklist,
+    Dropout,
+    Frames,
+    Heads,
+    Hyper,
+    Json,
+    ModelsDir,
+    NoWait,
+    Out,
+    Profile,
+    Settings,
+    Verbose,
+    Width,
+    print_json,
+    program,
+    read_numbers,
+    run_program,
+)
+from vemoclap_batch.config import load_config, read_key_values
 from vemoclap_batch.studies.ekman6_page import HTML
 from vemoclap_batch.studies.reproduction import FOLDER, Options, reproduce
 
+app = program(__doc__)
 
-def main() -> int:
-    """Do it and print the scores; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    arguments = parse(sys.argv[1:])
-    with exit_statuses():
-        result = do(arguments)
-    for found in result["scores"]:
+
+@app.command(help=__doc__)
+def ekman6(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder per class, or videos with a label file.")],
+    out: Out,
+    split: Annotated[
+        str | None, typer.Option(help="File of videos and train or test [default: half of each class, drawn].")
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="Of the drawn split.")] = 1,
+    blacklist: Blacklist = None, profile: Profile = "paper", models_dir: ModelsDir = None, frames: Frames = None,
+    settings: Settings = None,
+    preset: Annotated[str, typer.Option(help="published or quick.")] = "published",
+    hyper: Hyper = None,
+    seeds: Annotated[str, typer.Option(help="Of the trainings.")] = "1,2,3",
+    d_model: Width = 512, heads: Heads = 4, dropout: Dropout = 0.5,
+    workers: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
+    no_wait: NoWait = False, address: Address = None, verbose: Verbose = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Reproduce the published table and print the scores."""
+    config = load_config(profile, settings or (), frames=frames, models_dir=models_dir)
+    options = Options(
+        split=split, blacklist=blacklist, split_seed=split_seed, preset=preset,
+        hyper=read_key_values("--hyper", hyper or ()), seeds=read_numbers("--seeds", seeds), d_model=d_model,
+        heads=heads, dropout=dropout, workers=workers,
+    )  # fmt: skip
+    result = reproduce(folder, out, config, options, wait=not no_wait, address=address, verbose=verbose)
+    for scores in result["scores"]:
         print(
-            f"trained on {found['trained_on']}, scored on {found['scored_on']}: "
-            f"accuracy {found['accuracy']:.3f} ± {found['accuracy_deviation']:.3f}, n = {found['n']}"
+            f"trained on {scores['trained_on']}, scored on {scores['scored_on']}: "
+            f"accuracy {scores['accuracy']:.3f} ± {scores['accuracy_deviation']:.3f}, n = {scores['n']}"
         )
     about = result["about"]
     print(f"preset {about['preset']}, {len(about['seeds'])} seeds; split: {result['split_source']}")
     for note in result["notes"]:
         print(f"note: {note}")
     print(f"the report is {result['out']}/{FOLDER}/{HTML}")
-    if arguments.json:
-        print(json.dumps(result), flush=True)
-    return FAILED if result["failed"] else DONE
+    print_json(result, as_json)
+    raise typer.Exit(FAILED if result["failed"] else DONE)
 
 
-def parse(given: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="DIR", help="a folder per class, or videos with a label file")
-    parser.add_argument("-o", "--out", required=True, help="output folder")
-    parser.add_argument("--split", help="file of videos and train or test [half of each class, drawn]")
-    parser.add_argument("--split-seed", type=int, default=1, help="of the drawn split [%(default)s]")
-    parser.add_argument("--blacklist", help="text file of videos that cleaning removes")
-    parser.add_argument("--profile", default="paper", help="[%(default)s]")
-    parser.add_argument("--models-dir", help="folder of the models")
-    parser.add_argument("--frames", type=int, help="frames per video [the profile's, 16]")
-    parser.add_argument("--set", action="append", dest="overrides", metavar="KEY=VALUE", help="change a setting")
-    parser.add_argument("--preset", default="published", help="published or quick [%(default)s]")
-    parser.add_argument("--hyper", action="append", metavar="KEY=VALUE", help="change the preset, as in train")
-    parser.add_argument("--seeds", default="1,2,3", help="of the trainings [%(default)s]")
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--dropout", type=float, default=0.5)
-    parser.add_argument("--workers", type=int, default=1, help="processes that train together [%(default)s]")
-    parser.add_argument("--no-wait", action="store_true", help="exit with 4 if another run holds OUT")
-    parser.add_argument("--address", help="Ray cluster [default: RAY_ADDRESS, else this machine]")
-    parser.add_argument("--verbose", action="store_true", help="show the log of Ray too")
-    parser.add_argument("--json", action="store_true", help="the last line is the report")
-    return parser.parse_args(given)
-
-
-def do(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All of it, by the command line's wishes."""
-    config = configuration(arguments.profile, arguments.frames, arguments.overrides, arguments.models_dir)
-    options = Options(
-        split=arguments.split, blacklist=arguments.blacklist, split_seed=arguments.split_seed, preset=arguments.preset,
-        hyper=hyper_parameters(arguments.hyper), seeds=numbers("--seeds", arguments.seeds), d_model=arguments.d_model,
-        heads=arguments.heads, dropout=arguments.dropout, workers=arguments.workers,
-    )  # fmt: skip
-    return reproduce(
-        arguments.folder, arguments.out, config, options, wait=not arguments.no_wait, address=arguments.address,
-        verbose=arguments.verbose,
-    )  # fmt: skip
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program."""
+    run_program(app, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

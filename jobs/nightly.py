@@ -6,114 +6,134 @@ The last line of standard output is the night's summary as JSON, however it ende
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn
 
-from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, default_checkpoint
-from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.errors import RunBroken, RunEnded
-from vemoclap_batch.pipeline.run import Classifier
+import typer
+
+from vemoclap_batch.api import load_classifier
+from vemoclap_batch.cli.common import (
+    BROKEN,
+    DONE,
+    FAILED,
+    HELD,
+    STOPPED,
+    USAGE,
+    Address,
+    Model,
+    Profile,
+    Settings,
+    program,
+    run_program,
+)
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import Busy, ConfigError, RunEnded
 from vemoclap_batch.pipeline.shutdown import Stopped, stoppable
-from vemoclap_batch.report.failures import in_words
+from vemoclap_batch.report.failures import describe_failure
 from vemoclap_batch.sources.manifest import read_sources
-from vemoclap_batch.store.lock import Busy
-from vemoclap_batch.upkeep.nightly import Settings, call_hook, nightly
+from vemoclap_batch.upkeep.nightly import Settings as NightSettings
+from vemoclap_batch.upkeep.nightly import call_hook
+from vemoclap_batch.upkeep.nightly import nightly as run_night
 from vemoclap_batch.upkeep.nightly_report import as_markdown, needs_attention
 
 _MOST_WEEKS = 520
 
+app = program(__doc__)
 
-def main() -> int:
-    """Run the night and tell whoever is to be told; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    arguments = parse(sys.argv[1:])
+
+@app.command(help=__doc__)
+def nightly(
+    source: Annotated[list[str], typer.Option(metavar="SOURCE...", help="Folders, prefixes or manifests.")],
+    out: Annotated[str, typer.Option(help="Output folder of all nights.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources.")] = None,
+    profile: Profile = "lite", model: Model = None, settings: Settings = None,
+    settle: Annotated[float, typer.Option(help="Leave files changed in the last SECONDS.")] = 600,
+    weeks: Annotated[int, typer.Option(help="Compare labels with the last WEEKS.")] = 4,
+    gpu_hour_cost: Annotated[float | None, typer.Option(help="Price of a GPU-hour, for the summary.")] = None,
+    hook: Annotated[
+        str | None, typer.Option(help="Command to run when a person should look; the summary is its standard input.")
+    ] = None,
+    hook_on: Annotated[Literal["problems", "always"], typer.Option()] = "problems",
+    address: Address = None,
+) -> None:  # fmt: skip
+    """Run the night, call the hook if a person should look, and print the summary."""
+    _check(settle, weeks, hook)
     try:
-        with stoppable():  # A run hears SIGTERM by itself; listing a large prefix, before it, takes a while too.
-            summary = night(arguments)
-    except ConfigError as error:
-        return leave(arguments, "broken", error, USAGE)
-    except Busy as error:
-        return leave(arguments, "held", error, HELD)
-    except Stopped as error:
-        return leave(arguments, "stopped", error, STOPPED)
-    except RunBroken as error:
-        return leave(arguments, "broken", error, BROKEN)
+        with stoppable():  # A run listens for SIGTERM by itself; listing a large prefix before it takes a while too.
+            config = load_config(profile, settings or ())
+            classifier = load_classifier(config, model)
+            manifest = read_sources([*source, *(more or [])], config.sources.policy, may_be_empty=True)
+            night = NightSettings(settle, weeks, gpu_hour_cost)
+            summary = run_night(manifest, out, config, classifier, night, address)
     except Exception as error:
-        # Nobody watches at night: whatever it is, the hook is called.
-        traceback.print_exc()
-        return leave(arguments, "broken", error, BROKEN)
-    print(as_markdown(summary))
-    for failure in summary["failed"]:
-        print(f"failed: {in_words(failure)}")
-    if (more := sum(summary["failures"].values()) - len(summary["failed"])) > 0:
-        print(f"failed: and {more} more, see {arguments.out}/errors")
-    status = "attention" if needs_attention(summary) else "ok"
-    return end(arguments, status, summary, DONE if status == "ok" else FAILED)
-
-
-def leave(arguments: argparse.Namespace, status: str, error: Exception, code: int) -> int:
-    """End a night that was not finished: to the log, to the hook, and as the last line."""
-    why = str(error) or "stopped; the next night goes on from there"
-    print(f"{status}: {why}", file=sys.stderr)
-    began = (error.summary if isinstance(error, RunEnded) else None) or {}
-    return end(arguments, status, {"out": arguments.out, **began, "error": why}, code)
-
-
-def end(arguments: argparse.Namespace, status: str, summary: dict[str, Any], code: int) -> int:
-    """Call the hook if it is to be called, and print the summary as the last line; returns the exit status."""
+        status, code = _status_of(error)
+        why = str(error) or "stopped; the next night goes on from there"
+        print(f"{status}: {why}", file=sys.stderr)
+        summary = {"out": out, **(getattr(error, "summary", None) or {}), "error": why}
+    else:
+        _print_night(summary)
+        status, code = ("attention", FAILED) if needs_attention(summary) else ("ok", DONE)
     text = json.dumps({**summary, "status": status, "exit_status": code}, default=str)
     sys.stdout.flush()
-    if arguments.hook and (status != "ok" or arguments.hook_on == "always"):
-        call_hook(arguments.hook, status, text)
+    if hook and (status != "ok" or hook_on == "always"):
+        call_hook(hook, status, text)
     print(text, flush=True)
-    return code
+    raise typer.Exit(code)
 
 
-def parse(given: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", nargs="+", required=True, help="folders, prefixes or manifests to look through")
-    parser.add_argument("--out", required=True, help="output folder of all nights")
-    parser.add_argument("--profile", default="lite")
-    parser.add_argument("--model", help="fusion checkpoint [default: the profile's own]")
-    parser.add_argument("--set", action="append", dest="overrides", metavar="KEY=VALUE", help="change a setting")
-    parser.add_argument(
-        "--settle", type=float, default=600, help="leave files changed in the last SECONDS [%(default)s]"
-    )
-    parser.add_argument("--weeks", type=int, default=4, help="compare labels with the last WEEKS [%(default)s]")
-    parser.add_argument("--gpu-hour-cost", type=float, help="price of a GPU-hour, for the summary")
-    parser.add_argument("--hook", help="command to run when a person should look; the summary is its standard input")
-    parser.add_argument("--hook-on", choices=["problems", "always"], default="problems")
-    parser.add_argument("--address", help="Ray cluster [default: RAY_ADDRESS, else this machine]")
-    arguments = parser.parse_args(given)
-    if not arguments.settle >= 0:
-        parser.error(f"--settle {arguments.settle:g}: expected 0 seconds or more")
-    if not 1 <= arguments.weeks <= _MOST_WEEKS:
-        parser.error(f"--weeks {arguments.weeks}: expected 1 to {_MOST_WEEKS}")
+def _check(settle: float, weeks: int, hook: str | None) -> None:
+    """Check the options before the night, of which nobody hears at night.
+
+    Raises:
+        ConfigError: with every wrong one.
+    """
+    mistakes = []
+    if not settle >= 0:
+        mistakes.append(f"--settle {settle:g}: expected 0 seconds or more")
+    if not 1 <= weeks <= _MOST_WEEKS:
+        mistakes.append(f"--weeks {weeks}: expected 1 to {_MOST_WEEKS}")
     try:
-        words = shlex.split(arguments.hook or "true")
+        words = shlex.split(hook or "true")
     except ValueError as error:
-        parser.error(f"--hook {arguments.hook!r}: {error}")
-    if not words or shutil.which(words[0]) is None:
-        parser.error(f"--hook {arguments.hook!r}: no such command")
-    return arguments
+        mistakes.append(f"--hook {hook!r}: {error}")
+    else:
+        if not words or shutil.which(words[0]) is None:
+            mistakes.append(f"--hook {hook!r}: no such command")
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
-def night(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One night, by the command line's wishes."""
-    config = load_config(arguments.profile, arguments.overrides or [])
-    classifier = Classifier.load(arguments.model or default_checkpoint(config))
-    settings = Settings(arguments.settle, arguments.weeks, arguments.gpu_hour_cost)
-    manifest = read_sources(arguments.source, config.sources.policy, may_be_empty=True)
-    return nightly(manifest, arguments.out, config, classifier, settings, arguments.address)
+def _status_of(error: Exception) -> tuple[str, int]:
+    """The status for the hook and the exit status of a night that was not finished."""
+    if isinstance(error, ConfigError):
+        return "broken", USAGE
+    if isinstance(error, Busy):
+        return "held", HELD
+    if isinstance(error, Stopped):
+        return "stopped", STOPPED
+    if not isinstance(error, RunEnded):
+        # Nobody watches at night: whatever it is, the hook is called.
+        traceback.print_exception(error)
+    return "broken", BROKEN
+
+
+def _print_night(summary: Mapping[str, Any]) -> None:
+    print(as_markdown(summary))
+    for failure in summary["failed"]:
+        print(f"failed: {describe_failure(failure)}")
+    if (more := sum(summary["failures"].values()) - len(summary["failed"])) > 0:
+        print(f"failed: and {more} more, see {summary['out']}/errors")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program."""
+    run_program(app, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,6 @@ instructions this processor lacks is skipped. Exit status: 0 all passed, 1 a tes
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -17,11 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, NoReturn
 from xml.etree import ElementTree
 
+import typer
 from rich.console import Console
 from rich.table import Table
+
+from vemoclap_batch.cli.common import BROKEN, DONE, program, run_program
+from vemoclap_batch.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Instruction sets as torch tells them, each of which has those before it.
@@ -88,29 +91,29 @@ class Outcome:
         return self.failed > 0 or self.note.startswith("pytest")
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    """Run the variants and print the table; returns the exit status."""
-    arguments = parse(given)
+app = program(__doc__)
+
+
+@app.command(help=__doc__)
+def processor_variants(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH]...", help="Tests to choose from.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated [default: all].")] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share the tests.")] = 2,
+) -> None:
+    """Run the variants and print the table."""
+    if unknown := [name for name in variant or () if name not in VARIANTS]:
+        raise ConfigError([f"--variant {name!r}: expected one of {', '.join(VARIANTS)}" for name in unknown])
     level = capability()
     outcomes = []
-    for name in arguments.variant or VARIANTS:
+    for name in variant or VARIANTS:
         needs = VARIANTS[name].needs
         if LEVELS.index(needs) > LEVELS.index(level):
             outcomes.append(Outcome(name, note=f"skipped: this processor has no {needs}"))
             continue
         print(f"{name}: {' '.join(f'{key}={value}' for key, value in VARIANTS[name].environment.items())}", flush=True)
-        outcomes.append(run(name, arguments.processes, arguments.paths))
+        outcomes.append(run(name, processes, paths or ()))
     show(outcomes)
-    return 1 if any(outcome.is_broken for outcome in outcomes) else 0
-
-
-def parse(given: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="tests to choose from [all]")
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="may be repeated [all]")
-    parser.add_argument("--processes", type=int, default=2, help="that share the tests [%(default)s]")
-    return parser.parse_args(given)
+    raise typer.Exit(BROKEN if any(outcome.is_broken for outcome in outcomes) else DONE)
 
 
 def capability() -> str:
@@ -153,5 +156,10 @@ def show(outcomes: Sequence[Outcome]) -> None:
     Console().print(table)
 
 
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program."""
+    run_program(app, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

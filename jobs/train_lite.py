@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import vemoclap_batch
 from lite import sets
 from lite.fusion_training import Sets, train_lite_fusion
+from vemoclap_batch.cli.common import print_json, program, run_program
 
 FER = "fer2013_train_val.parquet"
 WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights"
@@ -25,37 +27,37 @@ NOT_FOR = (
 )
 
 
-def main() -> None:
+app = program(__doc__)
+
+
+@app.command(help=__doc__)
+def train_lite(
+    data: Annotated[Path, typer.Option(help="Folder with fer2013, ravdess and goemotions.")],
+    out: Annotated[Path, typer.Option(help="Where the fusion checkpoint goes.")] = WEIGHTS,
+    expression: Annotated[
+        bool, typer.Option("--expression", help="Train the package's expression network first (an hour).")
+    ] = False,
+    voice: Annotated[
+        bool, typer.Option("--voice", help="Fit the package's projection of the audio first (five minutes).")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the sets' features for the next time.")] = None,
+) -> None:
     """Read the sets through the lite extractors, train the fusion, write the checkpoint and print its scores."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with fer2013, ravdess and goemotions")
-    parser.add_argument(
-        "--out", type=Path, default=WEIGHTS, help="where the fusion checkpoint goes [default: the package]"
-    )
-    parser.add_argument(
-        "--expression", action="store_true", help="train the package's expression network first (an hour)"
-    )
-    parser.add_argument(
-        "--voice", action="store_true", help="fit the package's projection of the sound first (five minutes)"
-    )
-    parser.add_argument("--cache", type=Path, help="folder that keeps the sets' features for the next time")
-    arguments = parser.parse_args()
-    data = arguments.data
-    if arguments.expression:
+    if expression:
         from lite.expression_training import train_expression_net
 
         train_expression_net(data / FER, WEIGHTS / "expression.safetensors")
-    if arguments.voice:
+    if voice:
         from lite.voice_training import train_voice_projection
         from vemoclap_batch.extractors.whisper_weights import bundled_folder
 
         whisper = bundled_folder() / "model.bin"
         train_voice_projection(data / "ravdess" / "manifest.csv", whisper, WEIGHTS / "voice.safetensors")
-    training, validation = read_split(data, "train", arguments.cache), read_split(data, "val", arguments.cache)
+    training, validation = read_split(data, "train", cache), read_split(data, "val", cache)
     checkpoint = train_lite_fusion(training, validation)
     checkpoint.card |= {"data": DATA, "must_not_be_used_for": NOT_FOR}
-    checkpoint.save(arguments.out / "lite-fusion", half=True)
-    print(json.dumps(checkpoint.card["scores"]))
+    checkpoint.save(out / "lite-fusion", half=True)
+    print_json(checkpoint.card["scores"])
 
 
 def read_split(data: Path, split: str, cache: Path | None) -> Sets:
@@ -74,4 +76,4 @@ def read_split(data: Path, split: str, cache: Path | None) -> Sets:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(app)

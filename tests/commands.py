@@ -3,7 +3,10 @@
 A test that polls for the moment comes too late on a busy machine: the command has ended by then.
 """
 
+import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 _DIES = """
 import os, re, runpy, signal, sys
@@ -45,6 +48,17 @@ StopRequest.gently = telling
 sys.argv = [script, *sys.argv[3:]]
 runpy.run_path(script, run_name="__main__")
 """
+
+
+def here(main, *arguments):
+    """Run a program's ``main``, which ends by SystemExit, in this process; returns how it ended and what it wrote."""
+    out, err, words = StringIO(), StringIO(), list(map(str, arguments))
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(words)
+        except SystemExit as ended:
+            return subprocess.CompletedProcess(words, ended.code or 0, out.getvalue(), err.getvalue())
+    raise AssertionError("a program ends by SystemExit")
 
 
 def dying(pattern, number, script, *arguments):

@@ -15,17 +15,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.policy import SCHEMES, Policy
 
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
-
-
-class ConfigError(ValueError):
-    """Wrong configuration or usage; the message names every mistake, one a line."""
-
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = list(mistakes)
 
 
 class _Settings(BaseModel):
@@ -45,10 +38,10 @@ class Sampling(_Settings):
 
 
 class Cost(_Settings):
-    """Seconds of one core (or GPU) that a stage takes, for the plan; measured figures of earlier runs go first."""
+    """Seconds of one core (or GPU) that a stage takes, for the plan; a run prefers what earlier runs measured."""
 
     per_video_s: float = Field(0.1, ge=0)
-    per_audio_s: float = Field(0.0, ge=0, description="per second of sound")
+    per_audio_s: float = Field(0.0, ge=0, description="per second of audio")
 
 
 class Decode(_Settings):
@@ -58,24 +51,24 @@ class Decode(_Settings):
     fetch_timeout_s: float = Field(3600, gt=0, description="seconds that fetching a remote file may take, all in all")
     max_fetch_gb: float = Field(64, gt=0, description="a larger remote file is refused, in GiB")
     memory_gb: float = Field(4, gt=0, description="address space of the worker above its start, in GiB")
-    max_duration_s: float = Field(86_400, gt=0, description="sound after this is left out, with a warning")
-    whole_s: float = Field(600, ge=0, description="a video with more seconds of sound travels in parts")
-    whole_frames: int = Field(32, ge=0, description="a video of which more frames are taken travels in parts")
-    part_s: float = Field(120, ge=1, description="seconds of sound in a part, at most; ASR is cut there")
-    part_frames: int = Field(16, ge=1, description="frames in a part, at most")
+    max_duration_s: float = Field(86_400, gt=0, description="audio after this is left out, with a warning")
+    whole_s: float = Field(600, ge=0, description="a video with more seconds of audio is cut into chunks")
+    whole_frames: int = Field(32, ge=0, description="a video of which more frames are taken is cut into chunks")
+    part_s: float = Field(120, ge=1, description="seconds of audio in a chunk, at most; ASR is cut there")
+    part_frames: int = Field(16, ge=1, description="frames in a chunk, at most")
     decoder: Literal["decord", "pyav"] = Field(
-        "pyav", description="reads the frames; only PyAV tells when one is damaged, and steps in where decord cannot"
+        "pyav", description="reads the frames; PyAV alone detects damaged ones, and reads what decord cannot"
     )
     actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
     cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
 
 
 class Sources(_Settings):
-    """Which addresses may be read, whatever a manifest names."""
+    """Which addresses a manifest may name."""
 
     @property
     def policy(self) -> Policy:
-        """What that allows."""
+        """The settings as a policy."""
         return Policy(self.schemes, self.roots)
 
     schemes: tuple[str, ...] = Field(SCHEMES, description="a path without a scheme is file")
@@ -93,23 +86,23 @@ class Pool(_Settings):
 
 
 class Pipeline(_Settings):
-    """How work is cut up and how often it is tried."""
+    """Sizes of blocks, retries and time-outs of a run."""
 
     block_videos: int | None = Field(
-        None, ge=1, description="videos that travel and are batched together, at most; without it 4 for GPUs, else 1"
+        None, ge=1, description="videos of a block, batched together, at most; without it 4 for GPUs, else 1"
     )
     compact_shards: int = Field(
         2000, ge=0, description="a run compacts its output in the end when a table has more shards; 0: never"
     )
-    max_attempts: int = Field(3, ge=1, description="runs that try a cell whose failure may be passing")
+    max_attempts: int = Field(3, ge=1, description="how often a cell is tried whose failure may pass")
     extract_timeout_s: float = Field(
-        1800.0, gt=0, description="how long an extractor may take for one batch before its process is ended"
+        1800.0, gt=0, description="how long an extractor may take for one batch before its process is killed"
     )
     max_actor_restarts: int = Field(1000, ge=0, description="restarts of one actor before the run gives up")
     wait_for_nodes_s: float = Field(
         1800.0,
         gt=0,
-        description="how long a run that stands still waits for new nodes",
+        description="how long a run without progress waits for new nodes",
     )
 
 
@@ -164,22 +157,33 @@ class Config(_Settings):
 
     @property
     def block_videos(self) -> int:
-        """Videos that travel and are batched together, at most; a CPU wins nothing by a batch of videos."""
+        """Videos of a block, at most: batches of several make a GPU faster, not a CPU."""
         return self.pipeline.block_videos or (4 if self.uses_gpu else 1)
 
 
-def load_config(profile: str = "lite", overrides: Sequence[str] = ()) -> Config:
-    """Read a profile, apply overrides and validate the result.
+def load_config(
+    profile: str = "lite",
+    settings: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    frames: int | None = None,
+    models_dir: str | None = None,
+) -> Config:
+    """Read a profile, change some of its settings and validate the result.
 
     Args:
         profile: the name of a shipped profile, or the path of a YAML file.
-        overrides: ``section.key=value`` items; the value is read as YAML.
+        settings: changes, as ``section.key=value`` items or as a mapping of keys to values.
+        frames: ``sampling.frames``, unless None.
+        models_dir: ``models_dir``, unless None.
 
     Raises:
         ConfigError: with every mistake found.
     """
     raw = _read_profile(profile)
-    mistakes = [mistake for item in overrides if (mistake := _apply(raw, item))]
+    changes, mistakes = _key_values("--set", settings)
+    named = {"models_dir": models_dir, "sampling.frames": frames}
+    changes |= {key: value for key, value in named.items() if value is not None}
+    mistakes += [mistake for key, value in changes.items() if (mistake := _set(raw, key, value))]
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -189,15 +193,41 @@ def load_config(profile: str = "lite", overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def read_key_values(option: str, items: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Read the ``key=value`` items of an option; a mapping is returned as it is.
+
+    Raises:
+        ConfigError: an item is not ``key=value``, or its value is not YAML.
+    """
+    values, mistakes = _key_values(option, items)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return values
+
+
+def own_checkpoint(config: Config) -> str:
+    """Locate the fusion checkpoint that belongs to the profile.
+
+    Raises:
+        ConfigError: the profile has none.
+    """
+    if config.checkpoint is None:
+        message = (
+            f"profile {config.profile!r} has no fusion checkpoint of its own: give one with --model, or use extract"
+        )
+        raise ConfigError([message])
+    return str(resources.files("vemoclap_batch") / config.checkpoint)
+
+
 def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU that is not hidden from this process; loads no library."""
+    """Tell whether this machine has an NVIDIA GPU that is not hidden from this process; loads no library."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
         return False
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def profiles() -> list[str]:
-    """Names of the profiles that the package ships."""
+    """List the names of the shipped profiles."""
     return sorted(
         item.name[:-5] for item in resources.files("vemoclap_batch.profiles").iterdir() if item.name.endswith(".yaml")
     )
@@ -219,15 +249,26 @@ def _read_profile(profile: str) -> dict[str, Any]:
     return {"profile": name, **raw}
 
 
-def _apply(raw: dict[str, Any], item: str) -> str | None:
-    """Set one override in place; returns what is wrong with it, if anything."""
-    key, equals, text = item.partition("=")
-    if not equals or not key:
-        return f"--set {item!r}: expected key=value, such as sampling.frames=8"
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return f"--set {key}: the value {text!r} is not YAML"
+def _key_values(option: str, items: Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values by key, and a message for each item that is wrong."""
+    if isinstance(items, Mapping):
+        return dict(items), []
+    values, mistakes = {}, []
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not (equals and key):
+            mistakes.append(f"{option} {item!r}: expected key=value")
+            continue
+        try:
+            # YAML reads 1e-3 as a string, which pydantic converts to a number.
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            mistakes.append(f"{option} {key}: the value {text!r} is not YAML")
+    return values, mistakes
+
+
+def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
+    """Change one setting in place; returns a message if there is no place for it."""
     *path, last = key.split(".")
     node = raw
     for depth, part in enumerate(path):
@@ -253,5 +294,5 @@ def _describe(error: Mapping[str, Any]) -> str:
 
 
 def describe_errors(prefix: str, error: ValidationError) -> list[str]:
-    """The mistakes of a pydantic error, each naming the setting under ``prefix``, its value and what was expected."""
+    """List the mistakes of a pydantic error: the setting under ``prefix``, its value and what was expected."""
     return [f"{prefix}.{_describe(item)}" for item in error.errors()]

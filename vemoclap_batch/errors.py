@@ -1,8 +1,9 @@
-"""What went wrong with one video, as data: it travels in rows, never as an exception across processes."""
+"""The exceptions of the package, and the failure of one video, which is a row of a table and never an exception."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,7 +16,7 @@ class ErrorType(StrEnum):
 
     Of files that are no video: ``empty`` (0 bytes), ``incomplete`` (still being uploaded, recorded or downloaded),
     ``web_page`` (an HTML page or a server's answer under the name of a video), ``playlist`` (it names other files),
-    ``no_streams`` (media, but with neither picture nor sound), ``encrypted`` and ``not_media`` (something else).
+    ``no_streams`` (a container with neither video nor audio), ``encrypted`` and ``not_media`` (something else).
     """
 
     NOT_FOUND = "not_found"
@@ -35,32 +36,42 @@ class ErrorType(StrEnum):
     MODEL = "model"
 
 
-#: A failure of these kinds may go away by itself, so a later run tries again; the others need another file or model.
+#: Failures that may pass: a later run tries again. The others need another file or model.
 TRANSIENT = frozenset({ErrorType.IO, ErrorType.TIMEOUT, ErrorType.WORKER_DIED, ErrorType.OUT_OF_MEMORY})
+
+
+class ConfigError(ValueError):
+    """Wrong configuration or usage; the message names every mistake, one a line."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = list(mistakes)
 
 
 class RunEnded(Exception):
     """A run ended before it was done; what was committed is kept.
 
     Attributes:
-        summary: what the run wrote of itself, once it had begun.
-        last_words: the same as a command prints it, the last of all.
+        summary: what ``OUT/runs/<run id>.json`` says of the run; None when it had not begun.
     """
 
     summary: dict[str, Any] | None = None
-    last_words: str = ""
 
 
 class RunBroken(RunEnded, RuntimeError):
-    """The run itself cannot go on (an extractor does not start, the cluster is gone); what was committed is kept."""
+    """The run cannot go on: an extractor does not start, say, or the cluster or the output folder is gone."""
+
+
+class Busy(RunEnded):
+    """The run did not begin: another one holds the output folder."""
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown: ``user:password@`` is left out; the same text when it has none."""
+    """Remove ``user:password@`` from an address, so that it may be shown."""
     return _PASSWORD.sub(r"\1\2\3", address)
 
 
-#: Why an address with a password is not taken.
+#: Why an address with a password is refused.
 PASSWORD_REFUSED = "it holds a password, which logs and tables would show: credentials come from the environment"
 #: As in ``s3://KEY:SECRET@bucket``, where the secret may hold slashes, and ``https://TOKEN@host``.
 #: In ``abfs://container@account`` and ``github://me:name@`` it is part of the name.
@@ -75,7 +86,7 @@ class Failure:
     """One failed (video, stage) cell.
 
     Attributes:
-        error_type: what kind of failure, which decides whether a later run tries again.
+        error_type: decides whether a later run tries again.
         message: for a person; names the cause and, where there is one, the remedy.
     """
 
@@ -84,13 +95,13 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, error_type: ErrorType | None = None) -> Failure:
-        """The failure that an exception stands for; its kind is read off the exception unless given."""
-        kind = error_type or _kind(error)
+        """Make a failure of an exception; the type follows from the exception unless given."""
+        error_type = error_type or _type_of(error)
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return cls(kind, message[:MAX_MESSAGE])
+        return cls(error_type, message[:MAX_MESSAGE])
 
 
-def _kind(error: BaseException) -> ErrorType:
+def _type_of(error: BaseException) -> ErrorType:
     if isinstance(error, FileNotFoundError):
         return ErrorType.NOT_FOUND
     if isinstance(error, TimeoutError):

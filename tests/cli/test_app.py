@@ -2,14 +2,12 @@
 
 import json
 import os
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.commands import here
 from tests.tiny import PROFILE
 from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import LABELS, load_config
@@ -24,21 +22,9 @@ from vemoclap_batch.store.store import Store
 PER_LABEL = 30
 
 
-@dataclass
-class Done:
-    """How a command ended and what it wrote."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def command(*arguments):
     """Run a command in this process."""
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    return Done(left.value.code or 0, out.getvalue(), err.getvalue())
+    return here(main, *arguments)
 
 
 def last(done):

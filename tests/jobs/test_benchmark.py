@@ -13,8 +13,10 @@ import pytest
 
 from bench import decode, efficiency, extractors, memory, missing
 from bench.published import full_decode, one_by_one
+from bench.report import Report
 from bench.videos import write_variants, write_video
 from bench.whisper_model import write_whisper
+from tests.commands import here
 from tests.waiting import wait_for
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import Failure
@@ -46,9 +48,10 @@ def job():
     return module.main
 
 
-def test_the_job_reports_the_machine_and_its_table(job, capsys):
-    assert job(["missing", "--quick", "--json"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_the_job_reports_the_machine_and_its_table(job):
+    done = here(job, "missing", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     found = json.loads(lines[-1])
     assert found["settings"]["rows"] == 2000
     assert [row["step"] for row in found["rows"]] == ["profile", "manifest", "find_work"]
@@ -59,9 +62,19 @@ def test_the_job_reports_the_machine_and_its_table(job, capsys):
     assert any(line.startswith("│ find_work") for line in lines)
 
 
-def test_wrong_settings_are_named(job, capsys):
-    assert job(["missing", "--quick", "--profile", "nosuch"]) == 2
-    assert "'nosuch'" in capsys.readouterr().err
+def test_wrong_settings_are_named(job):
+    done = here(job, "missing", "--quick", "--profile", "nosuch")
+    assert done.returncode == 2
+    assert "'nosuch'" in done.stderr
+
+
+@pytest.mark.parametrize("given", [["--clips", "5", "7"], ["--clips", "5", "--clips", "7"]])
+def test_several_values_of_one_option(job, given, monkeypatch):
+    asked = []
+    report = Report("memory", {}, [{"clips": 5}], {})
+    monkeypatch.setattr(memory, "flat", lambda *arguments: asked.append(arguments) or report)
+    assert here(job, "memory", *given, "--set", "sampling.frames=4").returncode == 0
+    assert asked == [([5, 7], "lite", ["sampling.frames=4"])]
 
 
 def test_rows_that_are_not_there_are_found_missing(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.clips import make_clip, sine
-from tests.commands import dying
+from tests.commands import dying, here
 from vemoclap_batch.config import LABELS
 
 pytestmark = pytest.mark.numeric
@@ -93,16 +93,14 @@ def job(monkeypatch):
     return importlib.import_module("ekman6")
 
 
-def test_a_killed_job_goes_on_and_a_finished_one_trains_and_extracts_nothing(
-    mini, done, address, job, monkeypatch, capsys
-):
+def test_a_killed_job_goes_on_and_a_finished_one_trains_and_extracts_nothing(mini, done, address, job):
     calls = [line for line in (mini / "calls.txt").read_text().splitlines() if line.startswith("frames")]
     assert len(calls) == len(set(calls)) == 6 * PER_CLASS
     before = {path: at for path, at in files(mini).items() if path.parent.name != "ekman6"}
     assert len([path for path in before if path.name == "model.safetensors"]) == 4
-    monkeypatch.setattr(sys, "argv", words(mini, address))
-    assert job.main() == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == done
+    again = here(job.main, *words(mini, address)[1:])
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1]) == done
     assert {path: at for path, at in files(mini).items() if path.parent.name != "ekman6"} == before
 
 
@@ -141,12 +139,9 @@ def test_the_page_shows_ours_beside_the_published(mini, done):
 @pytest.mark.parametrize(
     "wrong", [["--preset", "slow"], ["--seeds", "1,x"], ["--split", "nowhere.csv"], ["--profile", "nosuch"]]
 )
-def test_mistakes_are_told_before_anything_starts(mini, tmp_path, monkeypatch, capsys, job, wrong):
-    monkeypatch.setattr(sys, "argv", ["ekman6", str(mini / "data"), "-o", str(tmp_path / "out"), *wrong])
-    with pytest.raises(SystemExit) as left:
-        job.main()
-    assert left.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert wrong[1] in said
+def test_mistakes_are_told_before_anything_starts(mini, tmp_path, job, wrong):
+    done = here(job.main, mini / "data", "-o", tmp_path / "out", *wrong)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert wrong[1] in done.stderr
     assert not (tmp_path / "out").exists()

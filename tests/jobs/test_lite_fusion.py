@@ -14,8 +14,7 @@ from lite.fusion_training import (
     standardised,
 )
 from lite.sets import SOUND, Items, cached
-from vemoclap_batch.cli.common import default_checkpoint
-from vemoclap_batch.config import LABELS, load_config
+from vemoclap_batch.config import LABELS, load_config, own_checkpoint
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces
 from vemoclap_batch.fusion.data import Examples
@@ -86,7 +85,7 @@ def test_a_set_is_read_once(made, tmp_path):
 
 
 def test_the_packaged_checkpoint_fits_the_lite_profile_and_has_a_card():
-    checkpoint = Checkpoint.load(default_checkpoint(load_config("lite")))
+    checkpoint = Checkpoint.load(own_checkpoint(load_config("lite")))
     specs = resolve(load_config("lite"))
     check_spaces(checkpoint, {name: spec.space for name, spec in specs.items()}, list(checkpoint.spec.features))
     assert set(checkpoint.spec.features) == set(FEATURES)
@@ -98,7 +97,7 @@ def test_the_packaged_checkpoint_fits_the_lite_profile_and_has_a_card():
 
 
 def test_any_subset_of_modalities_gives_a_distribution(made):
-    checkpoint = Checkpoint.load(default_checkpoint(load_config("lite")))
+    checkpoint = Checkpoint.load(own_checkpoint(load_config("lite")))
     widths = {name: feature.width for name, feature in checkpoint.spec.features.items()}
     nothing = Examples(
         ["x"], {name: [np.zeros((0, width), np.float32)] for name, width in widths.items()}, np.array([-1])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import here
+
 ROOT = Path(__file__).parents[2]
 TESTS = """
 import os
@@ -39,18 +41,20 @@ def cells(printed):
     return {name: rest for name, *rest in rows}
 
 
-def test_a_failure_in_one_variant_is_counted_there(job, tmp_path, capsys):
+def test_a_failure_in_one_variant_is_counted_there(job, tmp_path):
     (tmp_path / "test_numbers.py").write_text(TESTS)
     given = ["--processes", "1", str(tmp_path / "test_numbers.py")]
-    assert job.main(["--variant", "plain", "--variant", "aten-default", *given]) == 1
-    found = cells(capsys.readouterr().out)
+    done = here(job.main, "--variant", "plain", "--variant", "aten-default", *given)
+    assert done.returncode == 1
+    found = cells(done.stdout)
     assert (found["plain"][:2], found["aten-default"][:2]) == (["2", "0"], ["1", "1"])
 
 
-def test_where_there_is_no_numeric_test_nothing_has_passed(job, tmp_path, capsys):
+def test_where_there_is_no_numeric_test_nothing_has_passed(job, tmp_path):
     (tmp_path / "test_none.py").write_text("def test_it(): pass")
-    assert job.main(["--variant", "plain", "--processes", "1", str(tmp_path / "test_none.py")]) == 1
-    assert cells(capsys.readouterr().out)["plain"][-1] == "pytest ended with 5"
+    done = here(job.main, "--variant", "plain", "--processes", 1, tmp_path / "test_none.py")
+    assert done.returncode == 1
+    assert cells(done.stdout)["plain"][-1] == "pytest ended with 5"
 
 
 def test_what_the_processor_lacks_is_skipped():
@@ -62,8 +66,7 @@ def test_what_the_processor_lacks_is_skipped():
     assert "skipped: this processor has no AVX512" in done.stdout
 
 
-def test_a_wrong_name_is_wrong_usage(job, capsys):
-    with pytest.raises(SystemExit) as left:
-        job.main(["--variant", "nosuch"])
-    assert left.value.code == 2
-    assert "nosuch" in capsys.readouterr().err
+def test_a_wrong_name_is_wrong_usage(job):
+    done = here(job.main, "--variant", "nosuch")
+    assert done.returncode == 2
+    assert "nosuch" in done.stderr

@@ -17,9 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.clips import pattern, sine
-from vemoclap_batch.cli.common import left_out
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.media.decode import decode
+from vemoclap_batch.report.failures import describe_ignored
 from vemoclap_batch.sources import listing
 from vemoclap_batch.sources import manifest as M
 
@@ -56,11 +56,11 @@ def test_a_folder_gives_every_kind_that_people_have(tmp_path):
 
 
 def test_what_was_left_out_is_said_by_suffix():
-    assert left_out(Counter()) == "left out no file"
-    assert left_out(Counter({".txt": 1})) == "left out 1 file: 1 .txt"
-    assert left_out(Counter({".txt": 3, ".srt": 2})) == "left out 5 files: 3 .txt, 2 .srt"
+    assert describe_ignored(Counter()) == "left out no file"
+    assert describe_ignored(Counter({".txt": 1})) == "left out 1 file: 1 .txt"
+    assert describe_ignored(Counter({".txt": 3, ".srt": 2})) == "left out 5 files: 3 .txt, 2 .srt"
     many = Counter({f".{number}": 20 - number for number in range(12)})
-    assert left_out(many).endswith("11 .9, 19 of 2 other kinds")
+    assert describe_ignored(many).endswith("11 .9, 19 of 2 other kinds")
 
 
 @pytest.mark.parametrize("kind", [".vob", ".mxf", ".asf", ".f4v", ".3g2", ".3gpp", ".wma", ".m2ts", ".m4v", ".mka"])

@@ -50,7 +50,8 @@ def write_labels(path, labels):
 
 def run(*arguments):
     app = typer.Typer(pretty_exceptions_enable=False)
-    cli_analysis.mount(app)
+    app.command()(cli_analysis.analyze)
+    app.command()(cli_analysis.suggest_blacklist)
     app([*map(str, arguments)], standalone_mode=False)
 
 

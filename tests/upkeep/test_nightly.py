@@ -107,9 +107,10 @@ def job_here(monkeypatch, capfd):
     def once(*arguments):
         monkeypatch.setattr(sys, "argv", ["nightly.py", *map(str, arguments)])
         capfd.readouterr()
-        code = program["main"]()
+        with pytest.raises(SystemExit) as left:
+            program["main"]()
         said = capfd.readouterr()
-        return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
+        return subprocess.CompletedProcess(sys.argv, left.value.code or 0, said.out, said.err)
 
     return once
 
@@ -216,7 +217,7 @@ WRONG = [("--hook", "notify 'oops"), ("--hook", "/no/such/command"), ("--weeks",
 def test_wrong_options_are_told_before_the_night(capsys, option, value):
     program = runpy.run_path(str(ROOT / "jobs" / "nightly.py"))
     with pytest.raises(SystemExit) as caught:
-        program["parse"](["--source", "clips", "--out", "out", option, str(value)])
+        program["main"](["--source", "clips", "--out", "out", option, str(value)])
     assert caught.value.code == 2
     assert f"error: {option} " in capsys.readouterr().err
 

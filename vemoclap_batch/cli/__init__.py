@@ -1,1 +1,1 @@
-"""The commands, one file a group; :mod:`~vemoclap_batch.cli.app.app` puts them together."""
+"""The commands, one file a group; :mod:`~vemoclap_batch.cli.app` puts them together."""

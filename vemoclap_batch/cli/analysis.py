@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from vemoclap_batch.cli.common import (
+    Blacklist,
     Features,
+    Heads,
+    Hyper,
     Json,
     Labels,
     OutArgument,
-    Overrides,
     Profile,
-    chosen_fingerprints,
-    existing_store,
-    hyper_parameters,
-    preferred_fingerprints,
+    Settings,
+    Use,
+    Width,
+    print_json,
+    read_fingerprints,
+    read_names,
 )
-from vemoclap_batch.config import load_config
 
 _SHOWN = 20
 
 
 def analyze(
-    out: OutArgument, labels: Labels,
-    blacklist: Annotated[
-        str | None, typer.Option(help="Text file of videos to leave out, one id or file name a line; # for comments.")
-    ] = None,
+    out: OutArgument, labels: Labels, blacklist: Blacklist = None,
     folder: Annotated[
         str | None, typer.Option("-o", "--out", help="Where analysis.json, analysis.md and the pictures go.")
     ] = None,
-    profile: Profile = "lite", overrides: Overrides = None, as_json: Json = False,
+    profile: Profile = "lite", settings: Settings = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Say what the labelled videos of OUT are like, by class, and what a blacklist changes. Opens no video."""
+    from vemoclap_batch.api import open_store, own_fingerprints
     from vemoclap_batch.report.digest import shorten
     from vemoclap_batch.studies.analysis import analyze as run_analysis
     from vemoclap_batch.studies.analysis_page import as_text, grids, summary, write_analysis
 
-    store = existing_store(out)
-    result = run_analysis(store, labels, blacklist, preferred_fingerprints(store, profile, overrides))
+    store = open_store(out)
+    result = run_analysis(store, labels, blacklist, own_fingerprints(store, profile, settings or ()))
     for grid in grids(result):
         print(f"{as_text(grid)}\n")
     for note in result["notes"]:
@@ -53,23 +53,17 @@ def analyze(
     print(summary(result))
     if folder:
         print(f"{', '.join(write_analysis(result, folder))} are in {folder}")
-    if as_json:
-        print(json.dumps({"out": out} | result))
+    print_json({"out": out} | result, as_json)
 
 
 def suggest_blacklist(
     out: OutArgument, labels: Labels,
     file: Annotated[str, typer.Option("-o", "--out", help="The list to write; a .csv and a .json go beside it.")],
-    profile: Profile = "lite", overrides: Overrides = None, features: Features = None,
-    use: Annotated[str | None, typer.Option(help="Features to judge by, comma-separated [default: all].")] = None,
+    profile: Profile = "lite", settings: Settings = None, features: Features = None,
+    use: Use = None,
     split: Annotated[str, typer.Option(help="Which split's labels are judged; all for every labelled video.")] = "all",
     folds: Annotated[int, typer.Option(help="Classifiers, each trained without its share of the videos.")] = 5,
-    d_model: Annotated[int, typer.Option(help="Width of the classifiers.")] = 512,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
-    hyper: Annotated[
-        list[str] | None,
-        typer.Option("--hyper", metavar="KEY=VALUE", help="Change the preset quick, e.g. max_steps=1000; see train."),
-    ] = None,
+    d_model: Width = 512, heads: Heads = 4, hyper: Hyper = None,
     seed: Annotated[int, typer.Option(help="Same seed, same list.")] = 1,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -78,21 +72,24 @@ def suggest_blacklist(
     Classifiers (preset quick) judge videos that they were not trained on; confident learning says which labels they
     contradict too clearly. A suggestion is no verdict.
     """
+    from vemoclap_batch.api import open_store, own_fingerprints
+    from vemoclap_batch.config import load_config, read_key_values
     from vemoclap_batch.pipeline.progress import tracking
     from vemoclap_batch.studies import label_errors as suspects
     from vemoclap_batch.training.fit import training_settings
 
-    store, config = existing_store(out), load_config(profile, overrides or [])
-    preferred = preferred_fingerprints(store, profile, overrides)
+    store, config = open_store(out), load_config(profile, settings or ())
+    preferred = own_fingerprints(store, profile, settings or ())
     suspects.beside(file)
     options = suspects.Options(
         folds=folds, seed=seed, frames=config.sampling.frames, d_model=d_model, heads=heads, split=split,
-        settings=training_settings(suspects.PRESET, hyper_parameters(hyper))[0], use_gpu=config.uses_gpu,
+        settings=training_settings(suspects.PRESET, read_key_values("--hyper", hyper or ()))[0],
+        use_gpu=config.uses_gpu,
     )  # fmt: skip
     with tracking("folds", folds) as tracker:
         result = suspects.suggest_blacklist(
-            store, labels, options, chosen=chosen_fingerprints(features), preferred=preferred,
-            names=use.split(",") if use else None, report=lambda number, _: tracker.at(number + 1),
+            store, labels, options, chosen=read_fingerprints(features), preferred=preferred,
+            names=read_names(use), report=lambda number, _: tracker.at(number + 1),
         )  # fmt: skip
     files = suspects.write_suggestions(result, file)
     for suspect in result["suspects"][:_SHOWN]:
@@ -104,12 +101,5 @@ def suggest_blacklist(
     agreement = f"the classifiers agree with {100 * result['accuracy']:.0f} % of the labels (preset {result['preset']})"
     print(f"{len(result['suspects'])} of {result['n']} labels look wrong; {agreement}")
     print(f"the list is {file}, every video's probabilities are in {files['csv']}, all of it in {files['json']}")
-    if as_json:
-        brief = {name: value for name, value in result.items() if name != "videos"}
-        print(json.dumps({"out": out, "files": files, **brief}))
-
-
-def mount(app: typer.Typer) -> None:
-    """Add the commands to the program's."""
-    app.command()(analyze)
-    app.command("suggest-blacklist")(suggest_blacklist)
+    brief = {name: value for name, value in result.items() if name != "videos"}
+    print_json({"out": out, "files": files, **brief}, as_json)

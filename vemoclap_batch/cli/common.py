@@ -1,24 +1,18 @@
-"""What the commands share: their options, exit statuses, and how an option becomes what the package takes."""
+"""What all commands share: their options, how they print, and the exit status they end with."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
-import yaml
 
-from vemoclap_batch.config import Config, ConfigError, load_config
-from vemoclap_batch.errors import RunBroken, RunEnded
-from vemoclap_batch.store.lock import Busy
+from vemoclap_batch.errors import Busy, ConfigError, RunEnded
 
-#: Suffixes that are named one by one.
-_KINDS_SHOWN = 10
 DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 143
 
 Sources = Annotated[
@@ -42,81 +36,142 @@ Features = Annotated[
         "--features", metavar="NAME=FINGERPRINT", help="Which features table to use, where there are several."
     ),
 ]
+Use = Annotated[str | None, typer.Option(help="Features to use, comma-separated [default: all].")]
 Labels = Annotated[
     str, typer.Option(help="File with video_id or uri, label and, if you like, split (.csv, .jsonl, .parquet).")
 ]
+Blacklist = Annotated[
+    str | None, typer.Option(help="Text file of videos to leave out, one id or file name a line; # for comments.")
+]
 Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, paper, or a .yaml file of your own.")]
-Overrides = Annotated[
+Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
 ]
+Overrides = Settings
+Hyper = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hyper", metavar="KEY=VALUE",
+        help="Change the preset: lr, batch, max_steps, evaluate_every, patience, clip_gradients, class_weights, "
+        "label_smoothing, modality_dropout, weight_decay, amp.",
+    ),
+]  # fmt: skip
+Width = Annotated[int, typer.Option("--d-model", help="Width of the classifier.")]
+Heads = Annotated[int, typer.Option(help="Attention heads of the classifier.")]
+Dropout = Annotated[float, typer.Option(help="Dropout of the classifier.")]
 ModelsDir = Annotated[
     str | None, typer.Option("--models-dir", help="Folder of the models [default: $VEMOCLAP_MODELS, else the cache].")
 ]
 Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 
 
-def configuration(
-    profile: str, frames: int | None, overrides: list[str] | None, models_dir: str | None = None
-) -> Config:
-    """The profile with what the command line changes of it."""
-    chosen = list(overrides or [])
-    if models_dir is not None:
-        # As JSON, which YAML reads back whatever the path holds.
-        chosen.append(f"models_dir={json.dumps(models_dir)}")
-    if frames is not None:
-        chosen.append(f"sampling.frames={frames}")
-    return load_config(profile, chosen)
+def program(text: str | None = None, **options: Any) -> typer.Typer:
+    """Make a Typer program with plain help and plain exceptions."""
+    return typer.Typer(
+        help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **options
+    )
 
 
-def default_checkpoint(config: Config) -> str:
-    """Where the profile's own fusion checkpoint lies.
+def run_program(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a Typer program and end the process with its exit status.
 
-    Raises:
-        ConfigError: the profile has none.
+    Args:
+        app: the program.
+        arguments: the command line; without it that of the process.
     """
-    if config.checkpoint is None:
-        raise ConfigError(
-            [f"profile {config.profile!r} has no fusion checkpoint of its own: give one with --model, or use extract"]
-        )
-    return str(resources.files("vemoclap_batch") / config.checkpoint)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with exit_statuses():
+        app(arguments)
+    raise AssertionError("a Typer program ends by SystemExit")
 
 
-def window_of(window: float | None, hop: float | None) -> Any:
-    """The windows asked for; None for whole videos."""
-    from vemoclap_batch.media.timeline import Window
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """Turn exceptions into exit statuses; each mistake is a line on standard error.
 
-    mistakes = [
-        f"{name} {value:g}: expected more than 0 seconds"
-        for name, value in (("--window", window), ("--hop", hop))
-        if value is not None and not value > 0
-    ]
-    if hop is not None and window is None:
-        mistakes.append("--hop: needs --window")
-    if mistakes:
-        raise ConfigError(mistakes)
-    return None if window is None else Window(window, window if hop is None else hop)
+    SIGTERM ends the process as an error does, so that what it holds, such as the lock of a folder, is released.
+    """
+    from vemoclap_batch.pipeline.shutdown import Stopped, as_stopped, stoppable
 
-
-def over_windows(config: Config, window: Any) -> Config:
-    """The configuration whose features serve these windows; as it is for whole videos (None)."""
-    from vemoclap_batch.pipeline.windows import windowed
-
-    return config if window is None else windowed(config, window)
-
-
-def existing_store(out: str) -> Any:
-    """The store in a folder that has to be there."""
-    from vemoclap_batch.store.store import Store
-
-    store = Store(out)
-    if not store.exists():
-        raise ConfigError([f"{out!r}: no such output folder"])
-    return store
+    try:
+        with stoppable(), as_stopped():
+            yield
+    except ConfigError as error:
+        _leave(USAGE, [f"error: {mistake}" for mistake in error.mistakes])
+    except Busy as error:
+        _leave(HELD, [f"error: {error}"])
+    except Stopped as error:
+        _leave(STOPPED, [f"stopped; {_GO_ON}"], error)
+    except RunEnded as error:
+        _leave(BROKEN, [f"error: the run broke off: {error}", f"{_GO_ON}; --verbose shows more"], error)
+    except KeyboardInterrupt:
+        _leave(INTERRUPTED, [f"interrupted; {_GO_ON}"])
 
 
-def chosen_fingerprints(features: list[str] | None) -> dict[str, str]:
-    """The fingerprints that --features chooses, by extractor."""
+_GO_ON = "what was finished is kept, and the same command goes on from there"
+
+
+def _leave(status: int, messages: Sequence[str], error: BaseException | None = None) -> NoReturn:
+    for message in messages:
+        # Names of unknown origin may hold control characters, which a terminal takes for commands.
+        text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message)
+        print(text, file=sys.stderr)
+    sys.stderr.flush()  # A job's log holds both streams: the counts come last.
+    for note in getattr(error, "__notes__", ()):
+        print(note)
+    sys.exit(status)
+
+
+@contextmanager
+def counts_of_ended_run(as_json: bool) -> Iterator[None]:
+    """Have the counts of a run that ends early printed last, as :func:`show_run` does of others."""
+    try:
+        yield
+    except RunEnded as error:
+        if error.summary is not None:
+            error.add_note(_counts(error.summary, as_json))
+        raise
+
+
+def show_run(summary: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Print the summary of a run, the counts last, and exit with 3 if some cell failed, else with 0."""
+    from rich.console import Console
+
+    from vemoclap_batch.report.digest import show
+    from vemoclap_batch.report.failures import describe_failure
+
+    out, counts = summary["out"], summary["counts"]
+    show(summary["rows"], Console(width=None if sys.stdout.isatty() else 160))
+    if (more := counts["videos"] - len(summary["rows"])) > 0:
+        print(f"… and {more} more in {out}/predictions")
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    for failure in summary["failed"]:
+        print(f"failed: {describe_failure(failure)}")
+    if (more := sum(summary["failures"].values()) - len(summary["failed"])) > 0:
+        print(f"failed: and {more} more, see {out}/errors")
+    print(f"all tables are in {out}")
+    print(_counts(summary, as_json))
+    raise typer.Exit(FAILED if counts["failed"] else DONE)
+
+
+def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
+    counts = summary["counts"]
+    text = f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed"
+    if summary["left"]:
+        text += f", {summary['left']} left"
+    return f"{text}\n{json.dumps(summary, default=str)}" if as_json else text
+
+
+def print_json(result: Any, wanted: bool = True) -> None:
+    """Print an object as the last line of standard output, if ``--json`` was given."""
+    if wanted:
+        print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+
+
+def read_fingerprints(features: Sequence[str] | None) -> dict[str, str]:
+    """Read ``--features``: extractor → fingerprint."""
     pairs = [item.partition("=") for given in features or [] for item in given.split(",")]
     wrong = [
         f"--features {name!r}: expected NAME=FINGERPRINT" for name, equals, value in pairs if not (equals and value)
@@ -126,91 +181,14 @@ def chosen_fingerprints(features: list[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def preferred_fingerprints(store: Any, profile: str, overrides: list[str] | None, window: Any = None) -> dict[str, str]:
-    """The profile's own fingerprints; none where there is nothing to choose, so that its packages are not needed."""
-    config = over_windows(load_config(profile, overrides or []), window)
-    if all(len(store.fingerprints(name)) < 2 for name in config.extractors):
-        return {}
-    from vemoclap_batch.extractors.registry import resolvable
-
-    return {name: spec.fingerprint for name, spec in resolvable(config).items()}
-
-
-def hyper_parameters(given: list[str] | None) -> dict[str, Any]:
-    """Hyper-parameters that differ from the preset's, of KEY=VALUE each."""
-    pairs = [item.partition("=") for item in given or []]
-    mistakes = [f"--hyper {name!r}: expected KEY=VALUE" for name, equals, value in pairs if not (name and value)]
-    values: dict[str, Any] = {}
-    for name, _, text in pairs:
-        try:
-            # YAML reads 1e-3 as a text, which pydantic then takes for the number that it is.
-            values[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            mistakes.append(f"--hyper {name}: the value {text!r} is not YAML")
-    if mistakes:
-        raise ConfigError(mistakes)
-    return values
-
-
-def numbers(option: str, text: str) -> list[int]:
-    """The numbers of an option, comma-separated."""
+def read_numbers(option: str, text: str) -> list[int]:
+    """Read the comma-separated numbers of an option."""
     try:
         return [int(item) for item in text.split(",")]
     except ValueError as error:
         raise ConfigError([f"{option} {text!r}: expected numbers such as 1,2,3"]) from error
 
 
-@contextmanager
-def exit_statuses() -> Iterator[None]:
-    """Ends the process with the status that tells what went wrong, each mistake a line on standard error.
-
-    SIGTERM ends it as an error does, so that what it holds, such as the lock of a folder, is given back.
-    """
-    from vemoclap_batch.pipeline.shutdown import Stopped, as_stopped, stoppable
-
-    try:
-        with stoppable(), as_stopped():
-            yield
-    except ConfigError as error:
-        for mistake in error.mistakes:
-            print(f"error: {_printable(mistake)}", file=sys.stderr)
-        sys.exit(USAGE)
-    except RunBroken as error:
-        print(f"error: the run broke off: {_printable(str(error))}", file=sys.stderr)
-        print(
-            "what was finished is kept, and the same command goes on from there; --verbose shows more", file=sys.stderr
-        )
-        _say_last(error)
-        sys.exit(BROKEN)
-    except Busy as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(HELD)
-    except Stopped as error:
-        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        _say_last(error)
-        sys.exit(STOPPED)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
-def _printable(text: str) -> str:
-    """Names and texts of unknown origin, which a terminal must not take for commands."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
-
-
-def _say_last(error: RunEnded) -> None:
-    # A job's log holds both streams.
-    sys.stderr.flush()
-    if error.last_words:
-        print(error.last_words)
-
-
-def left_out(ignored: Counter[str]) -> str:
-    """How many files of the sources were left out, by suffix: ``left out 5 files: 3 .txt, 2 .srt``."""
-    if not ignored:
-        return "left out no file"
-    kinds = [f"{count} {kind}" for kind, count in ignored.most_common(_KINDS_SHOWN)]
-    rest = ignored.total() - sum(count for _, count in ignored.most_common(_KINDS_SHOWN))
-    kinds += [f"{rest} of {len(ignored) - _KINDS_SHOWN} other kinds"] * bool(rest)
-    return f"left out {ignored.total()} file{'s' * (ignored.total() > 1)}: {', '.join(kinds)}"
+def read_names(text: str | None) -> list[str] | None:
+    """Read the comma-separated names of an option; None when it was not given."""
+    return text.split(",") if text else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,17 +10,17 @@ from typing import Annotated
 
 import typer
 
-from vemoclap_batch.cli.common import Json
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.cli.common import Heads, Json, NoWait, print_json, program
+from vemoclap_batch.errors import ConfigError
 
-app = typer.Typer(help="Take over the authors' files; nothing that they name is run.", no_args_is_help=True)
+app = program("Import the authors' files; no code in them is run.", no_args_is_help=True)
 
 
 @app.command()
 def features(
     file: Annotated[str, typer.Argument(metavar="FILE.pkl", help="The authors' feature file.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Output folder, as of extract.")],
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit with 4 if another run holds OUT.")] = False,
+    no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
     """Write the features of a pickle to OUT as if extract had made them, and its labels to OUT/labels.parquet."""
@@ -42,8 +41,7 @@ def features(
     if done.labelled:
         print(f"labels of {done.labelled} videos are in {out}/{LABELS_FILE}")
     print(f"{done.new} done, {done.videos - done.new} skipped")
-    if as_json:
-        print(json.dumps({"out": out, **asdict(done)}, ensure_ascii=False))
+    print_json({"out": out, **asdict(done)}, as_json)
 
 
 @app.command()
@@ -54,7 +52,7 @@ def checkpoint(
     stats: Annotated[
         str | None, typer.Option(help="Their stats.pt, for the normalisation [default: the released values].")
     ] = None,
-    heads: Annotated[int, typer.Option(help="Attention heads; the weights fit any, the paper has 4.")] = 4,
+    heads: Heads = 4,
     as_json: Json = False,
 ) -> None:
     """Make a checkpoint of the authors' weights, for predict, label and evaluate."""
@@ -71,9 +69,8 @@ def checkpoint(
         size = f"{feature.length} × {feature.width}"
         print(f"{name:<14} {size:>9}  {feature.minimum:>12.6f} … {feature.maximum:<12.6f} space {feature.space}")
     print(f"the checkpoint is in {out}: {spec.d_model} wide, {spec.heads} heads, labels {', '.join(spec.labels)}")
-    if as_json:
-        description = {"checkpoint": out, "warnings": made.warnings, "notes": made.notes}
-        print(json.dumps(description | {"spec": spec.model_dump(mode="json")}, ensure_ascii=False))
+    description = {"checkpoint": out, "warnings": made.warnings, "notes": made.notes}
+    print_json(description | {"spec": spec.model_dump(mode="json")}, as_json)
 
 
 def manifest_ekman6(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vemoclap_batch.cli.common import (
     DONE,
-    FAILED,
     Address,
     Frames,
     HopS,
@@ -18,16 +17,19 @@ from vemoclap_batch.cli.common import (
     ModelsDir,
     NoWait,
     OutArgument,
-    Overrides,
     Profile,
+    Settings,
     Verbose,
     WindowS,
-    configuration,
-    default_checkpoint,
-    existing_store,
-    over_windows,
-    window_of,
+    counts_of_ended_run,
+    print_json,
+    show_run,
 )
+
+if TYPE_CHECKING:
+    from vemoclap_batch.config import Config
+    from vemoclap_batch.pipeline.run import Classifier
+    from vemoclap_batch.store.store import Store
 
 Model = Annotated[str | None, typer.Option("--model", help="Fusion checkpoint to predict with.")]
 Stage = Annotated[str | None, typer.Option(help="Only failures of decode, of extract or of one extractor.")]
@@ -36,40 +38,39 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.
 
 
 def status(
-    out: OutArgument, profile: Profile = "lite", overrides: Overrides = None, as_json: Json = False,
+    out: OutArgument, profile: Profile = "lite", settings: Settings = None, as_json: Json = False,
     models_dir: ModelsDir = None, frames: Frames = None, window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
     """Say what is done, missing and failed in OUT, for each extractor of the profile. Loads no model.
 
     What runs with --frames, --window or --hop did is found with the same options.
     """
-    from vemoclap_batch.upkeep.status import status as find_status
+    from vemoclap_batch.api import open_store, run_config
+    from vemoclap_batch.upkeep.status import status as read_status
 
-    config = configuration(profile, frames, overrides, models_dir)
-    found = find_status(existing_store(out), over_windows(config, window_of(window, hop)))
-    print(f"{found['videos']} videos in {out}")
-    for name, cells in found["extractors"].items():
+    result = read_status(open_store(out), run_config(profile, settings or (), frames, models_dir, window, hop))
+    print(f"{result['videos']} videos in {out}")
+    for name, cells in result["extractors"].items():
         given_up = f" ({cells['given_up']} given up)" if cells["given_up"] else ""
         counts = f"{cells['done']:>8} done {cells['missing']:>8} missing {cells['failed']:>6} failed{given_up}"
         print(f"{name:<14} {counts}  {cells['fingerprint']}")
-    for name in found["without_weights"]:
+    for name in result["without_weights"]:
         print(f"{name:<14} not known: its weights are not on this machine")
-    for failure in found["failures"]:
+    for failure in result["failures"]:
         where = failure["extractor"] or failure["stage"]
         print(f"failed: {failure['count']:>6} {where}: {failure['error_type']}")
-    for table in found["tables"]:
+    for table in result["tables"]:
         note = "" if table["current"] else "  (not of these settings)" if table["table"].startswith("features") else ""
         print(f"{table['table']:<40} {table['rows']:>9} rows {table['shards']:>6} shards {_size(table['bytes'])}{note}")
-    for run in found["runs"]["latest"]:
+    for run in result["runs"]["latest"]:
         print(f"run {run['run_id']} {run['command']}: {json.dumps(run['counts'])} in {run['wall_s']} s")
-    print(f"{found['runs']['count']} runs, {found['shards']} shards, {_size(found['bytes']).strip()}")
-    if as_json:
-        print(json.dumps({"out": out} | found))
+    print(f"{result['runs']['count']} runs, {result['shards']} shards, {_size(result['bytes']).strip()}")
+    print_json({"out": out} | result, as_json)
 
 
 def retry(
     out: OutArgument, stage: Stage = None, error_type: Type = None, profile: Profile = "lite",
-    model: Model = None, overrides: Overrides = None, no_wait: NoWait = False, as_json: Json = False,
+    model: Model = None, settings: Settings = None, no_wait: NoWait = False, as_json: Json = False,
     address: Address = None, verbose: Verbose = False, models_dir: ModelsDir = None, frames: Frames = None,
     window: WindowS = None, hop: HopS = None,
 ) -> None:  # fmt: skip
@@ -79,35 +80,34 @@ def retry(
     what it is now. The videos get whatever else they lack, too, and emotions if --model is given or if OUT's newest
     predictions are those of the profile's own checkpoint.
     """
-    from vemoclap_batch.cli.app import print_run, telling_the_end
+    from vemoclap_batch.api import open_store, run_config, run_summary, window_of
     from vemoclap_batch.pipeline.run import run
     from vemoclap_batch.upkeep.status import failed_again
 
-    config = configuration(profile, frames, overrides, models_dir)
-    windows = window_of(window, hop)
-    store = existing_store(out)
-    again = failed_again(store, over_windows(config, windows), stage, error_type)
+    store, config = open_store(out), run_config(profile, settings or (), frames, models_dir)
+    windowed = run_config(profile, settings or (), frames, models_dir, window, hop)
+    again = failed_again(store, windowed, stage, error_type)
     if not again.cells:
         print("nothing to try again: 0 failures" + (" of this kind" if stage or error_type else ""))
-        if as_json:
-            print(json.dumps({"out": out, "again": 0, "counts": {"videos": 0, "done": 0, "skipped": 0, "failed": 0}}))
+        counts = {"videos": 0, "done": 0, "skipped": 0, "failed": 0}
+        print_json({"out": out, "again": 0, "counts": counts}, as_json)
         raise typer.Exit(DONE)
     print(f"{len(again.cells)} failures of {again.videos.num_rows} videos are tried again")
-    with telling_the_end(as_json):
+    with counts_of_ended_run(as_json):
         done = run(
             again.videos, out, config, _classifier(store, config, model), wait=not no_wait, address=address,
-            verbose=verbose, window=windows, again=again.cells,
+            verbose=verbose, window=window_of(window, hop), again=again.cells,
         )  # fmt: skip
-    print_run(done, as_json)
-    raise typer.Exit(FAILED if done.failed else DONE)
+    show_run(run_summary(done), as_json)
 
 
 def compact(out: OutArgument, no_wait: NoWait = False, as_json: Json = False) -> None:
     """Merge the many small shards of each table of OUT into few large ones. Safe to kill at any moment."""
+    from vemoclap_batch.api import open_store
     from vemoclap_batch.store.compaction import compact as run_compact
     from vemoclap_batch.store.store import new_run_id
 
-    store = existing_store(out)
+    store = open_store(out)
     with store.writing(new_run_id(), wait=not no_wait):
         tables = run_compact(store)
     for table in tables:
@@ -117,13 +117,12 @@ def compact(out: OutArgument, no_wait: NoWait = False, as_json: Json = False) ->
         )
     before, after = sum(t.shards_before for t in tables), sum(t.shards_after for t in tables)
     print(f"{before} shards became {after}")
-    if as_json:
-        counts = {"shards_before": before, "shards_after": after}
-        print(json.dumps({"out": out, **counts, "tables": [asdict(table) for table in tables]}))
+    counts = {"shards_before": before, "shards_after": after}
+    print_json({"out": out, **counts, "tables": [asdict(table) for table in tables]}, as_json)
 
 
 def gc(
-    out: OutArgument, dry_run: DryRun = False, profile: Profile = "lite", overrides: Overrides = None,
+    out: OutArgument, dry_run: DryRun = False, profile: Profile = "lite", settings: Settings = None,
     no_wait: NoWait = False, as_json: Json = False, models_dir: ModelsDir = None,
     uncovered: Annotated[
         bool, typer.Option("--uncovered", help="Older features go even where there are no current ones.")
@@ -135,11 +134,11 @@ def gc(
     so do features that the current settings have not yet for each of their videos, unless --uncovered is given.
     Whole videos and each kind of window have newest predictions of their own.
     """
+    from vemoclap_batch.api import open_store, run_config
     from vemoclap_batch.store.store import new_run_id
     from vemoclap_batch.upkeep.gc import collect, garbage
 
-    config = configuration(profile, None, overrides, models_dir)
-    store = existing_store(out)
+    store, config = open_store(out), run_config(profile, settings or (), models_dir=models_dir)
     if dry_run:
         found = garbage(store, config, uncovered)
     else:
@@ -156,26 +155,18 @@ def gc(
         print(f"{len(found.leftovers)} files that killed processes left, {_size(found.leftover_bytes).strip()}")
     what = f"{len(found.tables)} tables, {total['rows']} rows, {_size(total['bytes']).strip()}"
     print(f"{what} would be removed" if dry_run else f"{what} removed")
-    if as_json:
-        print(json.dumps({"out": out, "dry_run": dry_run} | total))
+    print_json({"out": out, "dry_run": dry_run} | total, as_json)
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the commands to the program's."""
-    for command in (status, retry, compact, gc):
-        app.command()(command)
-
-
-def _classifier(store: Any, config: Any, model: str | None) -> Any:
-    from vemoclap_batch.pipeline.run import Classifier
+def _classifier(store: Store, config: Config, model: str | None) -> Classifier | None:
+    """Load the model that predicts after a retry: the one given, or the profile's if OUT was predicted by it."""
+    from vemoclap_batch.api import load_classifier
     from vemoclap_batch.upkeep.gc import newest_model
 
-    if model is not None:
-        return Classifier.load(model)
-    if config.checkpoint is None:
+    if model is None and config.checkpoint is None:
         return None
-    own = Classifier.load(default_checkpoint(config))
-    return own if newest_model(store) == own.digest else None
+    classifier = load_classifier(config, model)
+    return classifier if model is not None or newest_model(store) == classifier.digest else None
 
 
 def _size(count: int) -> str:

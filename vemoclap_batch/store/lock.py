@@ -12,15 +12,11 @@ from pathlib import Path
 
 import filelock
 
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.errors import Busy, RunBroken
 from vemoclap_batch.store.filesystem import is_remote, local_path
 from vemoclap_batch.store.patience import reason
 
 log = logging.getLogger(__name__)
-
-
-class Busy(Exception):
-    """Another run holds the output folder."""
 
 
 class LockLost(RunBroken):

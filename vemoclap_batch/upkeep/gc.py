@@ -102,12 +102,16 @@ def collect(store: Store, found: Garbage) -> None:
         delete(store.filesystem, path)
 
 
+def newest_predictions(store: Store) -> str | None:
+    """The fingerprint of the predictions that a run wrote to last; None when there are none."""
+    last = _last_runs(store, store.shard_files())
+    return max(last, key=lambda name: last[name]) if last else None
+
+
 def newest_model(store: Store) -> str | None:
     """The digest of the model that made the newest predictions; None when there are none."""
-    last = _last_runs(store, store.shard_files())
-    if not last:
-        return None
-    described = store.read_json(f"predictions/{max(last, key=lambda name: last[name])}/model.json")
+    newest = newest_predictions(store)
+    described = store.read_json(f"predictions/{newest}/model.json") if newest else None
     return described["model"] if described else None
 
 
