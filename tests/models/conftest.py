@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tests.models.server import Hub, Repo
 from tests.models.weights import profile
-from vemoclap_batch.cli.models import models_app
+from vemoclap_batch.cli.models import app as models_app
 
 REFERENCE = "hf:lab/faces"
 WEIGHTS = bytes(range(256)) * 8000

@@ -110,7 +110,7 @@ def test_a_killed_pull_goes_on_where_it_was_and_shows_nothing_before(hub, lab):
     hub.repos["lab/faces"].files["model.safetensors"] = LARGE
     hub.hangs["model.safetensors"] = HALF
     arguments = ["pull", "--profile", str(lab.profile), "--models-dir", str(lab.folder), "--accept"]
-    code = "import sys; from vemoclap_batch.cli.models import models_app; models_app(sys.argv[1:])"
+    code = "import sys; from vemoclap_batch.cli.models import app; app(sys.argv[1:])"
     with subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL) as child:
         assert hub.hanging.wait(120)
         wait_for_part(lab.folder / ".partial/lab/faces")

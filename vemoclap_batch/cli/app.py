@@ -173,7 +173,7 @@ app.command()(upkeep.status)
 app.command()(upkeep.retry)
 app.command()(upkeep.compact)
 app.command()(upkeep.gc)
-app.add_typer(models.models_app, name="models")
+app.add_typer(models.app, name="models")
 app.add_typer(imports.app, name="import")
 
 

@@ -48,7 +48,6 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
 ]
-Overrides = Settings
 Hyper = Annotated[
     list[str] | None,
     typer.Option(

@@ -13,7 +13,7 @@ from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, des
 from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, class_path, load_class
 from vemoclap_batch.extractors.fingerprint import fingerprint, identity
 from vemoclap_batch.models.hashes import NotAccepted, require_accepted
-from vemoclap_batch.models.references import MissingWeights, locate
+from vemoclap_batch.models.references import HUB, MissingWeights, locate, split
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,30 @@ def resolvable(config: Config) -> dict[str, Spec]:
     if mistakes:
         raise ConfigError(mistakes)
     return specs
+
+
+def model_references(config: Config) -> dict[str, list[str]]:
+    """The models of a configuration, by reference, each with the settings (``extractor.setting``) that name it.
+
+    Raises:
+        ConfigError: with every mistake in every extractor's entry.
+    """
+    found: dict[str, list[str]] = {}
+    mistakes: list[str] = []
+    for name, entry in config.extractors.items():
+        try:
+            cls, settings = _class_and_settings(name, entry)
+            for setting, reference in cls.references(settings).items():
+                if reference.startswith(HUB):
+                    split(reference)
+                found.setdefault(reference, []).append(f"{name}.{setting}")
+        except ConfigError as error:
+            mistakes += error.mistakes
+        except ValueError as error:
+            mistakes.append(f"extractors.{name}: {error}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
 
 
 def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
