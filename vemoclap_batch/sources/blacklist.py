@@ -6,13 +6,11 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.sources.listing import MEDIA_SUFFIXES
 from vemoclap_batch.store.filesystem import resolve
-
-_SHOWN = 10
 
 
 def read_blacklist(address: str) -> list[str]:
@@ -21,15 +19,29 @@ def read_blacklist(address: str) -> list[str]:
     Raises:
         ConfigError: the file is not there or is no text.
     """
+    return _names(read_text(address))
+
+
+def read_text(address: str) -> str:
+    """The content of a text file in UTF-8.
+
+    Raises:
+        ConfigError: the file is not there or is no text.
+    """
     try:
         filesystem, path = resolve(address)
         with filesystem.open_input_stream(path) as stream:
-            text = stream.read().decode("utf-8-sig")
+            return stream.read().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError([f"{address!r}: no such file"]) from error
     except (OSError, ValueError) as error:
         raise ConfigError([f"{address!r}: cannot be read ({error})"]) from error
-    return _names(text)
+
+
+def first_of(names: Sequence[str], count: int = 10) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def can_be_listed(video_id: str) -> bool:
@@ -106,8 +118,8 @@ def bare(name: str) -> str:
 class Listed:
     """What a list names: the rows of the videos, sorted, and the names that are no video."""
 
-    rows: list[int]
-    unknown: list[str]
+    rows: list[int] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def find_listed(names: Sequence[str], videos: VideoNames, address: str) -> Listed:
@@ -119,6 +131,5 @@ def find_listed(names: Sequence[str], videos: VideoNames, address: str) -> Liste
     found = {name: videos.rows(name) for name in names}
     several = [name for name, rows in found.items() if len(rows) > 1]
     if several:
-        more = f" and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""
-        raise ConfigError([f"{address!r}: names that fit more than one video: {', '.join(several[:_SHOWN])}{more}"])
+        raise ConfigError([f"{address!r}: names that fit more than one video: {first_of(several)}"])
     return Listed(sorted(set().union(*found.values())), [name for name, rows in found.items() if not rows])

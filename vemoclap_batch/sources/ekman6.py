@@ -13,15 +13,16 @@ import json
 import math
 import os
 import posixpath
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from vemoclap_batch.config import LABELS, ConfigError
-from vemoclap_batch.sources.blacklist import VideoNames, read_blacklist
+from vemoclap_batch.sources.blacklist import Listed, VideoNames, find_listed, first_of, read_blacklist, read_text
 from vemoclap_batch.sources.listing import walk
 from vemoclap_batch.sources.manifest import SCHEMA, Manifest
 from vemoclap_batch.store.filesystem import local_path
@@ -35,6 +36,12 @@ _SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
 }  # fmt: skip
+#: What may stand in a column of a list, the value that it means, and both in words.
+_VALUES = {
+    "label": ({label: label for label in LABELS}, f"one of {', '.join(LABELS)}"),
+    "split": (_SPLITS, "train, test or validation"),
+}
+#: How many names and mistakes are given one by one.
 _SHOWN = 5
 
 
@@ -63,7 +70,7 @@ class Ekman6:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Video:
     uri: str
     content_key: str
@@ -91,285 +98,251 @@ def read_ekman6(folder: str, split: str | None = None, blacklist: str | None = N
     Raises:
         ConfigError: with every mistake in the folder and the lists.
     """
-    top = local_path(folder)
-    if not os.path.isdir(top):
-        raise ConfigError([f"{folder!r}: no such folder"])
-    mistakes: list[str] = []
-    notes: list[str] = []
-    ignored: Counter[str] = Counter()
-    split_list = _read_list(split, "split", mistakes) if split else None
-    names = _blacklist(blacklist, mistakes) if blacklist else []
-    videos, label_list = _videos(folder, top, ignored, split_list, mistakes, notes)
-    videos = _with_ids(videos, mistakes)
-    lookup = _lookup(videos)
-    if split_list is None and label_list is not None and label_list.has("split"):
-        split_list = label_list
-    if split_list is not None:
-        source = f"file {split_list.name}"
-        videos = _split_by_list(videos, lookup, split_list, source, mistakes, notes)
-    else:
-        source = f"stratified seed {seed}"
-        videos = _split_by_seed(videos, seed, source)
-    kept, removed = _without(videos, lookup, names, blacklist, mistakes, notes)
-    if not mistakes and not kept:
-        mistakes.append(f"{folder!r}: the blacklist leaves no video")
-    if mistakes:
-        raise ConfigError(mistakes)
-    if absent := [label for label in LABELS if all(video.label != label for video in kept)]:
-        notes.append(f"no video of {', '.join(absent)}")
-    rows = pa.Table.from_pylist([asdict(video) for video in kept], schema=COLUMNS)
-    return Ekman6(Manifest(rows, ignored), source, removed, notes)
+    reader = _Reader(folder)
+    split_list: _List | None = None
+    names: list[str] = []
+    with reader.collecting():
+        split_list = _read_list(split, "split") if split else None
+    with reader.collecting():
+        names = read_blacklist(blacklist) if blacklist else []
+    with reader.collecting():
+        label_list = reader.find_videos(split_list)
+        split_list = split_list or (label_list if label_list and label_list.has("split") else None)
+    if not reader.videos:
+        raise ConfigError(reader.mistakes)
+    reader.name_videos()
+    source = f"file {split_list.name}" if split_list else f"stratified seed {seed}"
+    splits = reader.listed_splits(split_list) if split_list else reader.drawn_splits(seed)
+    for row, chosen in splits.items():
+        reader.videos[row].split, reader.videos[row].split_source = chosen, source
+    removed = reader.leave_out(names, blacklist) if blacklist else Counter[str]()
+    if not reader.mistakes and not reader.videos:
+        reader.mistakes.append(f"{folder!r}: the blacklist leaves no video")
+    if reader.mistakes:
+        raise ConfigError(reader.mistakes)
+    if absent := [label for label in LABELS if all(video.label != label for video in reader.videos)]:
+        reader.notes.append(f"no video of {', '.join(absent)}")
+    rows = pa.Table.from_pylist([asdict(video) for video in reader.videos], schema=COLUMNS)
+    return Ekman6(Manifest(rows, reader.ignored), source, removed, reader.notes)
 
 
-# ---- videos and labels
+class _Reader:
+    """The videos of a folder; collects what is wrong and what a user should know."""
 
+    def __init__(self, folder: str) -> None:
+        self.folder, self.top = folder, local_path(folder)
+        if not os.path.isdir(self.top):
+            raise ConfigError([f"{folder!r}: no such folder"])
+        self.videos: list[_Video] = []
+        self.ignored: Counter[str] = Counter()
+        self.mistakes: list[str] = []
+        self.notes: list[str] = []
 
-def _videos(
-    folder: str, top: str, ignored: Counter[str], split_list: _List | None, mistakes: list[str], notes: list[str]
-) -> tuple[list[_Video], _List | None]:
-    """All videos with a label, and the label file if there is one."""
-    found = [(path, key, Path(path).relative_to(top).as_posix()) for path, key in walk(top, ignored)]
-    if not found:
-        mistakes.append(f"{folder!r}: no video found")
-        return [], None
-    classes = [relative.split("/")[0].lower() if "/" in relative else "" for _, _, relative in found]
-    if any(name in LABELS for name in classes):
-        videos = [_Video(*item, label=name) for item, name in zip(found, classes, strict=True) if name in LABELS]
-        outside = [item[2] for item, name in zip(found, classes, strict=True) if name not in LABELS]
-        if outside:
-            mistakes.append(
-                f"{folder!r}: {len(outside)} videos are in none of the class folders {', '.join(LABELS)}: "
-                f"{_some(outside)}"
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep the mistakes of a ConfigError, so that those of the other files are found too."""
+        try:
+            yield
+        except ConfigError as error:
+            self.mistakes += error.mistakes
+
+    def find_videos(self, split_list: _List | None) -> _List | None:
+        """All videos with a label; returns the list that has the labels, if there is one."""
+        files = [(path, key, Path(path).relative_to(self.top).as_posix()) for path, key in walk(self.top, self.ignored)]
+        if not files:
+            raise ConfigError([f"{self.folder!r}: no video found"])
+        # Their folder's name as a label, until a list says more.
+        videos = [_Video(*file, label=file[2].split("/")[0].lower() if "/" in file[2] else "") for file in files]
+        self.videos = [video for video in videos if video.label in LABELS]
+        outside = [video.relative for video in videos if video.label not in LABELS]
+        if self.videos and outside:
+            self.mistakes.append(
+                f"{self.folder!r}: {len(outside)} videos are in none of the class folders {', '.join(LABELS)}: "
+                f"{first_of(outside, _SHOWN)}"
             )
-        return videos, None
-    label_list = _label_list(folder, top, split_list, mistakes)
-    if label_list is None:
-        return [], None
-    return _labelled([_Video(*item, label="") for item in found], folder, label_list, mistakes, notes), label_list
+        if self.videos:
+            return None
+        label_list = self._label_list(split_list)
+        for video in videos:
+            video.label = ""
+        labels = self._values(label_list, "label", videos)
+        if without := [video.relative for row, video in enumerate(videos) if row not in labels]:
+            self.mistakes.append(
+                f"{self.folder!r}: {len(without)} videos have no label in {label_list.name}: "
+                f"{first_of(without, _SHOWN)}"
+            )
+        for row, label in labels.items():
+            videos[row].label = label
+        self.videos = [video for video in videos if video.label]
+        return label_list
 
+    def _label_list(self, split_list: _List | None) -> _List:
+        there = [name for name in _LABEL_FILES if os.path.isfile(os.path.join(self.top, name))]
+        if len(there) > 1:
+            raise ConfigError([f"{self.folder!r}: more than one label file ({', '.join(there)})"])
+        if there:
+            return _read_list(os.path.join(self.top, there[0]), "label")
+        if split_list and split_list.has("label"):
+            return split_list
+        expected = f"class folders ({', '.join(LABELS)}) nor a label file ({', '.join(_LABEL_FILES)})"
+        raise ConfigError([f"{self.folder!r}: neither {expected}"])
 
-def _label_list(folder: str, top: str, split_list: _List | None, mistakes: list[str]) -> _List | None:
-    there = [name for name in _LABEL_FILES if os.path.isfile(os.path.join(top, name))]
-    if len(there) > 1:
-        mistakes.append(f"{folder!r}: more than one label file ({', '.join(there)})")
-        return None
-    if there:
-        return _read_list(os.path.join(top, there[0]), "label", mistakes)
-    if split_list is not None and split_list.has("label"):
-        return split_list
-    mistakes.append(
-        f"{folder!r}: neither class folders ({', '.join(LABELS)}) nor a label file ({', '.join(_LABEL_FILES)})"
-    )
-    return None
+    def name_videos(self) -> None:
+        """Ids that stay the same wherever the folder lies: the stem, or class and stem where files share a stem."""
+        stems = [posixpath.splitext(posixpath.basename(video.relative))[0] for video in self.videos]
+        is_unique = len(set(stems)) == len(stems)
+        first: dict[str, str] = {}
+        for video, stem in zip(self.videos, stems, strict=True):
+            video.video_id = stem if is_unique else f"{video.label}_{stem}"
+            if (other := first.setdefault(video.video_id, video.relative)) != video.relative:
+                self.mistakes.append(f"two videos of one class and name: {other} and {video.relative}")
 
+    def listed_splits(self, given: _List) -> dict[int, str]:
+        """The split of each video that a list names, by row."""
+        splits = self._values(given, "split", self.videos)
+        without = [video.relative for row, video in enumerate(self.videos) if row not in splits]
+        if without and splits:
+            names = first_of(without, _SHOWN)
+            self.notes.append(f"{len(without)} videos are not in {given.name} and have no split: {names}")
+        return splits
 
-def _labelled(videos: list[_Video], folder: str, given: _List, mistakes: list[str], notes: list[str]) -> list[_Video]:
-    lookup = _lookup(videos)
+    def drawn_splits(self, seed: int) -> dict[int, str]:
+        """Half of every label trains; odd ones are rounded up and down in turn, so that the halves differ by one.
 
-    def accept(text: str) -> str | None:
-        return text.lower() if text.lower() in LABELS else None
+        The order depends on nothing but the seed and the ids, so that every machine draws the same.
+        """
+        splits: dict[int, str] = {}
+        for label in LABELS:
+            rows = [row for row, video in enumerate(self.videos) if video.label == label]
+            count = math.ceil((len(splits) + len(rows)) / 2) - math.ceil(len(splits) / 2)
+            order = {row: hashlib.sha256(f"{seed} {self.videos[row].video_id}".encode()).digest() for row in rows}
+            rows.sort(key=order.__getitem__)
+            splits |= {row: "train" if at < count else "test" for at, row in enumerate(rows)}
+        return splits
 
-    labels = given.values("label", lookup, accept, f"one of {', '.join(LABELS)}", mistakes, notes)
-    without = [video.relative for row, video in enumerate(videos) if row not in labels]
-    if without:
-        mistakes.append(f"{folder!r}: {len(without)} videos have no label in {given.name}: {_some(without)}")
-    return [replace(video, label=labels[row]) for row, video in enumerate(videos) if row in labels]
+    def leave_out(self, names: list[str], address: str) -> Counter[str]:
+        """Take out the videos that a blacklist names; returns how many of each split."""
+        listed, name = Listed(), posixpath.basename(address)
+        with self.collecting():
+            listed = find_listed(names, _lookup(self.videos), address)
+        removed = Counter(self.videos[row].split or "none" for row in listed.rows)
+        told = ", ".join(f"{count} {split}" for split, count in sorted(removed.items()))
+        self.notes.append(f"{len(listed.rows)} videos removed by {name}" + (f" ({told})" if told else ""))
+        if unknown := listed.unknown:
+            self.notes.append(f"{len(unknown)} names in {name} are no video here: {first_of(unknown, _SHOWN)}")
+        for row in reversed(listed.rows):
+            del self.videos[row]
+        for video in self.videos:
+            video.blacklist = name
+        return removed
 
-
-def _with_ids(videos: list[_Video], mistakes: list[str]) -> list[_Video]:
-    """Ids that stay the same wherever the folder lies: the stem, or class and stem where two files share a stem."""
-    stems = [posixpath.splitext(posixpath.basename(video.relative))[0] for video in videos]
-    if len(set(stems)) < len(stems):
-        stems = [f"{video.label}_{stem}" for video, stem in zip(videos, stems, strict=True)]
-    at: defaultdict[str, list[str]] = defaultdict(list)
-    for video, name in zip(videos, stems, strict=True):
-        at[name].append(video.relative)
-    mistakes += [f"two videos of one class and name: {' and '.join(paths)}" for paths in at.values() if len(paths) > 1]
-    return [replace(video, video_id=name) for video, name in zip(videos, stems, strict=True)]
+    def _values(self, given: _List, column: str, videos: Sequence[_Video]) -> dict[int, str]:
+        """The label or split of each video that a list names, by row."""
+        accepted, expected = _VALUES[column]
+        lookup = _lookup(videos)
+        values: dict[int, str] = {}
+        wrong: list[str] = []
+        unknown: list[str] = []
+        for at, row in enumerate(given.rows):
+            where, text = f"{given.address!r} entry {at + 1} ({row['name']})", row.get(column)
+            if not text:
+                continue
+            value, rows = accepted.get(text.lower()), lookup.rows(row["name"])
+            if value is None:
+                wrong.append(f"{where}: {column} {text!r}; expected {expected}")
+            elif not rows:
+                unknown.append(row["name"])
+            elif len(rows) > 1:
+                wrong.append(f"{where}: fits {len(rows)} videos")
+            elif (earlier := values.setdefault(min(rows), value)) != value:
+                wrong.append(f"{where}: {column} {value}, but an earlier entry says {earlier}")
+        self.mistakes += wrong[:_SHOWN]
+        if len(wrong) > _SHOWN:
+            self.mistakes.append(f"{given.address!r}: {len(wrong) - _SHOWN} more entries with mistakes")
+        names = first_of(unknown, _SHOWN)
+        if not values and not wrong:
+            self.mistakes.append(f"{given.address!r}: none of its {len(given.rows)} names is a video here: {names}")
+        elif unknown:
+            self.notes.append(f"{len(unknown)} names in {given.name} are no video here: {names}")
+        return values
 
 
 def _lookup(videos: Sequence[_Video]) -> VideoNames:
     return VideoNames([v.video_id for v in videos], [v.uri for v in videos], [v.label for v in videos])
 
 
-# ---- lists
-
-
 @dataclass
 class _List:
     """A list of videos with a value each: ``rows`` have ``name`` and, where given, ``label`` and ``split``."""
 
-    name: str
     address: str
     rows: list[dict[str, str]]
 
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return posixpath.basename(self.address)
+
     def has(self, column: str) -> bool:
+        """Whether any entry has this column."""
         return any(column in row for row in self.rows)
 
-    def values(
-        self, column: str, lookup: VideoNames, accept: Callable[[str], str | None], expected: str, mistakes: list[str],
-        notes: list[str],
-    ) -> dict[int, str]:  # fmt: skip
-        """The accepted value of each video that the list names; what is wrong goes to ``mistakes``."""
-        found: dict[int, str] = {}
-        wrong: list[str] = []
-        unknown: list[str] = []
-        for at, row in enumerate(self.rows):
-            where, name, text = f"entry {at + 1} ({row['name']})", row["name"], row.get(column)
-            if not text:
-                continue
-            value, rows = accept(text), lookup.rows(name)
-            if value is None:
-                wrong.append(f"{self.address!r} {where}: {column} {text!r}; expected {expected}")
-            elif not rows:
-                unknown.append(name)
-            elif len(rows) > 1:
-                wrong.append(f"{self.address!r} {where}: fits {len(rows)} videos")
-            elif found.setdefault(video := min(rows), value) != value:
-                wrong.append(f"{self.address!r} {where}: {column} {value}, but an earlier entry says {found[video]}")
-        mistakes += wrong[:_SHOWN]
-        if len(wrong) > _SHOWN:
-            mistakes.append(f"{self.address!r}: {len(wrong) - _SHOWN} more entries with mistakes")
-        if not found and not wrong:
-            mistakes.append(f"{self.address!r}: none of its {len(self.rows)} names is a video here: {_some(unknown)}")
-        elif unknown:
-            notes.append(f"{len(unknown)} names in {self.name} are no video here: {_some(unknown)}")
-        return found
 
+def _read_list(address: str, column: str) -> _List:
+    """Read a list whose second column, where it has no header, is ``column``.
 
-def _read_list(address: str, column: str, mistakes: list[str]) -> _List | None:
-    """A list whose second column, where it has no header, is ``column``."""
-    lines = _lines(address, mistakes)
-    if lines is None:
-        return None
+    Raises:
+        ConfigError: it cannot be read, or has no such column.
+    """
+    lines = read_text(address).splitlines()
     try:
         rows = _json_rows(lines) if address.endswith(".jsonl") else _text_rows(lines, address, column)
     except ValueError as error:
-        mistakes.append(f"{address!r}: {error}")
-        return None
-    if not any(column in row for row in rows):
-        mistakes.append(f"{address!r}: no entry with a {column}")
-        return None
-    return _List(posixpath.basename(address), address, rows)
+        raise ConfigError([f"{address!r}: {error}"]) from error
+    found = _List(address, rows)
+    if not found.has(column):
+        raise ConfigError([f"{address!r}: no entry with a {column}"])
+    return found
 
 
-def _lines(address: str, mistakes: list[str]) -> list[str] | None:
-    try:
-        return Path(local_path(address)).read_text("utf-8-sig").splitlines()
-    except FileNotFoundError:
-        mistakes.append(f"{address!r}: no such file")
-    except (OSError, ValueError) as error:
-        mistakes.append(f"{address!r}: cannot be read ({error})")
-    return None
-
-
-def _json_rows(lines: Iterable[str]) -> list[dict[str, str]]:
+def _json_rows(lines: Sequence[str]) -> list[dict[str, str]]:
     rows = []
-    for at, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            row = {str(key).lower(): "" if x is None else str(x) for key, x in json.loads(line).items()}
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"line {at + 1} is no JSON object") from error
-        rows.append(_row(list(row), list(row.values())))
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = {key.lower(): "" if value is None else str(value) for key, value in json.loads(line).items()}
+            except (ValueError, AttributeError) as error:
+                raise ValueError(f"line {number} is no JSON object") from error
+            rows.append(_row(row))
     return rows
 
 
-def _text_rows(lines: Iterable[str], address: str, column: str) -> list[dict[str, str]]:
+def _text_rows(lines: Sequence[str], address: str, column: str) -> list[dict[str, str]]:
     kept = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    cells = [_cells(line, address) for line in kept]
-    if not cells:
-        return []
-    header = [cell.lower() for cell in cells[0]]
-    if not set(header) & set(_NAME_COLUMNS) or not set(header) & {"label", "split"}:
-        header = ["name", column]
+    cells = [[cell.strip() for cell in _cells(line, address)] for line in kept]
+    header = [cell.lower() for cell in cells[0]] if cells else []
+    if set(header) & set(_NAME_COLUMNS) and set(header) & {"label", "split"}:
+        del cells[0]
     else:
-        cells = cells[1:]
+        header = ["name", column]
     for at, row in enumerate(cells):
         if len(row) != len(header):
             raise ValueError(f"entry {at + 1}: {len(row)} columns, expected {len(header)} ({', '.join(header)})")
-    return [_row(header, row) for row in cells]
+    return [_row(dict(zip(header, row, strict=True))) for row in cells]
 
 
 def _cells(line: str, address: str) -> list[str]:
     if address.endswith((".csv", ".tsv")):
-        delimiter = "\t" if address.endswith(".tsv") else ","
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+        return next(csv.reader([line], delimiter="\t" if address.endswith(".tsv") else ","))
     for delimiter in "\t,":
         if delimiter in line:
-            return [cell.strip() for cell in line.split(delimiter)]
+            return line.split(delimiter)
     # A name may hold spaces, a label or split does not.
     return line.rsplit(None, 1)
 
 
-def _row(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
-    row = dict(zip(header, cells, strict=True))
-    name = next((row[key] for key in _NAME_COLUMNS if row.get(key)), None)
+def _row(cells: Mapping[str, str]) -> dict[str, str]:
+    name = next((cells[key] for key in _NAME_COLUMNS if cells.get(key)), None)
     if name is None:
-        raise ValueError(f"no name in {', '.join(cells)!r}; expected a column {', '.join(_NAME_COLUMNS)}")
-    return {"name": name, **{key: row[key].strip() for key in ("label", "split") if key in row}}
-
-
-# ---- splits and the blacklist
-
-
-def _split_by_list(
-    videos: list[_Video], lookup: VideoNames, given: _List, source: str, mistakes: list[str], notes: list[str]
-) -> list[_Video]:
-    expected = "train, test or validation"
-    # Without videos there is a mistake already, and every name would be another.
-    wrong: list[str] = mistakes if videos else []
-    found = given.values("split", lookup, lambda text: _SPLITS.get(text.lower()), expected, wrong, notes)
-    without = [video.relative for row, video in enumerate(videos) if row not in found]
-    if without and found:
-        notes.append(f"{len(without)} videos are not in {given.name} and have no split: {_some(without)}")
-    return [replace(v, split=found[row], split_source=source) if row in found else v for row, v in enumerate(videos)]
-
-
-def _split_by_seed(videos: list[_Video], seed: int, source: str) -> list[_Video]:
-    """Half of every label trains; odd ones are rounded up and down in turn, so that the halves differ by one at most.
-
-    The order depends on nothing but the seed and the ids, so that every machine draws the same.
-    """
-    training: set[str] = set()
-    before = 0
-    for label in LABELS:
-        ids = [video.video_id for video in videos if video.label == label]
-        count = math.ceil((before + len(ids)) / 2) - math.ceil(before / 2)
-        before += len(ids)
-        training.update(sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count])
-    return [replace(v, split="train" if v.video_id in training else "test", split_source=source) for v in videos]
-
-
-def _blacklist(address: str, mistakes: list[str]) -> list[str]:
-    try:
-        return read_blacklist(address)
-    except ConfigError as error:
-        mistakes += error.mistakes
-        return []
-
-
-def _without(
-    videos: list[_Video], lookup: VideoNames, names: list[str], address: str | None, mistakes: list[str],
-    notes: list[str],
-) -> tuple[list[_Video], Counter[str]]:  # fmt: skip
-    if address is None or not videos:
-        return videos, Counter()
-    listed = {name: lookup.rows(name) for name in names}
-    several = [name for name, rows in listed.items() if len(rows) > 1]
-    if several:
-        mistakes.append(f"{address!r}: names that fit more than one video: {_some(several)}")
-    out = set().union(*listed.values())
-    removed = Counter(videos[row].split or "none" for row in out)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(removed.items()))
-    notes.append(f"{len(out)} videos removed by {posixpath.basename(address)}" + (f" ({told})" if told else ""))
-    if unknown := [name for name, rows in listed.items() if not rows]:
-        notes.append(f"{len(unknown)} names in {posixpath.basename(address)} are no video here: {_some(unknown)}")
-    name = posixpath.basename(address)
-    return [replace(video, blacklist=name) for row, video in enumerate(videos) if row not in out], removed
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+        raise ValueError(f"no name in {', '.join(cells.values())!r}; expected a column {', '.join(_NAME_COLUMNS)}")
+    return {"name": name, **{key: cells[key].strip() for key in ("label", "split") if key in cells}}
