@@ -95,17 +95,13 @@ class VideoNames:
 
     def _closest(self, rows: set[int], folders: Sequence[str]) -> set[int]:
         """Those whose last folders are most like the name's."""
-        shared = {row: _shared_end(self._paths[row].split("/")[:-1], folders) for row in rows}
+
+        def upwards(parts: Sequence[str]) -> list[str]:
+            return [part.lower() for part in reversed(parts)]
+
+        wanted = upwards(folders)
+        shared = {row: len(posixpath.commonprefix([upwards(self._paths[row].split("/")[:-1]), wanted])) for row in rows}
         return {row for row in rows if shared[row] == max(shared.values())}
-
-
-def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:
-    count = 0
-    for a, b in zip(reversed(first), reversed(second), strict=False):
-        if a.lower() != b.lower():
-            break
-        count += 1
-    return count
 
 
 def bare(name: str) -> str:

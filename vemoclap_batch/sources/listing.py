@@ -6,9 +6,9 @@ import datetime
 import os
 import posixpath
 import re
-import stat
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -77,18 +77,10 @@ def walk(top: str, ignored: Counter[str]) -> Iterator[tuple[str, str]]:
             continue
         seen.add((here.st_dev, here.st_ino))
         folders.sort()
-        for name in sorted(files):
-            path = os.path.join(folder, name)
-            if is_media(path, ignored) and _is_regular(path):
+        for path in (os.path.join(folder, name) for name in sorted(files)):
+            # Not a pipe or a device, which would hang, nor a broken link.
+            if is_media(path, ignored) and os.path.isfile(path):
                 yield path, local_content_key(path)
-
-
-def _is_regular(path: str) -> bool:
-    """Whether a path leads to a plain file: a pipe or a device would hang, a broken link is nothing to decode."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
 
 
 def is_media(path: str, ignored: Counter[str]) -> bool:
@@ -116,7 +108,7 @@ def remote_content_key(info: dict[str, Any]) -> str:
 
 def content_keys(uris: Sequence[str]) -> list[str]:
     """Content keys of addresses from anywhere, with one listing per remote folder and none per object."""
-    listed = _list_folders(uri for uri in uris if is_remote(uri) and _scheme(uri) not in _WEB)
+    listed = _list_folders([uri for uri in uris if is_remote(uri) and _scheme(uri) not in _WEB])
     return [
         remote_content_key(listed.get(uri, {})) if is_remote(uri) else local_content_key(uri)  # {} is unknown
         for uri in uris
@@ -225,24 +217,16 @@ def is_bucket_missing(error: FileNotFoundError) -> bool:
     return answer.get("Error", {}).get("Code") == "NoSuchBucket"
 
 
-def _list_folders(uris: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The listing's entry of each remote address that is there."""
-    folders: defaultdict[str, list[str]] = defaultdict(list)
-    for uri in uris:
-        folders[posixpath.dirname(uri)].append(uri)
-    found: dict[str, dict[str, Any]] = {}
-    for folder, there in folders.items():
-        entries = _list_remote(folder)
-        found |= {uri: entries[name] for uri in there if (name := posixpath.basename(uri)) in entries}
-    return found
+def _list_folders(uris: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The listing's entry of each remote address that is there, with one listing per folder."""
+    entries: dict[str, dict[str, Any]] = {}
+    for folder in dict.fromkeys(map(posixpath.dirname, uris)):
+        with suppress(FileNotFoundError):
+            listed = asked(folder, "list", partial(_list_folder, folder))
+            entries |= {f"{folder}/{posixpath.basename(entry['name'])}": entry for entry in listed}
+    return {uri: entries[uri] for uri in uris if uri in entries}
 
 
-def _list_remote(folder: str) -> dict[str, dict[str, Any]]:
-    def entries() -> list[dict[str, Any]]:
-        filesystem, path = by_fsspec(folder)
-        return list(filesystem.ls(path, detail=True))
-
-    try:
-        return {posixpath.basename(entry["name"]): entry for entry in asked(folder, "list", entries)}
-    except FileNotFoundError:
-        return {}
+def _list_folder(folder: str) -> list[dict[str, Any]]:
+    filesystem, path = by_fsspec(folder)
+    return list(filesystem.ls(path, detail=True))
