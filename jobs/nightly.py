@@ -33,7 +33,7 @@ from vemoclap_batch.cli.common import (
 )
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import Busy, ConfigError, RunEnded
-from vemoclap_batch.pipeline.shutdown import Stopped, stoppable
+from vemoclap_batch.shutdown import Stopped, stoppable
 from vemoclap_batch.report.failures import describe_failure
 from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.upkeep.nightly import Settings as NightSettings

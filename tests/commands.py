@@ -28,7 +28,7 @@ _TELLS = """
 import runpy, sys, threading
 from pathlib import Path
 import ray
-from vemoclap_batch.pipeline.shutdown import StopRequest
+from vemoclap_batch.shutdown import StopRequest
 
 script, told = sys.argv[1], Path(sys.argv[2])
 gently = StopRequest.gently

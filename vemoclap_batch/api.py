@@ -36,7 +36,7 @@ from vemoclap_batch.errors import ConfigError, RunEnded
 from vemoclap_batch.extractors.registry import resolvable
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline.pending import features_table
-from vemoclap_batch.pipeline.windows import windowed
+from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.report.digest import digest
 from vemoclap_batch.report.failures import describe_ignored, latest_failures
 from vemoclap_batch.sources.manifest import read_sources
@@ -300,14 +300,14 @@ def own_fingerprints(
 
 def run_summary(run: Run) -> dict[str, Any]:
     """Make the summary that :func:`label` returns."""
-    assert run.work is not None  # it ended
+    assert run.pending is not None  # it ended
     tables = {name: features_table(run.store, spec) for name, spec in run.specs.items()}
     predictions = run.predicted.table if run.predicted else None
     labels = [name[2:] for name in predictions.schema.names if name.startswith("p_")] if predictions else []
-    failures = latest_failures(run.store, run.work.incomplete) if run.failed else []
+    failures = latest_failures(run.store, run.pending.incomplete) if run.failed else []
     return run.summary() | {
         "out": run.store.address,
-        "rows": digest(run.work.videos.slice(0, LISTED), predictions, tables, labels),
+        "rows": digest(run.pending.videos.slice(0, LISTED), predictions, tables, labels),
         "failures": dict(Counter(failure["error_type"] for failure in failures)),
         "failed": failures[:LISTED],
     }

@@ -21,7 +21,7 @@ from bench.memory import highest_memory
 from bench.report import Report
 from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.registry import Spec, resolve
-from vemoclap_batch.pipeline.pending import features_table, find_work
+from vemoclap_batch.pipeline.pending import features_table, find_pending
 from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.store.store import Store
 
@@ -105,9 +105,9 @@ def probe(folder: str, profile: str) -> None:
     note("profile")
     videos = read_sources([os.path.join(folder, _MANIFEST)]).rows
     note("manifest")
-    work = find_work(Store(os.path.join(folder, _OUT)), videos, specs, 3)
-    note("find_work")
-    print(json.dumps({"steps": _rounded(steps), **_total(steps), "missing": work.rows.num_rows}))
+    pending = find_pending(Store(os.path.join(folder, _OUT)), videos, specs, 3)
+    note("find_pending")
+    print(json.dumps({"steps": _rounded(steps), **_total(steps), "missing": pending.rows.num_rows}))
 
 
 def _rounded(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

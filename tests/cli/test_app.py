@@ -13,9 +13,9 @@ from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
+from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import find_work
-from vemoclap_batch.pipeline.rows import with_results
+from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 
@@ -43,7 +43,7 @@ def filled(tmp_path_factory):
     ids = [f"v{at}" for at in range(len(truth))]
     videos = pa.table({"video_id": ids, "content_key": ["1"] * len(ids), "uri": [f"/clips/{name}.mp4" for name in ids]})
     store = Store(str(folder / "out"))
-    committer = Committer(store, specs, find_work(store, videos, specs, 3), "r1")
+    committer = Committer(store, specs, find_pending(store, videos, specs, 3), "r1")
     results = {name: [] for name in specs}
     for label in truth:
         colours = rng.normal(size=(int(rng.integers(4, 20)), 3)) * 0.3 + [np.cos(label), np.sin(label), 0]

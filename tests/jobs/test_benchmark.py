@@ -25,7 +25,7 @@ from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.whisper import Whisper, WhisperSettings
 from vemoclap_batch.media.decode import decode as our_decode
 from vemoclap_batch.media.scan import scan
-from vemoclap_batch.pipeline.pending import find_work
+from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.store.store import Store
 
@@ -54,12 +54,12 @@ def test_the_job_reports_the_machine_and_its_table(job):
     lines = done.stdout.splitlines()
     found = json.loads(lines[-1])
     assert found["settings"]["rows"] == 2000
-    assert [row["step"] for row in found["rows"]] == ["profile", "manifest", "find_work"]
+    assert [row["step"] for row in found["rows"]] == ["profile", "manifest", "find_pending"]
     assert found["figures"]["memory_gb"] == found["rows"][-1]["memory_gb"] > 0
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["memory_gib"] > 0
     assert {"python", "torch", "vemoclap-batch"} <= found["machine"]["versions"].keys()
-    assert any(line.startswith("│ find_work") for line in lines)
+    assert any(line.startswith("│ find_pending") for line in lines)
 
 
 def test_wrong_settings_are_named(job):
@@ -83,8 +83,10 @@ def test_rows_that_are_not_there_are_found_missing(tmp_path):
     lost = next((tmp_path / "out" / "features" / "clip").rglob("part-*.parquet"))
     count = pq.read_metadata(lost).num_rows
     lost.unlink()
-    work = find_work(Store(str(tmp_path / "out")), read_sources([str(tmp_path / "manifest.parquet")]).rows, specs, 3)
-    assert work.wanted == {"clip": count}
+    pending = find_pending(
+        Store(str(tmp_path / "out")), read_sources([str(tmp_path / "manifest.parquet")]).rows, specs, 3
+    )
+    assert pending.wanted == {"clip": count}
     assert 16 <= count <= 17
 
 

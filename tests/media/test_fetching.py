@@ -13,7 +13,7 @@ from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.actors import _limits
+from vemoclap_batch.pipeline.actors import limits
 
 #: Path → bytes that come at a time, and how long the server rests then.
 STREAMS = {"/radio": (bytes(1 << 20), 0.02), "/drip": (b"x", 0.1)}
@@ -100,5 +100,5 @@ def test_the_settings_are_checked_and_change_no_fingerprint():
 
 
 def test_the_settings_reach_the_worker():
-    limits = _limits(load_config("lite", ["decode.fetch_timeout_s=9", "decode.max_fetch_gb=0.5"]))
-    assert (limits.fetch_timeout_s, limits.max_fetch_gb) == (9, 0.5)
+    chosen = limits(load_config("lite", ["decode.fetch_timeout_s=9", "decode.max_fetch_gb=0.5"]))
+    assert (chosen.fetch_timeout_s, chosen.max_fetch_gb) == (9, 0.5)

@@ -10,9 +10,9 @@ import pyarrow as pa
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
+from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import find_work
-from vemoclap_batch.pipeline.rows import with_results
+from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 
@@ -40,7 +40,7 @@ def make_store(folder: Path, per_label: int = 30, noise: float = 0.3, seed: int 
     ids = [f"v{at}" for at in range(len(truth))]
     videos = pa.table({"video_id": ids, "content_key": ["1"] * len(ids), "uri": [f"/clips/{name}.mp4" for name in ids]})
     store = Store(str(folder / "out"))
-    committer = Committer(store, specs, find_work(store, videos, specs, 3), "r1")
+    committer = Committer(store, specs, find_pending(store, videos, specs, 3), "r1")
     for part in np.array_split(np.arange(len(truth)), shards):
         results = {name: [] for name in specs}
         for row in part:

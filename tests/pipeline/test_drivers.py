@@ -36,7 +36,7 @@ SHORT_GRACE = """
 import sys
 from functools import partialmethod
 from vemoclap_batch.cli.app import main
-from vemoclap_batch.pipeline.shutdown import StopRequest
+from vemoclap_batch.shutdown import StopRequest
 
 StopRequest.gently = partialmethod(StopRequest.gently, grace_s=3.0)
 main(sys.argv[1:])

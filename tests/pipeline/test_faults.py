@@ -383,7 +383,7 @@ def test_an_object_store_that_is_out_of_reach_for_a_while(
 
 def newest_actor():
     """The process of the session's Ray in which an extractor was started last."""
-    found = [each for each in psutil.Process().children(recursive=True) if "ExtractStage" in title(each)]
+    found = [each for each in psutil.Process().children(recursive=True) if "ExtractActor" in title(each)]
     return max(found, key=psutil.Process.create_time)
 
 

@@ -1,33 +1,35 @@
 """The pools fit the cluster, follow the work, and what cannot fit is said at once."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.registry import resolve
-from vemoclap_batch.pipeline.graph import block_size
-from vemoclap_batch.pipeline.plan import Cluster, make_plan, pools
+from vemoclap_batch.pipeline.cluster import Cluster
+from vemoclap_batch.pipeline.plan import block_size, make_plan, pools
 
 CONFIG = load_config("lite")
 SPECS = resolve(CONFIG)
 ALL = dict.fromkeys(SPECS, 100)
 
 
-def plan(cluster, wanted=ALL, config=CONFIG, blocks=50, **more):
-    return make_plan(config, resolve(config), wanted, blocks, cluster, **more)
+def plan(cluster, wanted=ALL, config=CONFIG, videos=50, **more):
+    return make_plan(config, resolve(config), wanted, videos, cluster, **more)
 
 
 @settings(max_examples=50)
-@given(cpus=st.integers(1, 256), blocks=st.integers(1, 10_000), memory=st.floats(12, 2000))
-def test_the_pools_leave_room_whatever_the_cluster(cpus, blocks, memory):
-    made = plan(Cluster(cpus, 0, memory), blocks=blocks)
+@given(cpus=st.integers(1, 256), videos=st.integers(1, 10_000), memory=st.floats(12, 2000))
+def test_the_pools_leave_room_whatever_the_cluster(cpus, videos, memory):
+    made = plan(Cluster(cpus, 0, memory), videos=videos)
     assert sum(stage.actors * stage.cpus for stage in made.stages) <= cpus * 0.86
     assert sum(stage.actors * stage.memory_gb for stage in made.stages) <= memory
-    assert all(1 <= stage.actors <= max(blocks, 1) and stage.cpus > 0 for stage in made.stages)
+    assert all(1 <= stage.actors <= math.ceil(videos / made.block_videos) and stage.cpus > 0 for stage in made.stages)
 
 
-def test_the_order_drops_frames_first_then_sound():
+def test_the_order_drops_frames_first_then_audio():
     names = [stage.name for stage in plan(Cluster(2, 0, 20)).stages]
     assert names == ["decode", "clip", "face_emotion", "ocr", "beats", "asr", "asr_sentiment+ocr_sentiment"]
 
@@ -37,7 +39,7 @@ def test_extractors_with_one_model_share_a_pool():
 
 
 def test_the_heaviest_stage_gets_the_most_actors():
-    stages = {stage.name: stage.actors for stage in plan(Cluster(64, 0, 500), blocks=1000).stages}
+    stages = {stage.name: stage.actors for stage in plan(Cluster(64, 0, 500), videos=1000).stages}
     assert max(stages, key=stages.get) == "asr"
 
 

@@ -1,4 +1,4 @@
-"""The ledger's arithmetic: who is begun alone, and who is given up."""
+"""The quarantine's arithmetic: who is begun alone, and who is given up."""
 
 from collections import Counter
 from contextlib import suppress
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vemoclap_batch.errors import ErrorType
-from vemoclap_batch.pipeline.quarantine import MAX_UNFINISHED, SPARE_LOSSES, Ledger, holding, open_ledger
+from vemoclap_batch.pipeline.quarantine import MAX_UNFINISHED, SPARE_LOSSES, Quarantine, holding, start_quarantine
 
 
 class Death(Exception):
@@ -17,7 +17,7 @@ class Death(Exception):
 
 def replay_until_done(keys, poison):
     """Follow the protocol of guarded() on one batch, dying on every poisonous video, as Ray replays it."""
-    ledger, deaths, runs = Ledger(), 0, Counter()
+    quarantine, deaths, runs = Quarantine(), 0, Counter()
 
     def run(key):
         runs[key] += 1
@@ -25,18 +25,18 @@ def replay_until_done(keys, poison):
             raise Death
 
     def attempt():
-        before = ledger.begin("s", keys, alone=False)
+        before = quarantine.begin("s", keys, alone=False)
         if not any(before):
             for key in keys:
                 run(key)
-            ledger.finish("s", keys, alone=False)
+            quarantine.finish("s", keys, alone=False)
             return list(keys)
         done = []
         for key in keys:
-            [unfinished] = ledger.begin("s", [key], alone=True)
+            [unfinished] = quarantine.begin("s", [key], alone=True)
             if unfinished < MAX_UNFINISHED:
                 run(key)
-                ledger.finish("s", [key], alone=True)
+                quarantine.finish("s", [key], alone=True)
                 done.append(key)
         return done
 
@@ -58,25 +58,25 @@ def test_poison_is_isolated_in_bounded_deaths_and_the_others_are_done(case):
 
 
 def test_nothing_is_kept_of_what_went_well():
-    ledger = Ledger()
-    ledger.begin("s", ["a", "b"], alone=False)
-    ledger.finish("s", ["a", "b"], alone=False)
-    assert not +ledger._unfinished
+    quarantine = Quarantine()
+    quarantine.begin("s", ["a", "b"], alone=False)
+    quarantine.finish("s", ["a", "b"], alone=False)
+    assert not +quarantine._unfinished
 
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("given_on", [False, True])
 def test_a_block_that_is_lost_between_its_videos_work_is_given_up_in_the_end(given_on):
     keys, outcomes = ["a", "b"], []
-    with open_ledger() as ledger:
+    with start_quarantine() as quarantine:
         for _ in range(len(keys) + SPARE_LOSSES):
-            with suppress(Death), holding(ledger, "s", keys) as lost:
+            with suppress(Death), holding(quarantine, "s", keys) as lost:
                 outcomes.append(lost)
                 if not given_on:
                     raise Death
-        with holding(ledger, "s", keys) as lost:
+        with holding(quarantine, "s", keys) as lost:
             assert outcomes == [None] * len(outcomes)
             assert (lost is None) == given_on
             assert given_on or (lost.error_type, "died 5 times" in lost.message) == (ErrorType.WORKER_DIED, True)
-        with holding(ledger, "s", keys) as lost:
+        with holding(quarantine, "s", keys) as lost:
             assert lost is None

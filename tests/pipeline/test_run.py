@@ -14,7 +14,7 @@ from tests.clips import make_clip
 from tests.commands import dying
 from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import load_config
-from vemoclap_batch.pipeline.pending import find_work
+from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.pipeline.run import run
 from vemoclap_batch.sources.manifest import read_sources
 
@@ -123,8 +123,8 @@ def test_a_video_that_fails_or_kills_its_actor_costs_itself_alone(clips, tmp_pat
     assert any("cannot bear raise" in message for message in messages)
 
     # What died is tried again, what raised is final.
-    work = find_work(done.store, read_sources([str(clips)]).rows, done.specs, max_attempts=3)
-    assert work.wanted == {"clip": 2, "asr": 1, "asr_sentiment": 1}
+    pending = find_pending(done.store, read_sources([str(clips)]).rows, done.specs, max_attempts=3)
+    assert pending.wanted == {"clip": 2, "asr": 1, "asr_sentiment": 1}
 
 
 @pytest.mark.usefixtures("cluster")

@@ -16,7 +16,7 @@ from tests.clips import make_clip
 from tests.commands import telling
 from tests.pipeline.faulty import held, held_profile
 from tests.waiting import wait_for
-from vemoclap_batch.pipeline.shutdown import Stopped, stoppable
+from vemoclap_batch.shutdown import Stopped, stoppable
 
 ROOT = Path(__file__).parents[2]
 

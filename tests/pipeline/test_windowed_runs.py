@@ -1,8 +1,9 @@
-"""Windows and parts without a cluster: joining results, texts with their times, choosing tables, predictions."""
+"""Windows and chunks without a cluster: merging results, texts with their times, choosing tables, predictions."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from vemoclap_batch.pipeline.windows import DeferredText, windowed, with_pieces
 
 from tests.clips import make_clip, pattern, sine
 from tests.pipeline.long_tiny import PROFILE, Speech, Windows
@@ -11,19 +12,19 @@ from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.registry import resolve
+from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.predict import predict, prediction_fingerprint
-from vemoclap_batch.fusion.selection import select
+from vemoclap_batch.fusion.selection import select, selected_from
 from vemoclap_batch.media.decode import decode_parts
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.timeline import Window
-from vemoclap_batch.pipeline import rows as R
-from vemoclap_batch.pipeline.chunks import Joiner, joined_extras
+from vemoclap_batch.pipeline.actors import with_media, with_results
+from vemoclap_batch.pipeline.chunks import FRAMES, PIECES, WAVEFORM, ChunkMerger, merged_extras, text_in, timed_text_of
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import find_work
+from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.pipeline.run import selected_from
-from vemoclap_batch.pipeline.windows import LaterTexts, windowed, with_pieces
 from vemoclap_batch.report.digest import digest, show
 from vemoclap_batch.store.store import Store
 
@@ -52,20 +53,20 @@ def block_of(part, specs, failing=()):
     """A finished block as the stages make it, of one part."""
     clip, _ = part
     row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([["clip", "beats", "asr"]]))
-    rows = R.with_media(row, [part], [0.5], 1.0).drop_columns([R.FRAMES, R.WAVEFORM])
+    rows = with_media(row, part, 1.0, 0.5).drop_columns([FRAMES, WAVEFORM])
     for cls, name in ((TinyFrames, "clip"), (Windows, "beats"), (Speech, "asr")):
         result = cls(specs[name].settings, Resources()).extract([clip])
         if (name, clip.part) in failing:
             result = [Failure(ErrorType.MODEL, "no")]
-        rows = R.with_results(rows, specs[name], result, 0.1, 2.0)
+        rows = with_results(rows, specs[name], result, 0.1, 2.0)
     return rows
 
 
 def test_parts_in_any_order_become_one_row(parts, config):
     specs = resolve(config)
-    joiner = Joiner(specs)
+    merger = ChunkMerger(specs)
     order = [3, 0, 4, 2, 1]
-    blocks = [joiner.add(block_of(parts[number], specs)) for number in order]
+    blocks = [merger.add(block_of(parts[number], specs)) for number in order]
     assert [block.num_rows for block in blocks] == [0, 0, 0, 0, 1]
     [row] = blocks[-1].to_pylist()
     assert row["decoded"]["seconds"] == 2.5
@@ -75,13 +76,13 @@ def test_parts_in_any_order_become_one_row(parts, config):
     assert len(row["beats"]["feature"]) == 16
     assert len(row["asr"]["segments"]) == 12
     assert row["asr"]["language"] == "en"
-    assert joiner.lost() is None
+    assert merger.incomplete() is None
 
 
 def test_a_part_that_failed_fails_its_extractor_alone(parts, config):
     specs = resolve(config)
-    joiner = Joiner(specs)
-    blocks = [joiner.add(block_of(part, specs, failing={("beats", 2)})) for part in parts]
+    merger = ChunkMerger(specs)
+    blocks = [merger.add(block_of(part, specs, failing={("beats", 2)})) for part in parts]
     [row] = blocks[-1].to_pylist()
     assert (row["beats"]["error_type"], row["beats"]["message"]) == ("model", "no")
     assert row["clip"]["error_type"] is None
@@ -90,30 +91,30 @@ def test_a_part_that_failed_fails_its_extractor_alone(parts, config):
 
 def test_parts_that_never_come_are_a_failure_and_those_of_a_stopped_run_are_not(parts, config):
     specs = resolve(config)
-    joiner = Joiner(specs)
+    merger = ChunkMerger(specs)
     for part in parts[:3]:
-        assert not joiner.add(block_of(part, specs)).num_rows
-    [lost] = joiner.lost().to_pylist()
-    assert lost["decoded"]["error_type"] == "worker_died"
-    assert "3 of its 5 parts" in lost["decoded"]["message"]
+        assert not merger.add(block_of(part, specs)).num_rows
+    [incomplete] = merger.incomplete().to_pylist()
+    assert incomplete["decoded"]["error_type"] == "worker_died"
+    assert "3 of its 5 chunks" in incomplete["decoded"]["message"]
 
-    stopped = Joiner(specs)
+    stopped = ChunkMerger(specs)
     row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([["clip"]]))
-    for block in (block_of(parts[0], specs), R.broken_off(row, 2, 1.0), block_of(parts[1], specs)):
+    for block in (block_of(parts[0], specs), with_media(row, None, 1.0, chunk=2), block_of(parts[1], specs)):
         assert not stopped.add(block).num_rows
-    assert stopped.lost() is None
+    assert stopped.incomplete() is None
 
 
 def test_a_failure_to_decode_a_later_part_is_the_videos(parts, config):
     specs = resolve(config)
-    joiner = Joiner(specs)
+    merger = ChunkMerger(specs)
     for part in parts[:2]:
-        joiner.add(block_of(part, specs))
+        merger.add(block_of(part, specs))
     row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([["clip", "beats", "asr"]]))
-    bad = R.with_media(row, [Failure(ErrorType.TIMEOUT, "slow")], [1.0], 1.0, 2)
+    bad = with_media(row, Failure(ErrorType.TIMEOUT, "slow"), 1.0, 1.0, 2)
     for name in ("clip", "beats", "asr"):
-        bad = R.with_results(bad, specs[name], [None], 0.0, 1.0)
-    [joined] = joiner.add(bad).to_pylist()
+        bad = with_results(bad, specs[name], [None], 0.0, 1.0)
+    [joined] = merger.add(bad).to_pylist()
     assert joined["decoded"]["error_type"] == "timeout"
     assert joined["clip"] is joined["beats"] is joined["asr"] is None
 
@@ -126,7 +127,7 @@ def test_columns_of_parts():
     line = pa.struct([("frame", pa.int32()), ("text", pa.string())])
     tag = pa.struct([("label", pa.string()), ("probability", pa.float32())])
     columns = {"lines": pa.list_(line), "text": pa.string(), "tags": pa.list_(tag)}
-    found = joined_extras(
+    found = merged_extras(
         [
             {"lines": [{"frame": 3, "text": "Exit"}], "text": "exit. way",
  "tags": [{"label": "a", "probability": 0.9}]},
@@ -140,9 +141,9 @@ def test_columns_of_parts():
 
     caption = {"caption": pa.string(), "frame": pa.int32(), "time_s": pa.float64()}
     rows = [{"caption": "a dog", "frame": 2, "time_s": 1.0}, {"caption": "a cat", "frame": 2, "time_s": 9.0}]
-    assert joined_extras(rows, caption, media, True) == rows[0]
+    assert merged_extras(rows, caption, media, True) == rows[0]
     levels = [{"loudness": -20.0}, {"loudness": None}]
-    assert joined_extras(levels, {"loudness": pa.float32()}, media, False) == {"loudness": -20.0}
+    assert merged_extras(levels, {"loudness": pa.float32()}, media, False) == {"loudness": -20.0}
 
 
 def test_a_windowed_profile_changes_texts_and_frames_alone(config):
@@ -164,14 +165,18 @@ def labelled(parts, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     chosen = windowed(config, Window(10, 5))
     specs, store, videos = resolve(chosen), Store(str(out / "store")), pa.Table.from_pylist([VIDEO])
-    work = find_work(store, videos, specs, 3)
-    committer, joiner, later = Committer(store, specs, work, "run"), Joiner(specs), LaterTexts(work.rows, specs)
+    pending = find_pending(store, videos, specs, 3)
+    committer, merger, later = (
+        Committer(store, specs, pending, "run"),
+        ChunkMerger(specs),
+        DeferredText(pending.rows, specs),
+    )
     for part in parts:
-        block = joiner.add(block_of(part, specs))
-        later.note(block)
+        block = merger.add(block_of(part, specs))
+        deferred.add(block)
         committer.commit(block)
-    [texts] = later.rows().to_pylist()
-    rows = R.with_results(later.rows(), specs["asr_sentiment"], _texts(later.rows(), specs), 0.1, 1.0)
+    [texts] = deferred.rows().to_pylist()
+    rows = with_results(deferred.rows(), specs["asr_sentiment"], _texts(deferred.rows(), specs), 0.1, 1.0)
     committer.commit(rows)
     assert committer.totals.videos == 1
     shapes = {"clip": (3, True), "beats": (2, True), "asr_sentiment": (2, False)}
@@ -186,7 +191,7 @@ def labelled(parts, config, tmp_path_factory):
 def _texts(rows, specs):
     spec = specs["asr_sentiment"]
     extractor = spec.cls(spec.settings, Resources())
-    return extractor.extract([R.pieces_of(rows, row, specs["asr"]) for row in range(rows.num_rows)])
+    return extractor.extract([timed_text_of(rows, row, specs["asr"]) for row in range(rows.num_rows)])
 
 
 def test_texts_of_a_long_video_come_when_it_is_joined(labelled):
@@ -208,10 +213,9 @@ def _schema(specs):
 def test_the_texts_of_the_store_serve_other_windows(labelled, config):
     store, videos, *_ = labelled
     specs = resolve(windowed(config, Window(20, 20)))
-    work = find_work(store, videos, specs, 3)
-    assert work.wanted == {"asr_sentiment": 1}
-    rows = with_pieces(store, work.rows, specs)
-    [result] = _texts(rows, specs)
+    pending = find_pending(store, videos, specs, 3)
+    assert pending.wanted == {"asr_sentiment": 1}
+    [result] = _texts(pending.rows, specs)
     assert isinstance(result, Result)
     assert result.start_s.tolist() == [0, 20, 40]
     assert result.feature[:, 0].tolist() == [4, 4, 4]
@@ -261,6 +265,6 @@ def test_what_frames_show_is_taken_in_english_where_it_was_translated():
     ]
     read = [{"text": "bonjour toi", "english": "hello you"}, {"text": "exit", "english": None}]
     pieces = [{"start_s": 2.0, "end_s": 2.0, "text": "bonjour toi"}, {"start_s": 8.0, "end_s": 8.0, "text": "exit"}]
-    assert R.pieces_in({"lines": lines}) == pieces
-    assert [piece["text"] for piece in R.pieces_in({"lines": lines, "texts": read})] == ["hello you", ""]
-    assert R.pieces_in({"lines": None}) == []
+    assert text_in({"lines": lines}, PIECES) == pieces
+    assert [piece["text"] for piece in text_in({"lines": lines, "texts": read}, PIECES)] == ["hello you", ""]
+    assert text_in({"lines": None}, PIECES) == []

@@ -18,9 +18,9 @@ from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.windows import evenly_spaced
+from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import find_work
-from vemoclap_batch.pipeline.rows import with_results
+from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.studies.ablation import Options, ablate, arms
@@ -47,7 +47,7 @@ def filled(tmp_path_factory):
     ids = [f"v{at}" for at in range(len(truth))]
     videos = pa.table({"video_id": ids, "content_key": ["1"] * len(ids), "uri": ids})
     store = Store(str(folder / "out"))
-    committer = Committer(store, specs, find_work(store, videos, specs, 3), "r1")
+    committer = Committer(store, specs, find_pending(store, videos, specs, 3), "r1")
     times, results = np.arange(WANTED) / 3, {name: [] for name in specs}
     for label in truth:
         points = rng.normal(size=(WANTED, 3)) * 0.2

@@ -25,11 +25,11 @@ from tests.waiting import wait_for
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.predict import Predicted
+from vemoclap_batch.pipeline.cluster import Cluster
 from vemoclap_batch.pipeline.commit import StageTotals
-from vemoclap_batch.pipeline.pending import find_work
-from vemoclap_batch.pipeline.plan import Cluster, Plan, StagePlan
-from vemoclap_batch.pipeline.run import Run
-from vemoclap_batch.pipeline.run import _tidied as tidied
+from vemoclap_batch.pipeline.pending import find_pending
+from vemoclap_batch.pipeline.plan import Plan, StagePlan
+from vemoclap_batch.pipeline.run import Run, compact_if_large
 from vemoclap_batch.sources.manifest import SCHEMA, Manifest, read_sources
 from vemoclap_batch.store.lock import writer
 from vemoclap_batch.store.store import Store
@@ -304,7 +304,7 @@ def test_what_was_made_good_since_is_no_failure(tmp_path, frames_profile):
         blank = dict.fromkeys(table.schema.names)
         table.append(pa.Table.from_pylist([blank | row for row in rows], schema=table.schema))
     videos = pa.table({"video_id": ["v", "w"], "content_key": ["1", "1"], "uri": ["v.mp4", "w.mp4"]})
-    run.work = find_work(run.store, videos, run.specs, max_attempts=3)
+    run.pending = find_pending(run.store, videos, run.specs, max_attempts=3)
     found = summarise(run, NOTHING, [], weeks=2, gpu_hour_cost=None)
     assert (found["failures"], found["still_failing"]) == ({"out_of_memory": 1}, {"undecodable": 1})
 
@@ -315,9 +315,9 @@ def test_a_shard_that_cannot_be_read_keeps_no_night_from_its_summary(tmp_path):
     old.mkdir(parents=True)
     for name in ("part-1", "part-2"):
         (old / f"{name}.parquet").write_bytes(b"")
-    [note] = tidied(store, 1)
+    [note] = compact_if_large(store, 1)
     assert "the tables were not compacted" in note
-    assert (tidied(store, 2), tidied(store, 0)) == ([], [])
+    assert (compact_if_large(store, 2), compact_if_large(store, 0)) == ([], [])
 
 
 def predictions(store, run_ids):

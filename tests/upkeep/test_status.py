@@ -16,11 +16,11 @@ from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
+from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import features_table, find_work
-from vemoclap_batch.pipeline.rows import with_results
-from vemoclap_batch.pipeline.windows import windowed
+from vemoclap_batch.pipeline.pending import features_table, find_pending
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store
@@ -59,8 +59,8 @@ def commit(store, config, name, ids, run_id="20260101"):
     times = np.zeros(1) if spec.cls.sequence else None
     extras = {"text": "hello"} if "text" in spec.cls.columns else {}
     result = Result(np.ones((1 if spec.width else 0, spec.width), np.float32), times, times, extras)
-    work = find_work(store, VIDEOS, specs, 3)
-    Committer(store, specs, work, run_id).commit(with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0))
+    pending = find_pending(store, VIDEOS, specs, 3)
+    Committer(store, specs, pending, run_id).commit(with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0))
 
 
 def fail(store, video, error_type, spec=None, attempts=1, run_id="20260101"):
@@ -154,10 +154,10 @@ def test_failures_are_selected_by_stage_and_type(store, config, troubled, stage,
 
 def test_what_is_selected_is_wanted_again_and_the_attempts_count_on(store, config, troubled):
     found = failed_again(store, config, "asr")
-    work = find_work(store, found.videos, troubled, 3, found.cells)
-    assert work.rows["wanted"].to_pylist() == [["clip", "asr", "asr_sentiment"]]
-    assert work.attempts["b\0001", troubled["asr"].fingerprint] == 1
-    assert find_work(store, found.videos, troubled, 3).rows["wanted"].to_pylist() == [["clip"]]
+    pending = find_pending(store, found.videos, troubled, 3, found.cells)
+    assert pending.rows["wanted"].to_pylist() == [["clip", "asr", "asr_sentiment"]]
+    assert pending.attempts["b\0001", troubled["asr"].fingerprint] == 1
+    assert find_pending(store, found.videos, troubled, 3).rows["wanted"].to_pylist() == [["clip"]]
     fail(store, "b", "model", troubled["asr"], attempts=2, run_id="20260103")
     assert status(store, config)["failures"].count(
         {"stage": "extract", "extractor": "asr", "error_type": "model", "count": 1}

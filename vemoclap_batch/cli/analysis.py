@@ -74,7 +74,7 @@ def suggest_blacklist(
     """
     from vemoclap_batch.api import open_store, own_fingerprints
     from vemoclap_batch.config import load_config, read_key_values
-    from vemoclap_batch.pipeline.progress import tracking
+    from vemoclap_batch.report.progress import tracking
     from vemoclap_batch.studies import label_errors as suspects
     from vemoclap_batch.training.fit import training_settings
 

@@ -108,7 +108,7 @@ def plan(
 ) -> None:  # fmt: skip
     """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
     from vemoclap_batch.api import run_config
-    from vemoclap_batch.pipeline.dry_run import dry_run
+    from vemoclap_batch.pipeline.plan import dry_run
     from vemoclap_batch.sources.manifest import read_sources
 
     config = run_config(profile, settings or (), frames, models_dir, window, hop)

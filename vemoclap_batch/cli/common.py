@@ -91,7 +91,7 @@ def exit_statuses() -> Iterator[None]:
 
     SIGTERM ends the process as an error does, so that what it holds, such as the lock of a folder, is released.
     """
-    from vemoclap_batch.pipeline.shutdown import Stopped, as_stopped, stoppable
+    from vemoclap_batch.shutdown import Stopped, as_stopped, stoppable
 
     try:
         with stoppable(), as_stopped():

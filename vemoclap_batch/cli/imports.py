@@ -25,7 +25,7 @@ def features(
 ) -> None:
     """Write the features of a pickle to OUT as if extract had made them, and its labels to OUT/labels.parquet."""
     from vemoclap_batch.fusion.import_features import LABELS_FILE, import_features, read_samples
-    from vemoclap_batch.pipeline.progress import tracking
+    from vemoclap_batch.report.progress import tracking
     from vemoclap_batch.store.store import Store, new_run_id
 
     samples = read_samples(file)

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from vemoclap_batch.errors import Failure
 
-#: What an extractor may declare in ``inputs``.
-FRAMES, WAVEFORM, TEXT = "frames", "waveform", "text"
+#: What an extractor may declare in ``inputs``; a text in pieces with their times is asked for as TEXT and TIMES.
+FRAMES, WAVEFORM, TEXT, TIMES = "frames", "waveform", "text", "times"
 
 
 @dataclass(frozen=True)

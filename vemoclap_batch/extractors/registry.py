@@ -10,7 +10,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
-from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, class_path, load_class
+from vemoclap_batch.extractors.base import (
+    FRAMES,
+    TEXT,
+    TIMES,
+    WAVEFORM,
+    Extractor,
+    ExtractorSettings,
+    class_path,
+    load_class,
+)
 from vemoclap_batch.extractors.fingerprint import fingerprint, identity
 from vemoclap_batch.models.hashes import NotAccepted, require_accepted
 from vemoclap_batch.models.references import HUB, MissingWeights, locate, split
@@ -48,6 +57,11 @@ class Spec:
     def reads_waveform(self) -> bool:
         """Whether it needs the sound of a video."""
         return WAVEFORM in self.cls.inputs
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether it needs its text in pieces with their times."""
+        return TIMES in self.cls.inputs
 
 
 class WeightsError(ConfigError):

@@ -1,4 +1,4 @@
-"""A text extractor run on the text of every window of a video."""
+"""Extraction for windows of a video: a text extractor that runs on every window's text, and a profile that uses it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,27 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
+from vemoclap_batch.config import Config, ExtractorEntry
 from vemoclap_batch.errors import Failure
-from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result, load_class
+from vemoclap_batch.extractors.base import (
+    TEXT,
+    TIMES,
+    WAVEFORM,
+    Extractor,
+    ExtractorSettings,
+    Resources,
+    Result,
+    class_path,
+    load_class,
+)
 from vemoclap_batch.extractors.fingerprint import hashed_name
 from vemoclap_batch.media.timeline import TimedText, Window
 
-#: Among an extractor's inputs: it takes the text in pieces with their times.
-TIMES = "times"
+#: Frames are taken this often where the profile does not say: as often as the paper says that it does.
+EVERY_S = 1.0
+#: The setting of an extractor of audio that says how many of its windows are kept, and more than any video has.
+_KEPT = ("max_windows", "windows")
+ALL_WINDOWS = 10**9
 
 
 class WindowedTextSettings(ExtractorSettings):
@@ -105,3 +119,34 @@ def _class(settings: ExtractorSettings) -> type[Extractor]:
 
 def _inner(settings: ExtractorSettings) -> ExtractorSettings:
     return _class(settings).Settings(**(settings.model_extra or {}))
+
+
+def windowed(config: Config, window: Window) -> Config:
+    """The configuration whose features serve predictions for windows of a video.
+
+    Frames are taken every second (``sampling.every_s``), whatever the window, and at least as many of each video as
+    without windows: other windows need no other frames. Extractors of texts, whose one vector a video says nothing of
+    a window, run on every window's text. Extractors of audio that keep some windows of it keep all.
+    """
+    extractors = {name: _windowed_entry(entry, window) for name, entry in config.extractors.items()}
+    sampling = config.sampling.model_copy(update={"every_s": config.sampling.every_s or EVERY_S})
+    return config.model_copy(update={"extractors": extractors, "sampling": sampling})
+
+
+def _windowed_entry(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
+    cls = load_class(entry.class_path)
+    kept = [name for name in _KEPT if name in cls.Settings.model_fields]
+    if WAVEFORM in cls.inputs and kept:
+        return entry.model_copy(update=dict.fromkeys(kept, ALL_WINDOWS))
+    if entry.input is None or TEXT not in cls.inputs:
+        return entry
+    return ExtractorEntry(
+        class_path=class_path(WindowedText),
+        input=entry.input,
+        detections=entry.detections,
+        pool=entry.pool,
+        of=entry.class_path,
+        window_s=window.window_s,
+        hop_s=window.hop_s,
+        **entry.settings,
+    )

@@ -16,6 +16,8 @@ from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
 
 if TYPE_CHECKING:
+    from vemoclap_batch.extractors.registry import Spec
+    from vemoclap_batch.fusion.checkpoint import Checkpoint
     from vemoclap_batch.fusion.data import Examples
 
 
@@ -171,3 +173,20 @@ def _array(value: Any, width: int) -> np.ndarray:
     if items is None or not len(items):
         return np.zeros((0, width), np.float32)
     return items.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float32, copy=False)
+
+
+def selected_from(specs: Mapping[str, Spec], names: Sequence[str]) -> dict[str, Selected]:
+    """The current profile's own tables, for the features a classifier takes."""
+    return {
+        name: Selected(name, specs[name].fingerprint, specs[name].space, specs[name].width, specs[name].cls.sequence)
+        for name in names
+    }
+
+
+def fingerprint_notes(checkpoint: Checkpoint, selected: Mapping[str, Selected]) -> list[str]:
+    """A line for every feature whose fingerprint is another than those the classifier was trained on."""
+    return [
+        f"{name}: predicted from fingerprint {feature.fingerprint}, trained on {', '.join(trained)} (same space)"
+        for name, feature in selected.items()
+        if (trained := checkpoint.fingerprints.get(name)) and feature.fingerprint not in trained
+    ]

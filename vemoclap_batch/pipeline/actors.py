@@ -1,4 +1,4 @@
-"""What Ray's actors run: each wraps one plain class of media/ or extractors/ and adds a column to the rows."""
+"""What Ray's actors run: each wraps plain classes of media/ or extractors/ and adds their columns to the rows."""
 
 from __future__ import annotations
 
@@ -8,172 +8,200 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config
 from vemoclap_batch.errors import Failure
-from vemoclap_batch.extractors.base import Resources, Result
+from vemoclap_batch.extractors.base import Extractor, Resources, Result
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.timeline import TimedText
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline import rows as R
-from vemoclap_batch.pipeline.plan import DECODE
+from vemoclap_batch.pipeline.chunks import (
+    DECODED,
+    DECODED_TYPE,
+    DETECTIONS,
+    FRAMES,
+    STATUS,
+    WAVEFORM,
+    chunks_of,
+    stored_column,
+    text_of,
+    timed_text_of,
+)
+from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
+from vemoclap_batch.store import schemas
 
 
-class DecodeStage:
+class DecodeActor:
     """Opens each video once, for all extractors that want it, in a process that can be killed.
 
-    A long video's parts leave one by one, each a row in a table of its own, while the next is decoded; they come in
-    the same order when Ray replays the call. The other rows follow in one table.
+    The chunks of a long video leave one by one, each a table of one row, while the next is decoded; they come in the
+    same order when Ray replays the call. The other rows follow in one table.
     """
 
-    def __init__(self, config: Config, specs: dict[str, Spec], ledger: Any) -> None:
+    def __init__(self, config: Config, specs: Mapping[str, Spec], quarantine: Any) -> None:
         self._frames = {name for name, spec in specs.items() if spec.reads_frames}
-        self._sound = {name for name, spec in specs.items() if spec.reads_waveform}
-        self._ledger = ledger
-        self._worker = DecodeWorker(Sampling(**config.sampling.model_dump()), _limits(config))
-        self._ready = time.time()
+        self._audio = {name for name, spec in specs.items() if spec.reads_waveform}
+        self._quarantine = quarantine
+        self._worker = DecodeWorker(Sampling(**config.sampling.model_dump()), limits(config))
+        self._ready_at = time.time()
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Add the decoded media to the rows that want any."""
-        with holding(self._ledger, DECODE, _keys(rows, range(rows.num_rows))) as lost:
+        with holding(self._quarantine, DECODE, _keys(rows, range(rows.num_rows))) as lost:
             short = []
             for at, names in enumerate(rows["wanted"].to_pylist()):
-                row, wants_media = rows.slice(at, 1), bool(set(names) & (self._frames | self._sound))
+                row, wants_media = rows.slice(at, 1), bool(self._media(names))
                 if lost or not wants_media:
-                    short.append(R.with_media(row, [lost if wants_media else None], [0.0], self._ready))
+                    short.append(with_media(row, lost if wants_media else None, self._ready_at))
                     continue
-                with closing(self._parts(row, set(names))) as parts:
-                    first = next(parts)
-                    if _parts_of(first) > 1:
+                with closing(self._chunks(row, names)) as chunks:
+                    first = next(chunks)
+                    if chunks_of(first) > 1:
                         yield first
-                        yield from parts
+                        yield from chunks
                     else:
                         short.append(first)
             if short:
                 yield pa.concat_tables(short)
 
-    def _parts(self, row: pa.Table, names: set[str]) -> Generator[pa.Table, None, None]:
-        """The row of each part of a video; it ends with the part that fails, or before which the run is to stop."""
-        wants = {"want_frames": bool(names & self._frames), "want_audio": bool(names & self._sound)}
+    def _media(self, wanted: Sequence[str]) -> list[str]:
+        return [name for name in wanted if name in self._frames | self._audio]
+
+    def _chunks(self, row: pa.Table, wanted: Sequence[str]) -> Generator[pa.Table, None, None]:
+        """The row of each chunk of a video; it ends with one that fails, or before which the run is to stop."""
+        streams = {
+            "want_frames": not self._frames.isdisjoint(wanted),
+            "want_audio": not self._audio.isdisjoint(wanted),
+        }
         [key] = _keys(row, [0])
-        part, parts = 0, 1
-        with closing(self._worker.parts(row["video_id"][0].as_py(), row["uri"][0].as_py(), **wants)) as found:
-            while part < parts:
-                name = f"{key}\0{part}" if part else key
-                [part_row] = guarded(self._ledger, DECODE, [name], partial(self._decoded, row, part, found))
-                if isinstance(part_row, pa.Table):
-                    parts = _parts_of(part_row)
-                elif part_row is None and part:
-                    part_row, parts = R.broken_off(self._of_part(row), part, self._ready), 0
-                else:
-                    at_part = self._of_part(row) if part else row
-                    part_row, parts = R.with_media(at_part, [part_row], [0.0], self._ready, part), 0
-                yield part_row
-                part += 1
+        chunk, chunks = 0, 1
+        with closing(self._worker.parts(row["video_id"][0].as_py(), row["uri"][0].as_py(), **streams)) as decoded:
+            while chunk < chunks:
+                name = f"{key}\0{chunk}" if chunk else key
+                [table] = guarded(self._quarantine, DECODE, [name], partial(self._decode, row, chunk, decoded))
+                if not isinstance(table, pa.Table):
+                    table = with_media(self._of_chunk(row) if chunk else row, table, self._ready_at, chunk=chunk)
+                yield table
+                chunk, chunks = chunk + 1, chunks_of(table)
 
-    def _decoded(
-        self, row: pa.Table, part: int, found: Iterator[tuple[Clip, MediaInfo] | Failure], _: Sequence[int]
+    def _decode(
+        self, row: pa.Table, chunk: int, decoded: Iterator[tuple[Clip, MediaInfo] | Failure], _: Sequence[int]
     ) -> list[pa.Table]:
-        """The row of the next part, as one of a batch of one."""
+        """The row of the next chunk, as one of a batch of one."""
         began = time.perf_counter()
-        item = next(found)
-        if part or (isinstance(item, tuple) and item[0].parts > 1):
-            row = self._of_part(row)
-        return [R.with_media(row, [item], [time.perf_counter() - began], self._ready, part)]
+        item = next(decoded)
+        if chunk or (isinstance(item, tuple) and item[0].parts > 1):
+            row = self._of_chunk(row)
+        return [with_media(row, item, self._ready_at, time.perf_counter() - began, chunk)]
 
-    def _of_part(self, row: pa.Table) -> pa.Table:
-        """A long video's row. Texts are those of a whole video: what reads them comes after joining."""
-        wanted = [name for name in row["wanted"][0].as_py() if name in self._frames | self._sound]
+    def _of_chunk(self, row: pa.Table) -> pa.Table:
+        """A long video's row. What reads texts, which are those of a whole video, runs after its chunks are merged."""
         at = row.schema.get_field_index("wanted")
-        return row.set_column(at, "wanted", pa.array([wanted], row.schema.field(at).type))
+        wanted = pa.array([self._media(row["wanted"][0].as_py())], row.schema.field(at).type)
+        return row.set_column(at, "wanted", wanted)
 
 
-class ExtractStage:
-    """One model, loaded once, run for every extractor of the profile that shares it."""
+class ExtractActor:
+    """Runs extractors over blocks, one after another. Each model is loaded once, and shared where it is the same."""
 
     def __init__(
-        self, specs: Sequence[Spec], resources: Resources, ledger: Any, timeout_s: float, drop: Sequence[str] = (),
-        detections: Sequence[Spec] = (), sources: Mapping[str, Spec] | None = None,
+        self, names: Sequence[str], specs: Mapping[str, Spec], threads: int, device: str, quarantine: Any,
+        timeout_s: float, drop: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Load the model.
+        """Load the models.
 
         Args:
-            specs: the extractors that it serves.
-            resources: what it may use.
-            ledger: notes which videos an actor holds.
-            timeout_s: how long it may take for one batch; the process that takes longer ends.
-            drop: the columns that no later stage needs.
-            detections: the extractors whose detections (faces, lines of text) it is given.
-            sources: for those of the specs that take texts with their times, the extractor whose texts they are.
+            names: the extractors to run, in order.
+            specs: all of the run's extractors, which these may read from.
+            threads: of the CPU, that each may use.
+            device: ``cpu`` or ``cuda``.
+            quarantine: notes which videos an actor holds.
+            timeout_s: how long an extractor may take for one batch; the process that takes longer ends.
+            drop: columns that no later stage reads.
         """
-        self._sources, self._timeout_s = sources or {}, timeout_s
-        self._specs, self._ledger, self._drop, self._detections = specs, ledger, list(drop), list(detections)
-        with loading(ledger, specs[0].name):
-            self._extractor = specs[0].cls(specs[0].settings, resources)
+        self._names, self._specs, self._drop = names, specs, drop
+        self._quarantine, self._timeout_s = quarantine, timeout_s
+        self._models: dict[Any, Extractor] = {}
+        with loading(quarantine, names[0]):
+            for spec in (specs[name] for name in names):
+                if model_key(spec) not in self._models:
+                    resources = Resources(threads, device, spec.models)
+                    self._models[model_key(spec)] = spec.cls(spec.settings, resources)
         _trim()
-        self._ready = time.time()
+        self._ready_at = time.time()
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Add the column of each extractor, then drop what has served."""
-        with holding(self._ledger, self._specs[0].name, _keys(rows, range(rows.num_rows))) as lost:
-            for spec in self._specs:
-                rows = self._with_column(rows, spec, lost)
+        """Add the column of each extractor, then drop the columns that have served."""
+        with holding(self._quarantine, self._names[0], _keys(rows, range(rows.num_rows))) as lost:
+            for name in self._names:
+                rows = self._with_column(rows, self._specs[name], lost)
             _trim()
             yield rows.drop_columns([name for name in self._drop if name in rows.column_names])
 
     def _with_column(self, rows: pa.Table, spec: Spec, lost: Failure | None) -> pa.Table:
         at = [row for row, names in enumerate(rows["wanted"].to_pylist()) if spec.name in names]
         began = time.perf_counter()
-        found: list[Result | Failure | None] = [lost] * len(at)
+        outcomes: Sequence[Result | Failure | None] = [lost] * len(at)
         if not lost:
-            found = guarded(
-                self._ledger,
-                spec.name,
-                _keys(rows, at),
-                lambda some: self._extract(rows, [at[i] for i in some], spec),
-            )
-        results: list[Result | Failure | None] = [None] * rows.num_rows
-        for row, result in zip(at, found, strict=True):
-            results[row] = result
-        return _with_results(rows, spec, results, time.perf_counter() - began, self._ready)
+            run = partial(self._extract, rows, spec, at)
+            outcomes = guarded(self._quarantine, spec.name, _keys(rows, at), run)
+        by_row = dict(zip(at, outcomes, strict=True))
+        results = [by_row.get(row) for row in range(rows.num_rows)]
+        seconds = time.perf_counter() - began
+        try:
+            return with_results(rows, spec, results, seconds, self._ready_at)
+        except (pa.ArrowException, ValueError, TypeError):
+            # A result that does not fit the extractor's own columns fails its own video alone.
+            results = [self._fitting(rows.slice(row, 1), spec, result) for row, result in enumerate(results)]
+            return with_results(rows, spec, results, seconds, self._ready_at)
 
-    def _extract(self, rows: pa.Table, at: Sequence[int], spec: Spec) -> list[Result | Failure | None]:
-        """The results of some rows; None for one that has nothing to read, for what it reads from has failed."""
-        source = self._sources.get(spec.name)
-        items = [_item(rows, row, spec, self._detections, source) for row in at]
+    def _fitting(self, row: pa.Table, spec: Spec, result: Result | Failure | None) -> Result | Failure | None:
+        try:
+            with_results(row, spec, [result], 0.0, self._ready_at)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            return Failure.of(error)
+        return result
+
+    def _extract(
+        self, rows: pa.Table, spec: Spec, at: Sequence[int], some: Sequence[int]
+    ) -> list[Result | Failure | None]:
+        """The results of some of the wanted rows; None for one whose source has failed, so that it has no input."""
+        items = [self._input(rows, at[position], spec) for position in some]
         with _ends_after(self._timeout_s):
-            found = iter(self._extractor.extract([item for item in items if item is not None]))
-        return [None if item is None else next(found) for item in items]
+            results = iter(self._models[model_key(spec)].extract([item for item in items if item is not None]))
+        return [None if item is None else next(results) for item in items]
+
+    def _input(self, rows: pa.Table, row: int, spec: Spec) -> Clip | str | TimedText | None:
+        if spec.source is not None:
+            source = self._specs[spec.source]
+            return timed_text_of(rows, row, source) if spec.reads_times else text_of(rows, row, source)
+        clip = clip_of(rows, row)
+        if clip is not None:
+            clip.detections = {name: detections_of(rows, row, self._specs[name]) for name in spec.detections}
+        return clip
 
 
-def _with_results(
-    rows: pa.Table, spec: Spec, results: list[Result | Failure | None], seconds: float, ready: float
-) -> pa.Table:
-    """Add the column; a result that does not fit the extractor's own columns becomes that row's failure."""
-    try:
-        return R.with_results(rows, spec, results, seconds, ready)
-    except (pa.ArrowException, ValueError, TypeError):
-        for at, result in enumerate(results):
-            try:
-                R.with_results(rows.slice(at, 1), spec, [result], 0.0, ready)
-            except (pa.ArrowException, ValueError, TypeError) as error:
-                results[at] = Failure.of(error)
-        return R.with_results(rows, spec, results, seconds, ready)
+def limits(config: Config) -> Limits:
+    """The bounds on decoding that a configuration sets."""
+    bounds = config.decode.model_dump(exclude={"actors", "cost"})
+    return Limits(**bounds, policy=config.sources.policy)
 
 
 @contextmanager
 def _ends_after(seconds: float) -> Iterator[None]:
     """End the process, its stacks on standard error, if this takes longer: also where nothing in Python runs any more.
 
-    To the ledger that is a death like others: the batch is done again, each video alone.
+    To the quarantine that is a death like others: the batch is done again, each video alone.
     """
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
@@ -190,35 +218,129 @@ def _trim() -> None:
         trim(0)
 
 
-def _parts_of(row: pa.Table) -> int:
-    """How many parts the row's video has; a failure ends them."""
-    decoded = row[R.DECODED][0].as_py()
-    return 0 if decoded is None or decoded["error_type"] is not None else decoded["parts"]
-
-
-def _limits(config: Config) -> Limits:
-    names = (
-        "timeout_s", "fetch_timeout_s", "max_fetch_gb", "memory_gb", "max_duration_s", "decoder", "whole_s",
-        "whole_frames", "part_s", "part_frames",
-    )  # fmt: skip
-    return Limits(**{name: getattr(config.decode, name) for name in names}, policy=config.sources.policy)
-
-
-def _item(
-    rows: pa.Table, row: int, spec: Spec, detections: Sequence[Spec], source: Spec | None
-) -> Clip | str | TimedText | None:
-    if spec.source is not None:
-        return R.text_of(rows, row, spec.source) if source is None else R.pieces_of(rows, row, source)
-    clip = R.clip_of(rows, row)
-    if clip is not None:
-        clip.detections = {source.name: R.detections_of(rows, row, source) for source in detections}
-    return clip
-
-
 def _keys(rows: pa.Table, at: Sequence[int]) -> list[str]:
     names = [f"{rows['video_id'][row]}\0{rows['content_key'][row]}" for row in at]
-    if R.DECODED not in rows.column_names:
+    if DECODED not in rows.column_names:
         return names
-    # Parts of one video are in several actors at a time.
-    parts = pc.struct_field(rows[R.DECODED], "part").to_pylist()
-    return [f"{name}\0{parts[row]}" if parts[row] else name for name, row in zip(names, at, strict=True)]
+    # Chunks of one video are in several actors at a time.
+    chunks = pc.struct_field(rows[DECODED], "chunk").to_pylist()
+    return [f"{name}\0{chunks[row]}" if chunks[row] else name for name, row in zip(names, at, strict=True)]
+
+
+def with_media(
+    row: pa.Table, item: tuple[Clip, MediaInfo] | Failure | None, ready_at: float, seconds: float = 0.0, chunk: int = 0
+) -> pa.Table:
+    """Add what decoding gave to one row.
+
+    None stands for a video that was not decoded; for a later chunk, which the run stopped before, it leaves the video
+    with 0 chunks. A failure of a later chunk says with its number of chunks that it is the last.
+    """
+    decoded: dict[str, Any] = {"seconds": seconds, "ready_at": ready_at, "chunk": chunk, "chunks": 0}
+    frames = waveform = None
+    if isinstance(item, Failure):
+        decoded |= {"error_type": str(item.error_type), "message": item.message, "chunks": chunk + 1}
+    elif item is not None:
+        clip, info = item
+        frames = clip.frames
+        waveform = np.concatenate([to_int16(clip.waveform), to_int16(clip.following)])
+        decoded |= asdict(info) | {
+            "duration_s": clip.duration_s,
+            "frame_times": clip.frame_times,
+            "frame_shape": list(clip.frames.shape),
+            "start_s": clip.start_s,
+            "chunk": clip.part,
+            "chunks": clip.parts,
+            "first_frame": clip.first_frame,
+            "sound_samples": clip.sound_samples,
+            "own_samples": len(clip.waveform),
+        }
+    is_decoded = item is not None or chunk > 0
+    row = row.append_column(DECODED, pa.array([decoded if is_decoded else None], DECODED_TYPE))
+    return row.append_column(FRAMES, _binary(frames)).append_column(WAVEFORM, _binary(waveform))
+
+
+def _binary(array: np.ndarray | None) -> pa.LargeBinaryArray:
+    """The bytes of an array, not copied, as an Arrow array of length 1."""
+    if array is None:
+        return pa.nulls(1, pa.large_binary())
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)])
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """A waveform as it travels: int16, without loss, since decoding gives multiples of 2**-15."""
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def clip_of(rows: pa.Table, row: int) -> Clip | None:
+    """The clip of a row, its frames a view of the row's bytes; None when nothing was decoded."""
+    if not chunks_of(rows.slice(row, 1)):
+        return None
+    decoded = rows[DECODED][row].as_py()
+    frames = np.zeros((0, 0, 0, 3), np.uint8)
+    if FRAMES in rows.column_names:
+        frames = np.frombuffer(rows[FRAMES][row].as_buffer(), np.uint8).reshape(decoded["frame_shape"])
+    pcm = np.zeros(0, np.int16)
+    if WAVEFORM in rows.column_names:
+        pcm = np.frombuffer(rows[WAVEFORM][row].as_buffer(), np.int16)
+    waveform = pcm.astype(np.float32) / 32768.0
+    own = decoded["own_samples"]
+    return Clip(
+        video_id=rows["video_id"][row].as_py(),
+        frames=frames,
+        frame_times=np.asarray(decoded["frame_times"], float)[: len(frames)],
+        waveform=waveform[:own],
+        duration_s=decoded["duration_s"],
+        start_s=decoded["start_s"],
+        part=decoded["chunk"],
+        parts=decoded["chunks"],
+        first_frame=decoded["first_frame"],
+        following=waveform[own:],
+        sound_samples=decoded["sound_samples"],
+    )
+
+
+def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
+    """Numbers of the row's own frames in which an extractor detected something, from this run or the store: int32 [n].
+
+    Empty when that is not known. The store's are numbers of the whole video's frames.
+    """
+    if source.name in rows.column_names and rows[source.name][row].is_valid:
+        detections = rows[source.name][row].as_py()[source.cls.detections] or ()
+        return np.array([item["frame"] for item in detections], np.int32)
+    column = stored_column(DETECTIONS, source.name)
+    if column not in rows.column_names:
+        return np.zeros(0, np.int32)
+    decoded = rows[DECODED][row].as_py()
+    frames = np.array(rows[column][row].as_py() or (), np.int32) - decoded["first_frame"]
+    return frames[(frames >= 0) & (frames < decoded["frame_shape"][0])]
+
+
+def with_results(
+    rows: pa.Table, spec: Spec, results: Sequence[Result | Failure | None], seconds: float, ready_at: float
+) -> pa.Table:
+    """Add an extractor's column; None for a row it did not run on."""
+    schema = schemas.features(spec.cls.sequence, spec.cls.columns)
+    fields = [pa.field(*item) for item in STATUS]
+    fields += [field for field in schema if field.name not in {"video_id", "content_key", "run_id"}]
+    no_times = np.zeros(0) if spec.cls.sequence else None
+    nothing = Result(np.zeros((0, spec.width), np.float32), no_times, no_times)
+    good = [item if isinstance(item, Result) else nothing for item in results]
+    bad = [item if isinstance(item, Failure) else None for item in results]
+    ran = sum(item is not None for item in results)
+    columns: dict[str, pa.Array] = {
+        "error_type": pa.array([None if item is None else str(item.error_type) for item in bad], pa.string()),
+        "message": pa.array([None if item is None else item.message for item in bad], pa.string()),
+        "seconds": pa.array([seconds / ran if ran else 0.0] * len(results), pa.float64()),
+        "ready_at": pa.array([ready_at] * len(results), pa.float64()),
+        "feature": schemas.feature_array([item.feature for item in good]),
+    }
+    if spec.cls.sequence:
+        columns["start_s"] = pa.array([item.start_s for item in good], schemas.SECONDS)
+        columns["end_s"] = pa.array([item.end_s for item in good], schemas.SECONDS)
+    for name, column_type in spec.cls.columns.items():
+        columns[name] = pa.array([item.extras.get(name) for item in good], column_type)
+    absent = pa.array([item is None for item in results], pa.bool_())
+    arrays = [columns[field.name] for field in fields]
+    return rows.append_column(spec.name, pa.StructArray.from_arrays(arrays, fields=fields, mask=absent))

@@ -1,4 +1,10 @@
-"""The parts of long videos come back in any order and in different blocks; here each video becomes one row again."""
+"""How a video travels between the stages: an Arrow row for each of its chunks, which become one row again at the end.
+
+A long video has several chunks, any other has one. A row enters with ``video_id``, ``content_key``, ``uri``, ``wanted``
+(the extractors to run) and what these read from the store (see :func:`stored_column`). Decoding adds ``decoded``,
+``frames`` and ``waveform``, the last two as plain bytes that are read in place; each extractor adds a struct column of
+its own name.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +18,91 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.media.timeline import joined_text
-from vemoclap_batch.pipeline import rows as R
+from vemoclap_batch.media.timeline import Piece, TimedText, joined_text
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.table import keys
 
-_STATUS = ("error_type", "message", "seconds", "ready_at")
+#: Columns that decoding adds.
+DECODED, FRAMES, WAVEFORM = "decoded", "frames", "waveform"
+#: What an extractor may read of another one's results: its text, the same in pieces with times, or frame numbers.
+TEXT, PIECES, DETECTIONS = "text", "pieces", "detections"
+#: Types of the columns that bring those from the store.
+STORED_TYPES: dict[str, pa.DataType] = {
+    TEXT: pa.string(),
+    PIECES: pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])),
+    DETECTIONS: pa.list_(pa.int32()),
+}
+STATUS: list[tuple[str, pa.DataType]] = [
+    ("error_type", pa.string()),
+    ("message", pa.string()),
+    ("seconds", pa.float64()),  # of the stage's own time, an equal share of its batch's
+    ("ready_at", pa.float64()),  # when the stage's actor had its model, seconds since the epoch
+]
+DECODED_TYPE = pa.struct(
+    [
+        *STATUS,
+        ("frame_shape", pa.list_(pa.int32())),
+        ("start_s", pa.float64()),
+        ("chunk", pa.int32()),
+        ("chunks", pa.int32()),
+        ("first_frame", pa.int32()),
+        ("sound_samples", pa.int64()),
+        ("own_samples", pa.int64()),  # the rest of the waveform is the beginning of the next chunk's
+        *[field for field in schemas.VIDEOS if field.name not in {"video_id", "content_key", "uri", "run_id"}],
+    ]
+)
 
 
-class Joiner:
-    """Holds the results of parts until a video has them all; frames and sound never get here."""
+def stored_column(kind: str, extractor: str) -> str:
+    """Name of the column that brings an extractor's text, pieces or detections from the store."""
+    return f"{kind}_{extractor}"
+
+
+def chunks_of(row: pa.Table) -> int:
+    """How many chunks the video of a decoded row has; 0 when a failure or the run's end leaves no further one."""
+    decoded = row[DECODED][0].as_py()
+    return 0 if decoded is None or decoded["error_type"] is not None else decoded["chunks"]
+
+
+def text_of(rows: pa.Table, row: int, source: Spec) -> str | None:
+    """The text that an extractor gave, in this run or as the store has it; None when there is none."""
+    return _read_text(rows, row, source, TEXT)
+
+
+def timed_text_of(rows: pa.Table, row: int, source: Spec) -> TimedText | None:
+    """As :func:`text_of`, in pieces with their times."""
+    pieces = _read_text(rows, row, source, PIECES)
+    return None if pieces is None else TimedText([Piece(**piece) for piece in pieces], written=source.reads_frames)
+
+
+def _read_text(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
+    result = rows[source.name][row].as_py() if source.name in rows.column_names else None
+    if result is not None:
+        return None if result["error_type"] is not None else text_in(result, kind)
+    column = stored_column(kind, source.name)
+    return rows[column][row].as_py() if column in rows.column_names else None
+
+
+def text_in(features: Mapping[str, Any], kind: str) -> Any:
+    """The text of a features row, or its pieces with their times, in order.
+
+    A transcript has ``segments``, text read off frames has ``lines``: those of one frame are one piece, by a space
+    between them and in lower case, or in English where ``texts`` has that.
+    """
+    if kind == TEXT:
+        return features["text"]
+    if features.get("segments") is not None:
+        return [{name: segment[name] for name in ("start_s", "end_s", "text")} for segment in features["segments"]]
+    frames: dict[int, tuple[float, list[str]]] = {}
+    for line in features.get("lines") or ():
+        frames.setdefault(line["frame"], (line["time_s"], []))[1].append(line["text"])
+    english = {item["text"]: item["english"] or "" for item in features.get("texts") or ()}
+    shown = [(time, " ".join(texts).lower()) for time, texts in frames.values()]
+    return [{"start_s": time, "end_s": time, "text": english.get(text, text)} for time, text in shown]
+
+
+class ChunkMerger:
+    """Holds the results of chunks until a video has them all; frames and waveforms never get here."""
 
     def __init__(self, specs: Mapping[str, Spec]) -> None:
         """Start with nothing.
@@ -37,56 +117,57 @@ class Joiner:
 
     def add(self, block: pa.Table) -> pa.Table:
         """Take a finished block; returns its rows of short videos and those of the videos that it completes."""
-        if R.DECODED not in block.column_names:
+        if DECODED not in block.column_names:
             return block
-        counts = pc.fill_null(pc.struct_field(block[R.DECODED], "parts"), 1)
+        counts = pc.fill_null(pc.struct_field(block[DECODED], "chunks"), 1)
         if pc.all(pc.equal(counts, 1)).as_py():
             return block
         ready = [block.filter(pc.equal(counts, 1))]
         long = block.filter(pc.not_equal(counts, 1))
         for at, key in enumerate(keys(long).to_pylist()):
             row = long.slice(at, 1)
-            part = row[R.DECODED][0].as_py()
-            if not part["parts"]:
+            decoded = row[DECODED][0].as_py()
+            if not decoded["chunks"]:
                 self._stopped.add(key)
-            self._waiting[key][part["part"]] = self._packed(row, part["parts"])
+            waiting = self._waiting[key]
+            waiting[decoded["chunk"]] = self._packed(row, decoded["chunks"])
             if key in self._stopped:
                 del self._waiting[key]
-            elif len(self._waiting[key]) == _parts(self._waiting[key].values()):
-                found = self._waiting.pop(key)
-                ready.append(join([found[number].row() for number in sorted(found)], self._specs))
+            elif len(waiting) == _expected(waiting.values()):
+                ready.append(merge([waiting[number].row() for number in sorted(waiting)], self._specs))
+                del self._waiting[key]
         return pa.concat_tables(ready, promote_options="default")
 
-    def _packed(self, row: pa.Table, parts: int) -> _Packed:
+    def _packed(self, row: pa.Table, chunks: int) -> _Packed:
         schema = next((known for known in self._schemas if known.equals(row.schema)), None)
         if schema is None:
             self._schemas.append(schema := row.schema)
         [batch] = row.combine_chunks().to_batches()
-        return _Packed(parts, schema, batch.serialize())
+        return _Packed(chunks, schema, batch.serialize())
 
-    def lost(self) -> pa.Table | None:
-        """Once no block is left: a failed row for each video some of whose parts never came, or None."""
+    def incomplete(self) -> pa.Table | None:
+        """Once no block is left: a failed row for each video some of whose chunks never came, or None."""
         failed = []
-        for found in self._waiting.values():
-            message = f"only {len(found)} of its {_parts(found.values())} parts came through; the others' process died"
+        for waiting in self._waiting.values():
+            count = f"only {len(waiting)} of its {_expected(waiting.values())} chunks"
+            message = f"{count} came through; the process of the others died"
             failure = {"error_type": str(ErrorType.WORKER_DIED), "message": message, "seconds": 0.0, "ready_at": 0.0}
-            row = next(iter(found.values())).row()
-            decoded = pa.array([failure], R.DECODED_TYPE)
-            failed.append(_work(row).append_column(R.DECODED, decoded))
+            row = _pending(next(iter(waiting.values())).row())
+            failed.append(row.append_column(DECODED, pa.array([failure], DECODED_TYPE)))
         self._waiting.clear()
         return pa.concat_tables(failed) if failed else None
 
 
 class _Packed(NamedTuple):
-    """A part's row while it waits: many parts do, and a table's own objects take more memory than the numbers in it.
+    """A chunk's row while it waits, as Arrow sends it: a table's own objects would take more memory than its numbers.
 
     Attributes:
-        parts: how many parts the video has, as far as this one knew.
+        chunks: how many the video has, as far as this one knew.
         schema: of the row, one for all.
-        batch: the row, in the bytes that Arrow sends.
+        batch: the row.
     """
 
-    parts: int
+    chunks: int
     schema: pa.Schema
     batch: pa.Buffer
 
@@ -94,130 +175,125 @@ class _Packed(NamedTuple):
         return pa.Table.from_batches([pa.ipc.read_record_batch(self.batch, self.schema)])
 
 
-def _parts(found: Iterable[_Packed]) -> int:
-    """How many parts there will be: fewer than first said when decoding failed midway."""
-    return min(packed.parts for packed in found)
+def _expected(waiting: Iterable[_Packed]) -> int:
+    """How many chunks there will be: fewer than first said when decoding failed midway."""
+    return min(packed.chunks for packed in waiting)
 
 
-def _work(row: pa.Table) -> pa.Table:
+def _pending(row: pa.Table) -> pa.Table:
     return row.select(["video_id", "content_key", "uri", "wanted"])
 
 
-def join(parts: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
-    """The row of a video from the rows of its parts, in order.
+def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
+    """The row of a video from the rows of its chunks, in order.
 
-    An extractor that failed on one part failed on the video. One that was not run on every part, because decoding
-    failed or the run stopped, has no result. Features, their times and lists of things found are those of the parts
-    one after the other. Frames are numbered through. See :func:`_scalars` for single values.
+    An extractor that failed on one chunk failed on the video. One that was not run on every chunk, because decoding
+    failed or the run stopped, has no result. Features, their times and other lists are those of the chunks one after
+    the other, with frames numbered through. See :func:`_merged_scalars` for single values.
     """
-    row = _work(parts[0])
-    decoded = [part[R.DECODED][0].as_py() for part in parts]
-    row = row.append_column(R.DECODED, pa.array([_joined_media(decoded)], R.DECODED_TYPE))
+    row = _pending(rows[0])
+    decoded = [chunk[DECODED][0].as_py() for chunk in rows]
+    row = row.append_column(DECODED, pa.array([_merged_media(decoded)], DECODED_TYPE))
     for name, spec in specs.items():
-        if name in parts[0].column_names:
-            kind = parts[0].schema.field(name).type
-            found = [pc.take(part[name].combine_chunks(), [0]) for part in parts]
-            row = row.append_column(name, _joined_result(found, decoded, spec, kind))
+        if name in rows[0].column_names:
+            results = [pc.take(chunk[name].combine_chunks(), [0]) for chunk in rows]
+            row = row.append_column(name, _merged_result(results, decoded, spec))
     return row
 
 
-def _joined_media(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    joined = dict(next((part for part in parts if part["has_video"]), parts[0]))
-    joined |= _joined_status(parts)
-    joined |= {"part": 0, "parts": len(parts), "start_s": 0.0, "first_frame": 0}
-    joined["frame_times"] = [time for part in parts for time in part["frame_times"] or ()]
-    joined["warnings"] = [*dict.fromkeys(warning for part in parts for warning in part["warnings"] or ())]
-    joined["has_audio"] = any(part["has_audio"] for part in parts)
-    return joined
-
-
-def _joined_status(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    failed = next((part for part in parts if part["error_type"] is not None), None)
+def _merged_media(decoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "error_type": failed["error_type"] if failed else None,
-        "message": failed["message"] if failed else None,
-        "seconds": sum(part["seconds"] for part in parts),
-        "ready_at": max(part["ready_at"] for part in parts),
+        **next((chunk for chunk in decoded if chunk["has_video"]), decoded[0]),
+        **_merged_status(decoded),
+        **{"chunk": 0, "chunks": len(decoded), "start_s": 0.0, "first_frame": 0},
+        "frame_times": [time for chunk in decoded for time in chunk["frame_times"] or ()],
+        "warnings": [*dict.fromkeys(warning for chunk in decoded for warning in chunk["warnings"] or ())],
+        "has_audio": any(chunk["has_audio"] for chunk in decoded),
     }
 
 
-def _joined_result(
-    found: Sequence[pa.StructArray], media: Sequence[Mapping[str, Any]], spec: Spec, kind: pa.StructType
+def _merged_status(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    failed = next((chunk for chunk in chunks if chunk["error_type"] is not None), None)
+    return {
+        "error_type": failed["error_type"] if failed else None,
+        "message": failed["message"] if failed else None,
+        "seconds": sum(chunk["seconds"] for chunk in chunks),
+        "ready_at": max(chunk["ready_at"] for chunk in chunks),
+    }
+
+
+def _merged_result(
+    results: Sequence[pa.StructArray], decoded: Sequence[Mapping[str, Any]], spec: Spec
 ) -> pa.StructArray:
-    """One extractor's struct for the video: an array of length 1."""
-    status = [{name: pc.struct_field(item, name)[0].as_py() for name in _STATUS} for item in found if item[0].is_valid]
-    failed = any(item["error_type"] is not None for item in status)
-    if not failed and len(status) < len(found):
-        return pa.nulls(1, kind)
-    values: dict[str, Any] = _joined_status(status)
-    # The numbers of features stay Arrow's: as Python objects those of an hour would take gigabytes.
-    good = [item for item in found if item[0].is_valid and pc.struct_field(item, "error_type")[0].as_py() is None]
-    columns = {"feature": _listed([pc.struct_field(item, "feature") for item in good], schemas.FEATURE)}
-    for name in ("start_s", "end_s"):
-        if kind.get_field_index(name) >= 0:
-            columns[name] = _listed([pc.struct_field(item, name) for item in good], kind.field(name).type)
-    extras = [
-        {name: pc.struct_field(item, name)[0].as_py() for name in spec.cls.columns}
-        for item in found
-        if item[0].is_valid
+    """One extractor's struct for the video, from one for each chunk: arrays of length 1."""
+    fields = list(results[0].type)
+    ran = [result for result in results if result[0].is_valid]
+    # Numbers of features stay Arrow's: as Python objects those of an hour would take gigabytes.
+    lists = {"feature": schemas.FEATURE} | (
+        {"start_s": schemas.SECONDS, "end_s": schemas.SECONDS} if spec.cls.sequence else {}
+    )
+    values = [
+        {f.name: pc.struct_field(result, f.name)[0].as_py() for f in fields if f.name not in lists} for result in ran
     ]
+    failed = any(value["error_type"] is not None for value in values)
+    if not failed and len(ran) < len(results):
+        return pa.nulls(1, results[0].type)
+    merged = _merged_status(values)
     if not failed:
-        values |= joined_extras(extras, spec.cls.columns, media, spec.reads_frames)
+        merged |= merged_extras(values, spec.cls.columns, decoded, spec.reads_frames)
+    good = [result for result, value in zip(ran, values, strict=True) if value["error_type"] is None]
     arrays = [
-        columns[field.name] if field.name in columns else pa.array([values.get(field.name)], field.type)
-        for field in kind
+        _concatenated([pc.struct_field(result, f.name) for result in good], f.type)
+        if f.name in lists
+        else pa.array([merged.get(f.name)], f.type)
+        for f in fields
     ]
-    return pa.StructArray.from_arrays(arrays, fields=list(kind))
+    return pa.StructArray.from_arrays(arrays, fields=fields)
 
 
-def _listed(lists: Sequence[pa.ListArray], kind: pa.ListType) -> pa.ListArray:
+def _concatenated(lists: Sequence[pa.ListArray], kind: pa.ListType) -> pa.ListArray:
     """Lists put one after the other: an array of length 1."""
     items = pa.concat_arrays([pc.list_flatten(item) for item in lists]) if lists else pa.array([], kind.value_type)
     return pa.ListArray.from_arrays(pa.array([0, len(items)], pa.int32()), items)
 
 
-def joined_extras(
-    parts: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType], media: Sequence[Mapping[str, Any]],
+def merged_extras(
+    chunks: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, pa.DataType],
+    decoded: Sequence[Mapping[str, Any]],
     written: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """An extractor's own columns for the video.
 
     Args:
-        parts: its columns for every part.
+        chunks: its columns for every chunk.
         columns: their types.
-        media: what decoding said of every part.
+        decoded: what decoding said of every chunk.
         written: whether the extractor reads frames, so that its texts are what is written there.
     """
-    sizes = [_size(part, written) for part in media]
-    joined = _scalars(parts, columns, media, sizes)
+    # A chunk weighs as much as it has frames, or samples.
+    weights = [float((each["frame_shape"] or [0])[0] if written else each["own_samples"] or 0) for each in decoded]
+    merged = _merged_scalars(chunks, columns, decoded, weights)
     for name, kind in columns.items():
-        values = [part[name] for part in parts]
+        values = [chunk[name] for chunk in chunks]
         if name == "text":
-            joined[name] = _text([value for value in values if value], written)
-        elif pa.types.is_list(kind) and _fields(kind) >= {"label", "probability"}:
-            joined[name] = _ranking(values, sizes)
+            texts = [value for value in values if value]
+            # The text of a chunk's frames is put together of each frame's; what several show is taken once.
+            merged[name] = joined_text(
+                [t for text in texts for t in (text.split(". ") if written else [text])], written
+            )
+        elif pa.types.is_list(kind) and _field_names(kind) >= {"label", "probability"}:
+            merged[name] = _merged_ranking(values, weights)
         elif pa.types.is_list(kind):
-            joined[name] = [
-                _renumbered(item, part["first_frame"])
-                for value, part in zip(values, media, strict=True)
+            merged[name] = [
+                _renumbered(item, each["first_frame"])
+                for value, each in zip(values, decoded, strict=True)
                 for item in value or ()
             ]
-    return joined
+    return merged
 
 
-def _text(texts: Sequence[str], written: bool) -> str:
-    """A part's own text is that of its frames put together; what several parts show is taken once."""
-    return joined_text([piece for text in texts for piece in (text.split(". ") if written else [text])], written)
-
-
-def _size(media: Mapping[str, Any], written: bool) -> float:
-    """How much a part weighs: its frames, or its seconds of sound."""
-    if written:
-        return float((media["frame_shape"] or [0])[0])
-    return (media["own_samples"] or 0) / SAMPLE_RATE
-
-
-def _fields(kind: pa.ListType) -> set[str]:
+def _field_names(kind: pa.ListType) -> set[str]:
     value = kind.value_type
     return {field.name for field in value} if pa.types.is_struct(value) else set()
 
@@ -228,43 +304,45 @@ def _renumbered(item: Any, first_frame: int) -> Any:
     return item
 
 
-def _ranking(rankings: Sequence[Any], sizes: Sequence[float]) -> list[dict[str, Any]]:
-    """The labels whose probabilities are highest on average; one that a part does not name counts 0 there."""
+def _merged_ranking(rankings: Sequence[Any], weights: Sequence[float]) -> list[dict[str, Any]]:
+    """The labels whose probabilities are highest on average; one that a chunk does not name counts 0 there."""
     sums: defaultdict[str, float] = defaultdict(float)
     items: dict[str, Mapping[str, Any]] = {}
-    for ranking, size in zip(rankings, sizes, strict=True):
+    for ranking, weight in zip(rankings, weights, strict=True):
         for item in ranking or ():
-            sums[item["label"]] += item["probability"] * size
+            sums[item["label"]] += item["probability"] * weight
             items[item["label"]] = item
-    total = sum(sizes) or 1.0
+    total = sum(weights) or 1.0
     longest = max((len(ranking or ()) for ranking in rankings), default=0)
     best = sorted(sums, key=lambda label: (-sums[label], label))[:longest]
     return [{**items[label], "probability": sums[label] / total} for label in best]
 
 
-def _scalars(
-    parts: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType], media: Sequence[Mapping[str, Any]],
-    sizes: Sequence[float],
-) -> dict[str, Any]:  # fmt: skip
-    """Single values: measures (floats alone) are averaged, by how much each part has of what was measured.
+def _merged_scalars(
+    chunks: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, pa.DataType],
+    decoded: Sequence[Mapping[str, Any]],
+    weights: Sequence[float],
+) -> dict[str, Any]:
+    """Single values: measures (floats alone) are averaged by the chunks' weights.
 
     Where there are others among them (a language with its probability, a caption with its frame), all are those of one
-    part: the one with most text, else the middle one of those that have them.
+    chunk: the one with most text, else the middle one of those that have them.
     """
     names = [name for name, kind in columns.items() if not pa.types.is_list(kind) and name != "text"]
     if all(pa.types.is_floating(columns[name]) for name in names):
-        return {name: _mean([part[name] for part in parts], sizes) for name in names}
-    there = [at for at, part in enumerate(parts) if any(part[name] is not None for name in names)]
+        return {name: _mean([chunk[name] for chunk in chunks], weights) for name in names}
+    there = [at for at, chunk in enumerate(chunks) if any(chunk[name] is not None for name in names)]
     if not there:
         return dict.fromkeys(names)
     chosen = there[(len(there) - 1) // 2]
     if "text" in columns:
-        chosen = max(there, key=lambda at: len(parts[at]["text"] or ""))
-    return _renumbered({name: parts[chosen][name] for name in names}, media[chosen]["first_frame"])
+        chosen = max(there, key=lambda at: len(chunks[at]["text"] or ""))
+    return _renumbered({name: chunks[chosen][name] for name in names}, decoded[chosen]["first_frame"])
 
 
-def _mean(values: Sequence[float | None], sizes: Sequence[float]) -> float | None:
-    there = [(value, size) for value, size in zip(values, sizes, strict=True) if value is not None and size]
+def _mean(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    there = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None and weight]
     if not there:
         return None
-    return float(np.average([value for value, _ in there], weights=[size for _, size in there]))
+    return float(np.average([value for value, _ in there], weights=[weight for _, weight in there]))

@@ -1,4 +1,4 @@
-"""Joining or starting Ray."""
+"""Joining or starting Ray, what the cluster has, and a watch on whether it still has it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import psutil
 import ray
 
 from vemoclap_batch.errors import RunBroken, RunEnded
-from vemoclap_batch.pipeline.plan import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,17 @@ log = logging.getLogger(__name__)
 ANSWER_S = 20.0
 #: How long killed processes may take to be gone.
 _END_S = 10.0
+_LOOK_EVERY_S = 15.0
 _GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a cluster has."""
+
+    cpus: float
+    gpus: float
+    memory_gb: float
 
 
 @contextmanager
@@ -38,82 +49,75 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
     if ray.is_initialized():
         yield cluster_resources()
         return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose)
+        wait_for_answer(address)
+        # Ray would ask the network whose cloud it runs in, and report it.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address == "local":
+            _start_here(verbose)
+        else:
+            _init(address, verbose)
         yield cluster_resources()
     finally:
         ray.shutdown()
 
 
-def _join(address: str, verbose: bool) -> None:
-    wait_for_answer(address)
-    # Ray would ask the network whose cloud it runs in, and report it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address == "local":
-        _start_here(verbose)
-    else:
-        _init(address, verbose)
+def cluster_resources() -> Cluster:
+    """What the connected cluster has."""
+    total = ray.cluster_resources()
+    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0) / _GIB)
 
 
-def _start_here(verbose: bool) -> None:
-    """Start Ray on this machine; on a busy one its processes may miss each other, so there is a second try.
+def this_machine() -> Cluster:
+    """What Ray would find on this machine, without starting it: for a dry run."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Ray gives about 30 % of the memory to its object store.
+    return Cluster(float(cpus), 0.0, psutil.virtual_memory().available * 0.7 / _GIB)
 
-    Raises:
-        RunBroken: it did not start either time.
+
+@contextmanager
+def capacity_monitor(
+    lacks: Callable[[Cluster], str | None], wait_s: float, advanced_at: Callable[[], float],
+    give_up: Callable[[str], None],
+) -> Iterator[None]:  # fmt: skip
+    """Check from time to time whether the cluster still has room for a run's actors.
+
+    Ray waits without end for actors that no longer fit, as after the loss of nodes. With fewer of them a run may go on
+    all the same, so it is given up only when it stands still.
+
+    Args:
+        lacks: says in words what a cluster lacks for the run, None if it has enough.
+        wait_s: seconds that the run may stand still without enough nodes, in which others may take their place.
+        advanced_at: when the run advanced last, by the monotonic clock.
+        give_up: called once, from a thread, with the reason.
     """
-    others = set(psutil.Process().children(recursive=True))
+    done = threading.Event()
+
+    def check() -> None:
+        since: float | None = None
+        while not done.wait(min(_LOOK_EVERY_S, wait_s / 4)):
+            try:
+                lacking = lacks(cluster_resources())
+            # Ray has many for a head node that does not answer; the next look may go well.
+            except Exception as error:
+                log.warning("the cluster does not say what it has: %s", error)
+                continue
+            if lacking is None:
+                since = None
+                continue
+            since = max(time.monotonic() if since is None else since, advanced_at())
+            if time.monotonic() - since >= wait_s:
+                give_up(f"it stood still for {wait_s:g} s: the cluster has only {lacking} that its actors take")
+                return
+
+    thread = threading.Thread(target=check, name="capacity monitor", daemon=True)
+    thread.start()
     try:
-        _init("local", verbose)
-        return
-    except RunEnded:  # SIGTERM came meanwhile.
-        raise
-    except Exception as error:  # Of a node that does not come up, Ray raises a plain one.
-        log.warning("Ray did not start on this machine: %s; trying once more", _first_sentence(error))
-    _end_half_started(others)
-    try:
-        _init("local", verbose)
-    except RunEnded:
-        raise
-    except Exception as error:
-        _end_half_started(others)
-        raise RunBroken(
-            f"Ray did not start on this machine, in two tries: {_first_sentence(error)}. Mostly that is a machine that "
-            "is too busy, or short of memory or of disk space: try again when it is less so, or give the --address of "
-            "a cluster that runs. Ray's own logs are in session_latest/logs, in /tmp/ray or where RAY_TMPDIR says"
-        ) from error
-
-
-def _init(address: str, verbose: bool) -> None:
-    with nullcontext() if verbose else _quiet():
-        ray.init(
-            address=address,
-            # A cluster that runs has a dashboard or not; one of our own needs none.
-            include_dashboard=False if address == "local" else None,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            log_to_driver=verbose,
-        )
-
-
-def _first_sentence(error: Exception) -> str:
-    """What Ray says at first; lines of its logs follow."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].strip()
-
-
-def _end_half_started(others: Collection[psutil.Process]) -> None:
-    """End what Ray has started, which it leaves running where not all of it came up; other children stay."""
-    ray.shutdown()
-    children = psutil.Process().children(recursive=True)
-    mine = [process for process in children if process not in others and _is_rays(process)]
-    for process in mine:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(mine, timeout=_END_S)
-
-
-def _is_rays(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return any(part.startswith(os.path.dirname(ray.__file__)) for part in process.cmdline())
-    return False
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def wait_for_answer(address: str) -> None:
@@ -136,6 +140,62 @@ def wait_for_answer(address: str) -> None:
             time.sleep(1)
 
 
+def _start_here(verbose: bool) -> None:
+    """Start Ray on this machine; on a busy one its processes may miss each other, so there is a second try.
+
+    Raises:
+        RunBroken: it did not start either time.
+    """
+    others = set(psutil.Process().children(recursive=True))
+    for again in (True, False):
+        try:
+            _init("local", verbose)
+            return
+        except RunEnded:  # SIGTERM came meanwhile.
+            raise
+        except Exception as error:  # Of a node that does not come up, Ray raises a plain one.
+            # What Ray says at first; lines of its logs follow.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].strip()
+            if again:
+                log.warning("Ray did not start on this machine: %s; trying once more", reason)
+            _end_half_started(others)
+            if not again:
+                raise RunBroken(
+                    f"Ray did not start on this machine, in two tries: {reason}. Mostly that is a machine that is too "
+                    "busy, or short of memory or of disk space: try again when it is less so, or give the --address "
+                    "of a cluster that runs. Ray's own logs are in session_latest/logs, in /tmp/ray or where "
+                    "RAY_TMPDIR says"
+                ) from error
+
+
+def _init(address: str, verbose: bool) -> None:
+    with nullcontext() if verbose else _quiet():
+        ray.init(
+            address=address,
+            # A cluster that runs has a dashboard or not; one of our own needs none.
+            include_dashboard=False if address == "local" else None,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            log_to_driver=verbose,
+        )
+
+
+def _end_half_started(others: Collection[psutil.Process]) -> None:
+    """End what Ray has started, which it leaves running where not all of it came up; other children stay."""
+    ray.shutdown()
+    children = psutil.Process().children(recursive=True)
+    mine = [process for process in children if process not in others and _belongs_to_ray(process)]
+    for process in mine:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(mine, timeout=_END_S)
+
+
+def _belongs_to_ray(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return any(part.startswith(os.path.dirname(ray.__file__)) for part in process.cmdline())
+    return False
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep from the terminal what Ray's native core says of itself: it is all in Ray's own log files.
@@ -153,16 +213,3 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def cluster_resources() -> Cluster:
-    """What the connected cluster has."""
-    total = ray.cluster_resources()
-    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0) / _GIB)
-
-
-def this_machine() -> Cluster:
-    """What Ray would find on this machine, without starting it: for a dry run."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Ray gives about 30 % of the memory to its object store.
-    return Cluster(float(cpus), 0.0, psutil.virtual_memory().available * 0.7 / _GIB)

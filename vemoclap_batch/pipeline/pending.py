@@ -5,7 +5,7 @@ Resuming after a crash, tonight's new videos and reprocessing after one model ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +15,27 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import TRANSIENT
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.rows import detections_column, text_column
+from vemoclap_batch.pipeline.chunks import (
+    DECODED,
+    DETECTIONS,
+    PIECES,
+    STORED_TYPES,
+    TEXT,
+    stored_column,
+    text_in,
+    text_of,
+    timed_text_of,
+)
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import Table, keys
+from vemoclap_batch.store.table import KEY, Table, keys
 
 #: A cell in the errors log: key and fingerprint of the extractor; fingerprint None stands for decoding.
 Cell = tuple[str, str | None]
 
 
 @dataclass
-class Work:
+class Pending:
     """What a run has to do.
 
     Attributes:
@@ -59,9 +69,9 @@ def features_table(store: Store, spec: Spec) -> Table:
     return store.features(spec.name, spec.fingerprint, schema)
 
 
-def find_work(
+def find_pending(
     store: Store, videos: pa.Table, specs: Mapping[str, Spec], max_attempts: int, again: Collection[Cell] = frozenset()
-) -> Work:
+) -> Pending:
     """Compare a manifest with the store; opens no video and loads no model.
 
     Args:
@@ -74,77 +84,125 @@ def find_work(
     videos = videos.select(["video_id", "content_key", "uri"])
     video_keys = keys(videos)
     failures = _Failures(store, specs, video_keys, max_attempts, frozenset(again))
-    work = Work(videos, incomplete=videos, rows=videos, attempts=failures.attempts)
+    pending = Pending(videos, incomplete=videos, rows=videos, attempts=failures.attempts)
     complete = np.ones(videos.num_rows, bool)
     todo: dict[str, np.ndarray] = {}
     failed: dict[str, np.ndarray] = {}
-    kept: dict[str, pa.Array] = {}
+    stored: dict[str, pa.Array] = {}
     for name, spec in specs.items():
         done = features_table(store, spec).committed(video_keys)
         complete &= done
         failed[name] = ~done & failures.open(spec)
         given_up = ~done & failures.final(spec)
         todo[name] = ~done & ~given_up
-        if spec.source is not None:
-            failed[name] |= ~done & failed[spec.source]
-            from_store = todo[name] & ~todo[spec.source]
-            column = _texts(store, specs[spec.source], video_keys, from_store)
-            kept[text_column(spec.source)] = _either(kept.get(text_column(spec.source)), column)
-            # Without a text, now or in the store, its source is given up and so is it.
-            orphan = from_store & pc.is_null(column).to_numpy(zero_copy_only=False)
-            todo[name] &= ~orphan
-            given_up |= orphan
-        for source in spec.detections:
+        for kind, source in _reads(spec):
             from_store = todo[name] & ~todo[source]
-            column = _detections(store, specs[source], video_keys, from_store)
-            kept[detections_column(source)] = _either(kept.get(detections_column(source)), column)
-        work.done[name], work.given_up[name] = int(done.sum()), int(given_up.sum())
-        work.failed[name] = int(failed[name].sum())
-    work.incomplete = videos.filter(pa.array(~complete))
-    work.rows = _rows(work.videos, todo, kept)
-    return work
+            values = _stored(store, specs[source], kind, video_keys, from_store)
+            column = stored_column(kind, source)
+            stored[column] = pc.coalesce(stored[column], values) if column in stored else values
+            if source == spec.source:
+                failed[name] |= ~done & failed[source]
+                # Without a text, now or in the store, its source is given up and so is it.
+                lacking = from_store & pc.is_null(values).to_numpy(zero_copy_only=False)
+                todo[name] &= ~lacking
+                given_up |= lacking
+        pending.done[name], pending.given_up[name] = int(done.sum()), int(given_up.sum())
+        pending.failed[name] = int(failed[name].sum())
+    pending.incomplete = videos.filter(pa.array(~complete))
+    pending.rows = _rows(videos, todo, stored)
+    return pending
 
 
-def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], kept: Mapping[str, pa.Array]) -> pa.Table:
+def _reads(spec: Spec) -> list[tuple[str, str]]:
+    """What an extractor reads of other ones: kind and extractor."""
+    text = [(PIECES if spec.reads_times else TEXT, spec.source)] if spec.source is not None else []
+    return [*text, *((DETECTIONS, source) for source in spec.detections)]
+
+
+def _stored(store: Store, source: Spec, kind: str, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+    """Text, pieces or detections from an extractor's table, for these rows: [n], null elsewhere."""
+    if not rows.any():
+        return pa.nulls(len(rows), STORED_TYPES[kind])
+    columns, convert = _conversion(source, kind)
+    features = features_table(store, source).read(columns, of=pc.filter(video_keys, pa.array(rows)))
+    values = pa.array([convert(row) for row in features.select(columns).to_pylist()], STORED_TYPES[kind])
+    at = pc.index_in(video_keys, value_set=keys(features).combine_chunks()).combine_chunks()
+    return values.take(pc.if_else(pa.array(rows), at, None))
+
+
+def _conversion(source: Spec, kind: str) -> tuple[list[str], Callable[[Mapping[str, Any]], Any]]:
+    """The columns of a features table that hold such values, and what makes one of a row."""
+    if kind == DETECTIONS:
+        column = source.cls.detections or ""
+        return [column], lambda row: None if row[column] is None else [item["frame"] for item in row[column]]
+    names = (
+        ["text"] if kind == TEXT else [name for name in ("segments", "lines", "texts") if name in source.cls.columns]
+    )
+    return names, lambda row: text_in(row, kind)
+
+
+def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str, pa.Array]) -> pa.Table:
+    """The videos with something to do, their ``wanted`` extractors, and what these read from the store."""
     matrix = np.stack(list(todo.values()), axis=1) if todo else np.zeros((videos.num_rows, 0), bool)
     some = pa.array(matrix.any(axis=1))
-    rows = videos.filter(some)
     matrix = matrix[matrix.any(axis=1)]
     ends = np.concatenate([[0], matrix.sum(axis=1).cumsum()]).astype(np.int32)
     wanted = pa.array(list(todo), pa.string()).take(pa.array(np.nonzero(matrix)[1]))
-    rows = rows.append_column("wanted", pa.ListArray.from_arrays(ends, wanted))
-    for name, column in kept.items():
+    rows = videos.filter(some).append_column("wanted", pa.ListArray.from_arrays(ends, wanted))
+    for name, column in stored.items():
         rows = rows.append_column(name, column.filter(some))
     return rows
 
 
-def _texts(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
-    """The text of these rows from the source's table: string [n], null where there is none or none is wanted."""
-    return _column(store, source, "text", pa.string(), video_keys, rows)
+class DeferredText:
+    """Texts of long videos, known only when their chunks are merged, and the extractors that wait for them."""
 
+    def __init__(self, rows: pa.Table, specs: Mapping[str, Spec]) -> None:
+        """Start with nothing.
 
-def _detections(store: Store, source: Spec, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
-    """The frames in which the source found something, for these rows: list<int32> [n], null elsewhere."""
-    column = _column(
-        store, source, source.cls.detections or "", source.cls.columns[source.cls.detections or ""], video_keys, rows
-    )
-    frames = [None if found is None else [item["frame"] for item in found] for found in column.to_pylist()]
-    return pa.array(frames, pa.list_(pa.int32()))
+        Args:
+            rows: the run's pending rows.
+            specs: its extractors.
+        """
+        self._rows, self._specs = rows, specs
+        self._kinds = {read for spec in specs.values() for read in _reads(spec) if read[0] != DETECTIONS}
+        self._texts: dict[str, dict[str, Any]] = {}
 
+    def add(self, merged: pa.Table) -> None:
+        """Take the texts of merged rows."""
+        if DECODED not in merged.column_names:
+            return
+        wanted = {*KEY, DECODED, *(source for _, source in self._kinds)}
+        merged = merged.select([name for name in merged.column_names if name in wanted])
+        long = merged.filter(pc.greater(pc.fill_null(pc.struct_field(merged[DECODED], "chunks"), 1), 1))
+        for row, key in enumerate(keys(long).to_pylist()):
+            self._texts[key] = {
+                stored_column(kind, source): self._text(long, row, kind, self._specs[source])
+                for kind, source in self._kinds
+                if source in long.column_names
+            }
 
-def _column(
-    store: Store, source: Spec, name: str, kind: pa.DataType, video_keys: pa.ChunkedArray, rows: np.ndarray
-) -> pa.Array:
-    """One column of the source's table for these rows, null elsewhere: [n]."""
-    if not rows.any():
-        return pa.nulls(len(rows), kind)
-    found = features_table(store, source).read([name], of=pc.filter(video_keys, pa.array(rows)))
-    at = pc.index_in(video_keys, value_set=keys(found).combine_chunks()).combine_chunks()
-    return found[name].combine_chunks().take(pc.if_else(pa.array(rows), at, None))
+    @staticmethod
+    def _text(rows: pa.Table, row: int, kind: str, source: Spec) -> Any:
+        if kind == TEXT:
+            return text_of(rows, row, source)
+        timed = timed_text_of(rows, row, source)
+        return None if timed is None else [piece._asdict() for piece in timed.pieces]
 
-
-def _either(first: pa.Array | None, second: pa.Array) -> pa.Array:
-    return second if first is None else pc.coalesce(first, second)
+    def rows(self) -> pa.Table | None:
+        """What the extractors of texts have left to do; None when there is nothing."""
+        of_texts = pc.is_in(keys(self._rows), value_set=pa.array(list(self._texts), pa.string()))
+        rows = self._rows.filter(of_texts)
+        wanted = [[name for name in names if self._specs[name].source] for names in rows["wanted"].to_pylist()]
+        deferred = rows.select(["video_id", "content_key", "uri"])
+        deferred = deferred.append_column("wanted", pa.array(wanted, pa.list_(pa.string())))
+        texts = [self._texts[key] for key in keys(rows).to_pylist()]
+        for kind, source in sorted(self._kinds):
+            column = stored_column(kind, source)
+            values = pa.array([text.get(column) for text in texts], STORED_TYPES[kind])
+            deferred = deferred.append_column(column, pc.coalesce(values, rows[column].combine_chunks()))
+        deferred = deferred.filter(pc.greater(pc.list_value_length(deferred["wanted"]), 0))
+        return deferred if deferred.num_rows else None
 
 
 def decoded_since(store: Store, specs: Mapping[str, Spec], log: pa.Table) -> np.ndarray:
@@ -210,9 +268,9 @@ class _Failures:
         return self._among(self._open, spec)
 
     def _among(self, noted: Mapping[str | None, set[str]], spec: Spec) -> np.ndarray:
-        found = set(noted.get(spec.fingerprint, ()))
+        cells = set(noted.get(spec.fingerprint, ()))
         if spec.source is None:
-            found |= noted.get(None, set())
-        if not found:
+            cells |= noted.get(None, set())
+        if not cells:
             return np.zeros(len(self._keys), bool)
-        return pc.is_in(self._keys, value_set=pa.array(sorted(found))).to_numpy(zero_copy_only=False)
+        return pc.is_in(self._keys, value_set=pa.array(sorted(cells))).to_numpy(zero_copy_only=False)

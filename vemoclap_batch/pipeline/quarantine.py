@@ -1,4 +1,4 @@
-"""Which videos an actor holds, noted before it touches them, so that one which kills its actor is found out."""
+"""The quarantine: notes which videos an actor holds before it touches them, to isolate one that kills its actor."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vemoclap_batch.errors import ErrorType, Failure
 T = TypeVar("T")
 #: A video that was unfinished this often (once with its batch, once alone) is not tried again in this run.
 MAX_UNFINISHED = 2
-#: How much oftener than it has videos, each of which may be poison, a block may be lost before it is given up.
+#: A block is given up when it was lost this many times more than it has videos, each of which may kill an actor.
 SPARE_LOSSES = 3
 #: An actor that died this often in a row while its model loaded is not started again.
 MAX_LOADS = 3
 
 
-class Ledger:
-    """Counts, per stage, how often a video was begun and not finished. Holds only what is under way or was lost.
+class Quarantine:
+    """A small actor that counts, per stage, how often a video was begun and not finished.
 
-    The same is counted of blocks and of the loading of models, which may kill an actor, too.
+    It counts the same for blocks and for the loading of models. What has gone well is forgotten.
     """
 
     def __init__(self) -> None:
@@ -67,92 +67,92 @@ class Ledger:
 
 
 def guarded(
-    ledger: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], Sequence[T | Failure | None]]
+    quarantine: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], Sequence[T | Failure | None]]
 ) -> list[T | Failure | None]:
-    """Run a batch under the ledger's eye; once the run is to stop, every result is None and nothing is run.
+    """Run a batch so that a video which kills the process fails alone.
 
     A first try runs the whole batch. When an actor died on it, Ray replays it here: then each video is run alone, and
-    one that is unfinished for the second time becomes a failure in place of a third death.
+    one that is unfinished for the second time becomes a failure in place of a third death. Once the run is to stop,
+    nothing is run and every result is None.
 
     Args:
-        ledger: handle of the run's :class:`Ledger`.
+        quarantine: handle of the run's :class:`Quarantine`.
         stage: name of the stage.
         keys: one per video of the batch.
         run: computes the results of the videos at some positions of the batch.
     """
     if not keys:
         return []
-    before = ray.get(ledger.begin.remote(stage, list(keys), alone=False))
-    if before is None:
+    unfinished = ray.get(quarantine.begin.remote(stage, list(keys), alone=False))
+    if unfinished is None:
         return [None] * len(keys)
-    if not any(before):
-        results: list[T | Failure | None] = list(run(range(len(keys))))
-        ray.get(ledger.finish.remote(stage, list(keys), alone=False))
-        return results
-    redone: list[T | Failure | None] = []
-    for at, key in enumerate(keys):
-        redone.append(_alone(ledger, stage, key, partial(run, [at])))
-    return redone
+    if any(unfinished):
+        return [_run_alone(quarantine, stage, key, partial(run, [at])) for at, key in enumerate(keys)]
+    results = list(run(range(len(keys))))
+    ray.get(quarantine.finish.remote(stage, list(keys), alone=False))
+    return results
+
+
+def _run_alone(
+    quarantine: Any, stage: str, key: str, run: Callable[[], Sequence[T | Failure | None]]
+) -> T | Failure | None:
+    counts = ray.get(quarantine.begin.remote(stage, [key], alone=True))
+    if counts is None:
+        return None
+    [unfinished] = counts
+    if unfinished >= MAX_UNFINISHED:
+        message = f"the {stage} process died, or took too long, {unfinished} times while it worked on this video"
+        return Failure(ErrorType.WORKER_DIED, message)
+    [result] = run()
+    ray.get(quarantine.finish.remote(stage, [key], alone=True))
+    return result
 
 
 @contextmanager
-def holding(ledger: Any, stage: str, keys: Sequence[str]) -> Iterator[Failure | None]:
-    """Hold a block until it was given on, with the failure of all its videos once it was lost too often.
+def holding(quarantine: Any, stage: str, keys: Sequence[str]) -> Iterator[Failure | None]:
+    """Hold a block until its results are handed over; yields a failure for all its videos once it was lost too often.
 
-    Poison is found by :func:`guarded`; this bounds the deaths of actors between the videos' own work, as when a table
-    of results takes more memory than there is.
+    :func:`guarded` isolates a video that kills its actor. This bounds the deaths between the videos' own work, as when
+    a table of results takes more memory than there is.
 
     Args:
-        ledger: handle of the run's :class:`Ledger`.
+        quarantine: handle of the run's :class:`Quarantine`.
         stage: name of the stage.
         keys: one per video of the block.
     """
     if not keys:
         yield None
         return
-    losses = ray.get(ledger.enter.remote(stage, keys[0]))
+    losses = ray.get(quarantine.enter.remote(stage, keys[0]))
     message = f"the {stage} process died {losses} times while it held this video"
     yield Failure(ErrorType.WORKER_DIED, message) if losses >= len(keys) + SPARE_LOSSES else None
-    ray.get(ledger.leave.remote(stage, keys[0]))
+    ray.get(quarantine.leave.remote(stage, keys[0]))
 
 
 @contextmanager
-def loading(ledger: Any, stage: str) -> Iterator[None]:
-    """Load a model in an actor, which Ray would otherwise start again and again when that kills it.
+def loading(quarantine: Any, stage: str) -> Iterator[None]:
+    """Bound how often Ray restarts an actor whose process dies while it loads its models.
 
     Raises:
         RuntimeError: it died too often in a row.
     """
     actor = ray.get_runtime_context().get_actor_id()
-    losses = ray.get(ledger.enter.remote(f"{stage} loads", actor))
+    losses = ray.get(quarantine.enter.remote(f"{stage} loads", actor))
     if losses >= MAX_LOADS:
         raise RuntimeError(f"the {stage} process died {losses} times while it loaded its model")
     try:
         yield
     finally:  # An exception is no death.
-        ray.get(ledger.leave.remote(f"{stage} loads", actor))
+        ray.get(quarantine.leave.remote(f"{stage} loads", actor))
 
 
 @contextmanager
-def open_ledger() -> Iterator[Any]:
-    """A ledger for one run, beside the driver, so that no other node's death takes it along."""
+def start_quarantine() -> Iterator[Any]:
+    """Start the quarantine of one run, on the driver's node, so that it survives the loss of any other."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger: Any = ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=here).remote()
+    quarantine: Any = ray.remote(num_cpus=0)(Quarantine).options(scheduling_strategy=here).remote()
     try:
-        yield ledger
+        yield quarantine
     finally:
-        # Stages that hold its handle outlive the run, and would keep its process.
-        ray.kill(ledger)
-
-
-def _alone(ledger: Any, stage: str, key: str, run: Callable[[], Sequence[T | Failure | None]]) -> T | Failure | None:
-    counts = ray.get(ledger.begin.remote(stage, [key], alone=True))
-    if counts is None:
-        return None
-    [before] = counts
-    if before >= MAX_UNFINISHED:
-        message = f"the {stage} process died, or took too long, {before} times while it worked on this video"
-        return Failure(ErrorType.WORKER_DIED, message)
-    [result] = run()
-    ray.get(ledger.finish.remote(stage, [key], alone=True))
-    return result
+        # Actors that hold its handle outlive the run and would keep its process alive.
+        ray.kill(quarantine)

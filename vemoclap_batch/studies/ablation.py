@@ -25,7 +25,7 @@ from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.fusion.training import TrainSettings
 from vemoclap_batch.fusion.variants import FUSIONS
 from vemoclap_batch.pipeline.cluster import connected
-from vemoclap_batch.pipeline.progress import tracking
+from vemoclap_batch.report.progress import tracking
 from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.studies.ablation_data import Extraction, Frames, find_frames, ladder

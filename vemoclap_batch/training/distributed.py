@@ -21,8 +21,7 @@ from ray.util.queue import Empty, Queue
 from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.fusion.job import STATE, Job, Watch, finished, open_job, work
-from vemoclap_batch.pipeline.cluster import connected
-from vemoclap_batch.pipeline.plan import Cluster
+from vemoclap_batch.pipeline.cluster import Cluster, connected
 from vemoclap_batch.store.folder import Folder
 
 #: Times that a lost worker is made up for: all begin again from the state.

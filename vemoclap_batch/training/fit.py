@@ -20,7 +20,7 @@ from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.fusion.scoring import score
 from vemoclap_batch.fusion.selection import Selected, select
 from vemoclap_batch.fusion.training import PRESETS, Alone, TrainSettings
-from vemoclap_batch.pipeline.progress import Tracker, tracking
+from vemoclap_batch.report.progress import Tracker, tracking
 from vemoclap_batch.store.filesystem import is_remote, local_path
 from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.store import Store

@@ -78,9 +78,9 @@ def needs_attention(summary: Mapping[str, Any]) -> bool:
 
 def _open_failures(done: Run) -> list[dict[str, Any]]:
     """What the night's videos still lack for a failure, of this night or another; what was made good since is none."""
-    if not done.work or not done.work.incomplete.num_rows:
+    if not done.pending or not done.pending.incomplete.num_rows:
         return []
-    return failures(done.store, done.specs, done.work.incomplete).select(_OF_FAILURE).to_pylist()
+    return failures(done.store, done.specs, done.pending.incomplete).select(_OF_FAILURE).to_pylist()
 
 
 def _by_type(failures: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import Spec, resolvable
-from vemoclap_batch.pipeline.pending import Cell, decoded_since, features_table, find_work
+from vemoclap_batch.pipeline.pending import Cell, decoded_since, features_table, find_pending
 from vemoclap_batch.sources.listing import current_content_keys
 from vemoclap_batch.store.compaction import table_sizes
 from vemoclap_batch.store.store import Store
@@ -34,7 +34,7 @@ def status(store: Store, config: Config) -> dict[str, Any]:
     """
     specs = resolvable(config)
     videos = store.known_videos()
-    work = find_work(store, videos, specs, config.pipeline.max_attempts)
+    pending = find_pending(store, videos, specs, config.pipeline.max_attempts)
     open_failures = failures(store, specs, videos)
     kinds = Counter((row["stage"], row["extractor"], row["error_type"]) for row in open_failures.to_pylist())
     runs = store.runs()
@@ -48,10 +48,10 @@ def status(store: Store, config: Config) -> dict[str, Any]:
         "extractors": {
             name: {
                 "fingerprint": spec.fingerprint,
-                "done": work.done[name],
-                "missing": videos.num_rows - work.done[name] - work.failed[name],
-                "failed": work.failed[name],
-                "given_up": work.given_up[name],
+                "done": pending.done[name],
+                "missing": videos.num_rows - pending.done[name] - pending.failed[name],
+                "failed": pending.failed[name],
+                "given_up": pending.given_up[name],
             }
             for name, spec in specs.items()
         },
