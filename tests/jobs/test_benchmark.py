@@ -83,9 +83,8 @@ def test_rows_that_are_not_there_are_found_missing(tmp_path):
     lost = next((tmp_path / "out" / "features" / "clip").rglob("part-*.parquet"))
     count = pq.read_metadata(lost).num_rows
     lost.unlink()
-    pending = find_pending(
-        Store(str(tmp_path / "out")), read_sources([str(tmp_path / "manifest.parquet")]).rows, specs, 3
-    )
+    videos = read_sources([str(tmp_path / "manifest.parquet")]).rows
+    pending = find_pending(Store(str(tmp_path / "out")), videos, specs, 3)
     assert pending.wanted == {"clip": count}
     assert 16 <= count <= 17
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from vemoclap_batch.pipeline.windows import DeferredText, windowed, with_pieces
 
 from tests.clips import make_clip, pattern, sine
 from tests.pipeline.long_tiny import PROFILE, Speech, Windows
@@ -23,8 +22,7 @@ from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline.actors import with_media, with_results
 from vemoclap_batch.pipeline.chunks import FRAMES, PIECES, WAVEFORM, ChunkMerger, merged_extras, text_in, timed_text_of
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import find_pending
-from vemoclap_batch.pipeline.run import selected_from
+from vemoclap_batch.pipeline.pending import DeferredText, find_pending
 from vemoclap_batch.report.digest import digest, show
 from vemoclap_batch.store.store import Store
 
@@ -166,11 +164,8 @@ def labelled(parts, config, tmp_path_factory):
     chosen = windowed(config, Window(10, 5))
     specs, store, videos = resolve(chosen), Store(str(out / "store")), pa.Table.from_pylist([VIDEO])
     pending = find_pending(store, videos, specs, 3)
-    committer, merger, later = (
-        Committer(store, specs, pending, "run"),
-        ChunkMerger(specs),
-        DeferredText(pending.rows, specs),
-    )
+    committer = Committer(store, specs, pending, "run")
+    merger, deferred = ChunkMerger(specs), DeferredText(pending.rows, specs)
     for part in parts:
         block = merger.add(block_of(part, specs))
         deferred.add(block)

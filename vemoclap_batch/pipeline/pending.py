@@ -135,10 +135,8 @@ def _conversion(source: Spec, kind: str) -> tuple[list[str], Callable[[Mapping[s
     if kind == DETECTIONS:
         column = source.cls.detections or ""
         return [column], lambda row: None if row[column] is None else [item["frame"] for item in row[column]]
-    names = (
-        ["text"] if kind == TEXT else [name for name in ("segments", "lines", "texts") if name in source.cls.columns]
-    )
-    return names, lambda row: text_in(row, kind)
+    names = ("text",) if kind == TEXT else ("segments", "lines", "texts")
+    return [name for name in names if name in source.cls.columns], lambda row: text_in(row, kind)
 
 
 def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str, pa.Array]) -> pa.Table:
