@@ -33,8 +33,8 @@ from vemoclap_batch.cli.common import (
 )
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import Busy, ConfigError, RunEnded
-from vemoclap_batch.shutdown import Stopped, stoppable
 from vemoclap_batch.report.failures import describe_failure
+from vemoclap_batch.shutdown import Stopped, stoppable
 from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.upkeep.nightly import Settings as NightSettings
 from vemoclap_batch.upkeep.nightly import call_hook

@@ -34,9 +34,9 @@ import pyarrow as pa
 from vemoclap_batch.config import Config, load_config, own_checkpoint
 from vemoclap_batch.errors import ConfigError, RunEnded
 from vemoclap_batch.extractors.registry import resolvable
+from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.media.timeline import Window
 from vemoclap_batch.pipeline.pending import features_table
-from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.report.digest import digest
 from vemoclap_batch.report.failures import describe_ignored, latest_failures
 from vemoclap_batch.sources.manifest import read_sources
@@ -121,8 +121,8 @@ def predict(
         without all features) and ``notes``.
     """
     from vemoclap_batch.fusion.predict import predict as predict_videos
-    from vemoclap_batch.fusion.selection import select
-    from vemoclap_batch.pipeline.run import Classifier, fingerprint_notes
+    from vemoclap_batch.fusion.selection import fingerprint_notes, select
+    from vemoclap_batch.pipeline.run import Classifier
 
     classifier = Classifier.load(os.fspath(model))
     spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from vemoclap_batch.extractors.windowed_text import windowed
 
 from tests.tiny import TinyFrames, TinyText
 from vemoclap_batch.config import ConfigError, load_config
@@ -16,6 +15,7 @@ from vemoclap_batch.extractors.efficientnet import EfficientNetLite
 from vemoclap_batch.extractors.minilm import MiniLM
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.whisper import Whisper
+from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.media.timeline import Window
 
 STORED = json.loads((Path(__file__).parents[1] / "data" / "output-0.1-fingerprints.json").read_text())
