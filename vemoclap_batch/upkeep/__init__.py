@@ -1,1 +1,1 @@
-"""Upkeep of an output folder: status, garbage collection, the nightly job."""
+"""Upkeep of an output folder: status, garbage collection, the nightly run."""

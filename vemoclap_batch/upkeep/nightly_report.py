@@ -1,20 +1,19 @@
-"""A night in figures, for programs and people: what was done and what failed, whether labels drift, what it cost."""
+"""The summary of a nightly run: what was done, what failed, whether labels drift, and what it cost."""
 
 from __future__ import annotations
 
 import datetime
-import html
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from scipy.stats import chi2_contingency
 
 from vemoclap_batch.pipeline.run import Run
-from vemoclap_batch.report.digest import shorten
+from vemoclap_batch.report.pages import escaped, markdown_table
 from vemoclap_batch.sources.manifest import Manifest
 from vemoclap_batch.upkeep.status import failures
 
@@ -30,7 +29,7 @@ _OF_FAILURE = ["video_id", "uri", "extractor", "error_type", "message", "attempt
 def summarise(
     done: Run, manifest: Manifest, waiting: Sequence[str], weeks: int, gpu_hour_cost: float | None
 ) -> dict[str, Any]:
-    """The night in figures.
+    """Count what a nightly run did.
 
     Args:
         done: the night's run.
@@ -40,15 +39,17 @@ def summarise(
         gpu_hour_cost: price of a GPU-hour; None leaves the cost out.
 
     Returns:
-        ``ignored``: files of the sources that are no videos or may not be read, by suffix; ``failures``: what failed
-        tonight, by type, and ``still_failing``, what failed in nights before and is not tried again; ``gpu_hours``, in
-        which GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which is what ``gpu_cost`` is of.
-        The others are what their names say.
+        ``counts`` of the run; ``ignored``, files of the sources that are no videos or may not be read, by suffix;
+        ``failures``, what failed tonight, by type, and ``still_failing``, what failed in nights before and is not tried
+        again; ``labels`` and ``labels_before``, how often each was given, and their ``drift``; ``gpu_hours``, in which
+        GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which ``gpu_cost`` is of; ``notes``.
     """
-    every = _open_failures(done)
-    failed = [row for row in every if row["run_id"] == done.run_id]
+    open_failures = _open_failures(done)
+    failed = [row for row in open_failures if row["run_id"] == done.run_id]
+    failed_before = [row for row in open_failures if row["run_id"] != done.run_id]
     tonight, before = _labels(done, weeks)
-    held = _held(done)
+    gpus = sum(stage.actors * stage.gpus for stage in done.plan.stages) if done.plan else 0.0
+    held = gpus * done.held_s / 3600
     return {
         "run_id": done.run_id,
         "out": done.store.address,
@@ -57,14 +58,14 @@ def summarise(
         "empty_sources": manifest.empty,
         "ignored": dict(manifest.ignored.most_common(_NAMED)),
         "failures": _by_type(failed),
-        "still_failing": _by_type([row for row in every if row["run_id"] != done.run_id]),
+        "still_failing": _by_type(failed_before),
         "failed": failed[:_NAMED],
         "labels": tonight,
         "labels_before": before,
         "weeks": weeks,
         "drift": drift(tonight, before),
         "wall_s": round(time.time() - done.began, 1),
-        "gpu_hours": round(_busy(done), 4),
+        "gpu_hours": round(_gpu_hours_at_work(done), 4),
         "gpu_hours_held": round(held, 4),
         "gpu_cost": None if gpu_hour_cost is None else round(held * gpu_hour_cost, 2),
         "notes": done.notes,
@@ -87,20 +88,13 @@ def _by_type(failures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return dict(sorted(Counter(row["error_type"] for row in failures).items()))
 
 
-def _busy(done: Run) -> float:
-    """Hours of GPU shares that worked."""
+def _gpu_hours_at_work(done: Run) -> float:
     return sum(
         done.totals.stages[name].seconds * stage.gpus / 3600
         for stage in (done.plan.stages if done.plan else ())
         if stage.gpus
         for name in stage.extractors
     )
-
-
-def _held(done: Run) -> float:
-    """Hours of GPU shares that the run's actors had, at work or waiting."""
-    gpus = sum(stage.actors * stage.gpus for stage in done.plan.stages) if done.plan else 0.0
-    return gpus * done.held_s / 3600
 
 
 def _labels(done: Run, weeks: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -110,12 +104,9 @@ def _labels(done: Run, weeks: int) -> tuple[dict[str, int], dict[str, int]]:
     rows = done.predicted.table.read(["label", "run_id"])
     # Run ids begin with the time.
     since = f"{datetime.datetime.now(datetime.UTC) - datetime.timedelta(weeks=weeks):%Y%m%dT%H%M%S}"
-    tonight, before = Counter[str](), Counter[str]()
-    for label, run_id in zip(rows["label"].to_pylist(), rows["run_id"].to_pylist(), strict=True):
-        if run_id == done.run_id:
-            tonight[label] += 1
-        elif run_id >= since:
-            before[label] += 1
+    is_tonight = pc.equal(rows["run_id"], done.run_id)
+    is_before = pc.and_not(pc.greater_equal(rows["run_id"], since), is_tonight)
+    tonight, before = (Counter(rows["label"].filter(mask).to_pylist()) for mask in (is_tonight, is_before))
     return dict(sorted(tonight.items())), dict(sorted(before.items()))
 
 
@@ -142,20 +133,22 @@ def drift(tonight: Mapping[str, int], before: Mapping[str, int]) -> dict[str, An
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:
-    """The summary for a person."""
-    lines = [f"# Night {summary['run_id']}", "", _in_short(summary), "", *_label_table(summary)]
+    """The summary as a page."""
+    parts = [f"# Night {summary['run_id']}", _in_short(summary), _label_table(summary)]
     if summary["drift"]["flagged"]:
-        lines += ["", f"**The labels drift**: p = {summary['drift']['p_value']:.2g}. Look at what was uploaded."]
-    lines += _failure_table("failed tonight", summary["failures"])
-    lines += [""] * bool(summary["failed"])
-    lines += [f"* {_escaped(_failed(row))}" for row in summary["failed"][:_SHOWN]]
-    lines += _failure_table("failed before, not tried again", summary["still_failing"])
+        parts.append(f"**The labels drift**: p = {summary['drift']['p_value']:.2g}. Look at what was uploaded.")
+    parts += _failure_table("failed tonight", summary["failures"])
+    failed = [
+        f"{row['uri'] or row['video_id']} ({row['extractor'] or 'decode'}): {row['error_type']}"
+        for row in summary["failed"][:_SHOWN]
+    ]
+    parts += _list(failed)
+    parts += _failure_table("failed before, not tried again", summary["still_failing"])
     ignored = ", ".join(f"{count} {kind}" for kind, count in [*summary["ignored"].items()][:_SHOWN])
-    lines += [""] * bool(summary["empty_sources"] or ignored or summary["notes"])
-    lines += [f"* {_escaped(source)}: no video there" for source in summary["empty_sources"]]
-    lines += [f"* left out: {_escaped(ignored)}"] * bool(ignored)
-    lines += [f"* {_escaped(note)}" for note in summary["notes"]]
-    return "\n".join(lines) + "\n"
+    remarks = [f"{source}: no video there" for source in summary["empty_sources"]]
+    remarks += [f"left out: {ignored}"] if ignored else []
+    parts += _list([*remarks, *summary["notes"]])
+    return "\n\n".join(parts) + "\n"
 
 
 def _in_short(summary: Mapping[str, Any]) -> str:
@@ -168,27 +161,20 @@ def _in_short(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _label_table(summary: Mapping[str, Any]) -> list[str]:
-    lines = [f"| label | tonight | last {summary['weeks']} weeks | change of share |", "| --- | --- | --- | --- |"]
-    for name in sorted({*summary["labels"], *summary["labels_before"]}):
-        shift = summary["drift"]["shift"].get(name)
-        change = "" if shift is None else f"{shift:+.1%}"
-        lines.append(
-            f"| {name} | {summary['labels'].get(name, 0)} | {summary['labels_before'].get(name, 0)} | {change} |"
-        )
-    return lines
+def _label_table(summary: Mapping[str, Any]) -> str:
+    tonight, before, shift = summary["labels"], summary["labels_before"], summary["drift"]["shift"]
+    rows = [
+        [name, str(tonight.get(name, 0)), str(before.get(name, 0)), f"{shift[name]:+.1%}" if name in shift else ""]
+        for name in sorted({*tonight, *before})
+    ]
+    return markdown_table(["label", "tonight", f"last {summary['weeks']} weeks", "change of share"], rows)
 
 
 def _failure_table(title: str, counts: Mapping[str, int]) -> list[str]:
-    if not counts:
-        return []
-    return ["", f"| {title} | times |", "| --- | --- |", *(f"| {kind} | {count} |" for kind, count in counts.items())]
+    rows = [[kind, str(count)] for kind, count in counts.items()]
+    return [markdown_table([title, "times"], rows)] if rows else []
 
 
-def _failed(row: Mapping[str, Any]) -> str:
-    return f"{row['uri'] or row['video_id']} ({row['extractor'] or 'decode'}): {row['error_type']}"
-
-
-def _escaped(text: str) -> str:
-    """Text of unknown origin, so that Markdown and HTML show it and do nothing with it."""
-    return re.sub(r"([\\`*_\[\]()#|~!<>{}])", r"\\\1", html.escape(shorten(text, 300), quote=False))
+def _list(lines: Sequence[str]) -> list[str]:
+    """A list of texts from outside; nothing of an empty one."""
+    return ["\n".join(f"* {escaped(line)}" for line in lines)] if lines else []
