@@ -17,7 +17,7 @@ from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.studies.analysis import analyze, current_table
 from vemoclap_batch.studies.analysis_page import write_analysis
-from vemoclap_batch.studies.label_errors import Options, as_list, beside, line_of, suggest_blacklist
+from vemoclap_batch.studies.label_errors import Options, as_list, files_beside, line_of, suggest_blacklist
 
 pytestmark = pytest.mark.numeric
 
@@ -339,4 +339,4 @@ def test_mistakes_are_named(tmp_path):
         suggest_blacklist(Store(str(tmp_path / "none")), labels, Options())
     for name in ("x.csv", "x.json", "folder/"):
         with pytest.raises(ConfigError, match="expected a text file"):
-            beside(name)
+            files_beside(name)

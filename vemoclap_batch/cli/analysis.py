@@ -80,7 +80,7 @@ def suggest_blacklist(
 
     store, config = open_store(out), load_config(profile, settings or ())
     preferred = own_fingerprints(store, profile, settings or ())
-    suspects.beside(file)
+    suspects.files_beside(file)
     options = suspects.Options(
         folds=folds, seed=seed, frames=config.sampling.frames, d_model=d_model, heads=heads, split=split,
         settings=training_settings(suspects.PRESET, read_key_values("--hyper", hyper or ()))[0],

@@ -192,9 +192,14 @@ def _arrays(column: pa.ListArray, width: int) -> Iterator[np.ndarray]:
 
 
 def classifier_spec(
-    selected: Mapping[str, Selected], length: int, *, d_model: int, heads: int, dropout: float,
+    selected: Mapping[str, Selected],
+    length: int,
+    *,
+    d_model: int,
+    heads: int,
+    dropout: float,
     fusion: Fusion = "cross_attention",
-) -> FusionSpec:  # fmt: skip
+) -> FusionSpec:
     """The classifier of these features that takes ``length`` items of each sequence; its normalisation is not measured.
 
     Raises:

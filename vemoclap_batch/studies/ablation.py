@@ -152,10 +152,8 @@ def _set_up(
         raise ConfigError([f"--split {options.split}: {common} of these videos train or choose the best step"])
     frames = find_frames(store, selected, labelled.videos)
     sizes = {"d_model": options.d_model, "heads": options.heads, "dropout": options.dropout}
-    setup = Setup(
-        Folder(store.address).address, selected, labelled.videos, labelled.labels, training, validation, test, frames,
-        settings, sizes,
-    )  # fmt: skip
+    out, videos = Folder(store.address).address, labelled.videos
+    setup = Setup(out, selected, videos, labelled.labels, training, validation, test, frames, settings, sizes)
     setup.shape(Arm("all", tuple(selected), 1))  # Sizes that do not fit are told before anything runs.
     share = f"{VALIDATION_SHARE:.0%} of the training videos, stratified by label, drawn by each seed"
     return setup, {

@@ -48,9 +48,12 @@ def grids(result: Mapping[str, Any]) -> list[Grid]:
 
 
 def _by_group(
-    result: Mapping[str, Any], title: str, rows: Mapping[str, Sequence[str]], columns: Sequence[str],
+    result: Mapping[str, Any],
+    title: str,
+    rows: Mapping[str, Sequence[str]],
+    columns: Sequence[str],
     cells: Callable[[Mapping[str, Any], str], list[str]],
-) -> Grid:  # fmt: skip
+) -> Grid:
     """A table with the same columns for all videos or, with a blacklist, before, after and removed.
 
     Args:

@@ -1,10 +1,9 @@
-"""Which given labels look wrong: cross-validated training on a store's features, then confident learning."""
+"""Labels that look wrong: cross-validated training on a store's features, then confident learning."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import ValidationError
 
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.fusion.confident import Plausibility, fold_numbers, judge, out_of_fold
-from vemoclap_batch.fusion.dataset import Labelled, find_labelled, names_of, open_data
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.data import Data
+from vemoclap_batch.fusion.dataset import Labelled, classifier_spec, find_labelled, names_of, open_data
+from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.fusion.selection import Selected, select
 from vemoclap_batch.fusion.training import PRESETS, Alone, History, TrainSettings
 from vemoclap_batch.report.digest import digest, shorten
+from vemoclap_batch.report.pages import as_json
 from vemoclap_batch.sources.blacklist import can_be_listed
 from vemoclap_batch.store.filesystem import resolve, write_bytes_atomically
 from vemoclap_batch.store.store import Store
@@ -31,9 +31,9 @@ from vemoclap_batch.studies.analysis import current_table
 from vemoclap_batch.training.fit import in_words
 
 PRESET = "quick"
-#: Below this agreement with the given labels, most suspects of the tests' data are hard to tell, not wrongly labelled.
+#: Below this agreement with the given labels, most suspects are hard to tell rather than wrongly labelled.
 WEAK = 0.7
-_EVIDENCE = ("asr", "ocr", "face_emotion", "clip")
+_DIGESTED = ("asr", "ocr", "face_emotion", "clip")
 _WORDS, _URI = 80, 200
 
 
@@ -91,29 +91,31 @@ def suggest_blacklist(
         ConfigError: wrong options, labels or features, or too few videos of a label.
     """
     selected = _select(store, names, chosen or {}, preferred or {})
-    shape = _shape(selected, options)
+    shape = classifier_spec(
+        selected, options.frames, d_model=options.d_model, heads=options.heads, dropout=options.dropout
+    )
     labelled = find_labelled(store, labels, selected, LABELS)
     rows = labelled.rows(options.split)
     videos, given = labelled.videos.take(rows), labelled.labels[rows]
     _check(given, options)
     data = open_data(store, selected, videos, given)
-    numbers = fold_numbers(data.ids, given, options.folds, options.seed)
-    has_gpu = options.use_gpu and torch.cuda.is_available()
-    settings = options.settings.model_copy(update={"seed": options.seed})
-    team = Alone(torch.device("cuda" if has_gpu else "cpu"))
-    probabilities = out_of_fold(shape, data, numbers, settings, team, report)
-    found = judge(probabilities, given)
-    evidence = _evidence(store, videos.take(found.suspects), preferred or {})
+    folds, probabilities = _cross_validate(shape, data, options, report)
+    plausibility = judge(probabilities, given)
+    suspects = plausibility.suspects
+    judged = [_judged(data.ids[row], given[row], probabilities[row], plausibility, row) for row in range(len(given))]
+    digests = _digests(store, videos.take(suspects), preferred or {})
     agreement = float((probabilities.argmax(1) == given).mean())
     return {
         "n": len(given),
         "accuracy": agreement,
-        "per_class": _per_class(given, found.suspects),
+        "per_class": {
+            name: {"n": int((given == at).sum()), "suspected": int((given[suspects] == at).sum())}
+            for at, name in enumerate(LABELS)
+        },
         "suspects": [
-            {"rank": rank, **_judged(data.ids[row], given[row], probabilities[row], found, row), **of_video}
-            for rank, (row, of_video) in enumerate(zip(found.suspects, evidence, strict=True), 1)
+            {"rank": rank, **judged[row], **digests[rank - 1]} for rank, row in enumerate(suspects.tolist(), 1)
         ],
-        "videos": _all_videos(data.ids, given, probabilities, numbers, found),
+        "videos": _all_videos(judged, probabilities, folds, plausibility),
         "folds": options.folds,
         "seed": options.seed,
         "preset": in_words(PRESET, options.settings),
@@ -121,7 +123,7 @@ def suggest_blacklist(
         "fingerprints": names_of(selected),
         "without_video": labelled.without_video,
         "without_features": labelled.without_features,
-        "notes": _notes(labelled, options, agreement, len(found.suspects)),
+        "notes": _notes(labelled, options, agreement, len(suspects)),
     }
 
 
@@ -141,22 +143,6 @@ def _select(
     return select(store, dict.fromkeys(names or there), chosen, preferred)
 
 
-def _shape(selected: Mapping[str, Selected], options: Options) -> FusionSpec:
-    features = {
-        name: FeatureSpec(
-            width=feature.width,
-            length=options.frames if feature.sequence else 1,
-            sequence=feature.sequence,
-            space=feature.space,
-        )
-        for name, feature in selected.items()
-    }
-    try:
-        return FusionSpec(features=features, d_model=options.d_model, heads=options.heads, dropout=options.dropout)
-    except ValidationError as error:
-        raise ConfigError([f"--d-model, --heads: {item['msg']}" for item in error.errors()]) from error
-
-
 def _check(given: np.ndarray, options: Options) -> None:
     counts = np.bincount(given, minlength=len(LABELS))
     mistakes = [
@@ -172,39 +158,43 @@ def _check(given: np.ndarray, options: Options) -> None:
         raise ConfigError(mistakes)
 
 
-def _judged(video: str, given: int, probabilities: np.ndarray, found: Plausibility, row: int) -> dict[str, Any]:
-    likelier = int(found.likelier[row])
+def _cross_validate(
+    shape: FusionSpec, data: Data, options: Options, report: Callable[[int, History], None] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fold of each video, int64 [n], and what the classifier trained without that fold says: [n, labels]."""
+    folds = fold_numbers(data.ids, data.labels, options.folds, options.seed)
+    device = "cuda" if options.use_gpu and torch.cuda.is_available() else "cpu"
+    settings = options.settings.model_copy(update={"seed": options.seed})
+    return folds, out_of_fold(shape, data, folds, settings, Alone(torch.device(device)), report)
+
+
+def _judged(video: str, given: int, probabilities: np.ndarray, plausibility: Plausibility, row: int) -> dict[str, Any]:
+    likelier = int(plausibility.likelier[row])
     return {
         "video_id": video,
         "given": LABELS[given],
         "p_given": float(probabilities[given]),
         "likelier": LABELS[likelier],
         "p_likelier": float(probabilities[likelier]),
-        "score": float(found.scores[row]),
+        "score": float(plausibility.scores[row]),
     }
 
 
 def _all_videos(
-    ids: Sequence[str], given: np.ndarray, probabilities: np.ndarray, numbers: np.ndarray, found: Plausibility
+    judged: Sequence[Mapping[str, Any]], probabilities: np.ndarray, folds: np.ndarray, plausibility: Plausibility
 ) -> list[dict[str, Any]]:
-    suspects = set(found.suspects.tolist())
-    rest = [row for row in np.argsort(found.scores, kind="stable").tolist() if row not in suspects]
+    """Every video with its probabilities: the suspects, then the others, each by score."""
+    by_score = np.argsort(plausibility.scores, kind="stable")
+    others = by_score[~np.isin(by_score, plausibility.suspects)]
     return [
         {
-            "suggested": row in suspects,
-            **_judged(ids[row], given[row], probabilities[row], found, row),
-            "fold": int(numbers[row]),
+            "suggested": at < len(plausibility.suspects),
+            **judged[row],
+            "fold": int(folds[row]),
             **{f"p_{name}": float(p) for name, p in zip(LABELS, probabilities[row], strict=True)},
         }
-        for row in [*found.suspects.tolist(), *rest]
+        for at, row in enumerate([*plausibility.suspects.tolist(), *others.tolist()])
     ]
-
-
-def _per_class(given: np.ndarray, suspects: np.ndarray) -> dict[str, dict[str, int]]:
-    return {
-        name: {"n": int((given == at).sum()), "suspected": int((given[suspects] == at).sum())}
-        for at, name in enumerate(LABELS)
-    }
 
 
 def _notes(labelled: Labelled, options: Options, agreement: float, suspected: int) -> list[str]:
@@ -226,19 +216,19 @@ def _notes(labelled: Labelled, options: Options, agreement: float, suspected: in
     return notes
 
 
-def _evidence(store: Store, suspects: pa.Table, preferred: Mapping[str, str]) -> list[dict[str, Any]]:
+def _digests(store: Store, suspects: pa.Table, preferred: Mapping[str, str]) -> list[dict[str, Any]]:
     """Per suspect its ``uri`` and what was heard, read and seen, where the store knows."""
     videos = store.current_videos(("uri",))
     at = pc.index_in(keys(suspects), value_set=keys(videos).combine_chunks()).combine_chunks()
-    tables = {name: table for name in _EVIDENCE if (table := current_table(store, name, preferred.get(name)))}
-    said = digest(videos.take(at), None, tables, ())
-    return [{name: row[name] for name in ("uri", "heard", "read", "seen") if name in row} for row in said]
+    tables = {name: table for name in _DIGESTED if (table := current_table(store, name, preferred.get(name)))}
+    rows = digest(videos.take(at), None, tables, ())
+    return [{name: row[name] for name in ("uri", "heard", "read", "seen") if name in row} for row in rows]
 
 
 # ---- writing
 
 
-def beside(address: str) -> dict[str, str]:
+def files_beside(address: str) -> dict[str, str]:
     """Where the files beside a list go: ``csv`` and ``json``.
 
     Raises:
@@ -260,17 +250,12 @@ def write_suggestions(result: Mapping[str, Any], address: str) -> dict[str, str]
     Returns:
         The addresses: ``list``, ``csv``, ``json``.
     """
-    files = beside(address)
+    files = files_beside(address)
     sink = io.StringIO()
     writer = csv.DictWriter(sink, list(result["videos"][0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(result["videos"])
-    content = {
-        files["csv"]: sink.getvalue(),
-        files["json"]: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
-        address: as_list(result),
-    }
-    for target, text in content.items():
+    for target, text in ((files["csv"], sink.getvalue()), (files["json"], as_json(result)), (address, as_list(result))):
         write_bytes_atomically(*resolve(target), text.encode())
     return {"list": address, **files}
 
@@ -289,25 +274,22 @@ def as_list(result: Mapping[str, Any]) -> str:
 
 def line_of(suspect: Mapping[str, Any]) -> str:
     """One suspect on one line; whatever the texts hold, they stay within its comment."""
-    name, comment = suspect["video_id"], reason(suspect)
+    name, comment = suspect["video_id"], _reason(suspect)
     if can_be_listed(name):
         return f"{name}  # {comment}"
     return f"# its id cannot stand in a list: {shorten(name, _URI)}: {comment}"
 
 
-def reason(suspect: Mapping[str, Any]) -> str:
-    """Why a label looks wrong, and what speaks for or against it."""
+def _reason(suspect: Mapping[str, Any]) -> str:
+    """Why a label looks wrong, and what was heard, read and seen."""
     judged = (
         f"given {suspect['given']} ({_percent(suspect['p_given'])}), "
         f"looks like {suspect['likelier']} ({_percent(suspect['p_likelier'])})"
     )
-    said = [
-        f'{name} "{shorten(suspect[name], _WORDS)}"' if name != "seen" else f"seen: {shorten(suspect[name], _WORDS)}"
-        for name in ("heard", "read", "seen")
-        if suspect.get(name)
-    ]
-    where = [shorten(suspect["uri"], _URI)] if suspect.get("uri") else []
-    return judged + (f": {'; '.join([*said, *where])}" if said or where else "")
+    texts = {name: shorten(suspect[name], _WORDS) for name in ("heard", "read", "seen") if suspect.get(name)}
+    details = [f"seen: {text}" if name == "seen" else f'{name} "{text}"' for name, text in texts.items()]
+    details += [shorten(suspect["uri"], _URI)] if suspect.get("uri") else []
+    return ": ".join([judged, "; ".join(details)]) if details else judged
 
 
 def _percent(share: float) -> str:
