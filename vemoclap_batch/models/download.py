@@ -117,13 +117,13 @@ def pull(reference: str, folder: Path, hub: HfApi, accept: bool, say: Say) -> tu
 def _fetch(reference: str, weights: Weights, hub: HfApi, accept: bool, say: Say) -> ModelRecord:
     repo, earlier = weights.repo or "", weights.downloaded
     fact = known(repo)
-    info = _describe(hub, repo, next((record.revision for record in earlier if record.revision), fact.revision))
-    files = _choose(info, repo, weights.file)
-    shipped = fact.sha256 if fact.revision in {"main", info.sha} else {}
-    accepted = shipped | {
-        name: sha256 for record in earlier if record.accepted for name, sha256 in record.hashes.items()
-    }
-    expected = shipped | {name: sha256 for record in earlier for name, sha256 in record.hashes.items()}
+    revision = next((record.revision for record in earlier if record.revision), fact.revision)
+    info, files = _list_files(hub, repo, revision, weights.file)
+    expected = dict(fact.sha256) if fact.revision in {"main", info.sha} else {}
+    accepted = dict(expected)
+    for record in earlier:
+        expected |= record.hashes
+        accepted |= record.hashes if record.accepted else {}
     where = f"{repo} at {info.sha}"
     # The hub announces the hashes of large files: a wrong one need not be downloaded.
     _compare(where, expected, {name: file.lfs.sha256 for name, file in files.items() if file.lfs})
@@ -132,13 +132,11 @@ def _fetch(reference: str, weights: Weights, hub: HfApi, accept: bool, say: Say)
         partial.mkdir(parents=True, exist_ok=True)
         places = {name: place for name, file in files.items() if (place := _find(file, partial, target))}
         missing = [file for name, file in files.items() if name not in places]
-        to_come = sum(file.size or 0 for file in missing)
-        there = sum(part.stat().st_size for file in missing if (part := _part(file, partial)).is_file())
-        if to_come - there > (free := shutil.disk_usage(partial).free):
-            raise HubError(
-                f"{repo}: not enough room: {decimal(to_come - there)} to come, {decimal(free)} free in {partial}"
-            )
-        say(f"fetching {reference} at {str(info.sha)[:12]}: {len(missing)} files, {decimal(to_come)}")
+        size = sum(file.size or 0 for file in missing)
+        to_come = size - sum(part.stat().st_size for file in missing if (part := _part(file, partial)).is_file())
+        if to_come > (free := shutil.disk_usage(partial).free):
+            raise HubError(f"{repo}: not enough room: {decimal(to_come)} to come, {decimal(free)} free in {partial}")
+        say(f"fetching {reference} at {str(info.sha)[:12]}: {len(missing)} files, {decimal(size)}")
         for file in missing:
             places[file.rfilename] = _download(hub, repo, str(info.sha), file, partial)
         found = {name: record_file(place) for name, place in places.items()}
@@ -156,30 +154,25 @@ def _fetch(reference: str, weights: Weights, hub: HfApi, accept: bool, say: Say)
     return record
 
 
-def _describe(hub: HfApi, repo: str, revision: str) -> ModelInfo:
-    """The commit and the files of a repository at a branch, tag or commit.
+def _list_files(hub: HfApi, repo: str, revision: str, file: str | None) -> tuple[ModelInfo, dict[str, RepoSibling]]:
+    """A repository at a branch, tag or commit, and by name the files that are wanted of it: one, or all of a model.
 
     Raises:
-        HubError: the hub does not say, or names a file that lies outside the repository.
+        HubError: the hub does not say, lacks the files, or names one that lies outside the repository.
     """
     with _one_line_errors(hub, f"{repo} at {revision}"):
         info = hub.model_info(repo, revision=revision, files_metadata=True, timeout=30)
-    if not info.sha:
-        raise HubError(f"{repo}: {hub.endpoint} names no commit for {revision}")
-    for name in (file.rfilename for file in info.siblings or []):
+    files = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    for name in files:
         if {"", ".", ".."} & set(name.split("/")) or set("\\:") & set(name):
             raise HubError(f"{repo}: refused, {name!r} in its list of files lies outside the repository")
-    return info
-
-
-def _choose(info: ModelInfo, repo: str, file: str | None) -> dict[str, RepoSibling]:
-    """The wanted files of a repository by name: one, or those that a model needs."""
-    files = {sibling.rfilename: sibling for sibling in info.siblings or []}
     names = [file] if file else wanted(files, known(repo).files)
+    if not info.sha:
+        raise HubError(f"{repo} at {revision}: {hub.endpoint} names no commit")
     if not names or names[0] not in files:
         lack = f"has no file {file}" if file else "holds no weights of a known kind"
-        raise HubError(f"{repo} at {str(info.sha)[:12]}: {lack}")
-    return {name: files[name] for name in names}
+        raise HubError(f"{repo} at {info.sha[:12]}: {lack}")
+    return info, {name: files[name] for name in names}
 
 
 def _find(file: RepoSibling, *folders: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""``models.json``: the files of a models folder with their hashes, where they are from, and whether they were accepted.
+"""``models.json``, the manifest of a models folder: hashes of its files, where they are from, whether accepted.
 
 Who may write to a models folder may write this file too: it finds files that changed, it is no signature.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -122,22 +121,14 @@ def record_file(path: Path) -> FileRecord:
         return FileRecord(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
 
 
-def first_missing(root: Path, files: Mapping[str, FileRecord]) -> str | None:
-    """The first file that is missing or has another size than recorded; reads no file."""
-    paths = ((name, root / name, file.size) for name, file in files.items())
-    return next((name for name, path, size in paths if not path.is_file() or path.stat().st_size != size), None)
-
-
 def require_accepted(path: Path) -> None:
     """Refuse a pickle whose content was not accepted; to be called before each time one is loaded.
 
-    The whole file is read. Its SHA-256 has to be in an accepted record of the manifest of the models folder that holds
-    it, or of the default models folder.
+    The whole file is read. Its SHA-256 has to be in an accepted record of the manifest that lists it, or of the
+    default models folder's.
 
     Raises:
         NotAccepted: it is in none; the message says why that matters and what to run.
-        FileNotFoundError: there is no such file.
-        ConfigError: a manifest cannot be read.
     """
     sha256 = record_file(path).sha256
     folders = dict.fromkeys([manifest_folder(path), default_folder()])

@@ -13,15 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vemoclap_batch.models.hashes import (
-    Manifest,
-    ModelRecord,
-    default_folder,
-    first_missing,
-    manifest_folder,
-    read_manifest,
-    write_manifest,
-)
+from vemoclap_batch.models import hashes
+from vemoclap_batch.models.hashes import Manifest, ModelRecord
 from vemoclap_batch.models.known import SUFFIXES
 
 HUB = "hf:"
@@ -49,7 +42,7 @@ class Weights:
     """A reference with what the disk and the manifest say of it.
 
     Attributes:
-        key: the reference whose record in the manifest lists the files: its own, or one of the same repository.
+        key: the reference under which the manifest lists the files: this one, or another of the same repository.
         repo, file: of a hub reference; None for a local path.
         folder: of the manifest, and of the hub's repositories.
         path: the file or folder that the reference names.
@@ -76,9 +69,11 @@ class Weights:
             # The folder of single files that were downloaded is no copy of the repository.
             partial = self.repo and self.file is None and self.downloaded
             return "only some of its files were fetched" if partial else None
-        files = {self.file: self.record.files[self.file]} if self.file else self.record.files
-        lost = first_missing(self.folder / self.repo, files)
-        return lost and f"{lost} is missing or has another size than recorded"
+        for name in [self.file] if self.file else self.record.files:
+            path = self.folder / self.repo / name
+            if not path.is_file() or path.stat().st_size != self.record.files[name].size:
+                return f"{name} is missing or has another size than recorded"
+        return None
 
     @property
     def state(self) -> State:
@@ -94,7 +89,7 @@ class Weights:
     def save(self, key: str, record: ModelRecord) -> None:
         """Write a record to the manifest under a reference."""
         self.manifest.models[key] = record
-        write_manifest(self.folder, self.manifest)
+        hashes.write_manifest(self.folder, self.manifest)
 
 
 def look_up(reference: str, folder: Path) -> Weights:
@@ -106,25 +101,21 @@ def look_up(reference: str, folder: Path) -> Weights:
     """
     if not reference.startswith(HUB):
         path = Path(reference).expanduser().absolute()
-        folder = manifest_folder(path)
-        manifest = read_manifest(folder)
+        folder = hashes.manifest_folder(path)
+        manifest = hashes.read_manifest(folder)
         return Weights(str(path), None, None, folder, path, manifest, manifest.models.get(str(path)))
     repo, file = split(reference)
-    manifest = read_manifest(folder)
+    manifest = hashes.read_manifest(folder)
     listing = (key for key, record in manifest.models.items() if record.repo == repo and file in record.files)
     key = reference if reference in manifest.models else next(listing, reference)
     return Weights(key, repo, file, folder, folder / repo / (file or ""), manifest, manifest.models.get(key))
 
 
 def locate(reference: str, folder: str | Path | None = None) -> Path:
-    """The file or folder that a reference names.
+    """The file or folder that a reference names, in a models folder or the default one.
 
     What the manifest lists has to be there in the recorded sizes, and accepted; what it does not list was put there by
     a person and is taken as it is.
-
-    Args:
-        reference: see the module's documentation.
-        folder: the models folder; without it, :func:`~vemoclap_batch.models.hashes.default_folder`.
 
     Raises:
         MissingWeights: it is not there, incomplete, or its hashes were not accepted.
@@ -135,7 +126,7 @@ def locate(reference: str, folder: str | Path | None = None) -> Path:
         if not path.exists():
             raise MissingWeights(f"{reference!r}: no such file or folder")
         return path
-    weights = look_up(reference, (Path(folder).expanduser() if folder else default_folder()).absolute())
+    weights = look_up(reference, (Path(folder).expanduser() if folder else hashes.default_folder()).absolute())
     if weights.state == "missing":
         raise MissingWeights(f"{reference!r} is not in {weights.folder}")
     if weights.state in {"incomplete", "not accepted"}:
