@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.models.hashes import ModelRecord, record_file
 from vemoclap_batch.models.known import known, wanted
 from vemoclap_batch.models.references import Weights, look_up

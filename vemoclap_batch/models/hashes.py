@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 
 NAME = "models.json"
 

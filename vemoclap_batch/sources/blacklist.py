@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.sources.listing import MEDIA_SUFFIXES
 from vemoclap_batch.store.filesystem import resolve
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.sources.blacklist import Listed, VideoNames, find_listed, first_of, read_blacklist, read_text
 from vemoclap_batch.sources.listing import walk
 from vemoclap_batch.sources.manifest import SCHEMA, Manifest

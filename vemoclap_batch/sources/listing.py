@@ -1,4 +1,4 @@
-"""What lies in a folder or under a prefix, and what its content is called."""
+"""The media files of a folder or a prefix, and their content keys."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from vemoclap_batch.config import ConfigError
-from vemoclap_batch.errors import Failure, RunBroken, RunEnded
+from vemoclap_batch.errors import ConfigError, Failure, RunBroken, RunEnded
 from vemoclap_batch.store.filesystem import by_fsspec, is_remote, without_file_scheme
 from vemoclap_batch.store.patience import Unreachable, patiently
 
 T = TypeVar("T")
 
-#: What a folder or a prefix is searched for: what FFmpeg reads and people have. Still pictures, and suffixes that files
-#: of other kinds have as well (``.dat``, ``.bin``), have to be named.
+#: What a folder or a prefix is searched for: what FFmpeg reads and people have. Still images, and suffixes that files
+#: of other kinds have as well (``.dat``, ``.bin``), have to be named one by one.
 MEDIA_SUFFIXES = frozenset(
     (
         # video
@@ -28,7 +27,7 @@ MEDIA_SUFFIXES = frozenset(
         ".mpg .mpeg .mpe .m1v .m2v .mpv .vob .evo .vro .mod .tod .ts .mts .m2ts .m2t .trp .tp .ty "
         ".3gp .3gpp .3g2 .3gp2 .ogv .ogm .ogx .rm .rmvb .mxf .gxf .dv .dif .dav .nut .nsv .y4m .ivf .gif "
         ".mjpg .mjpeg .h261 .h264 .264 .h265 .265 .hevc .avc .vc1 .obu .bik .smk .fli .flc "
-        # sound
+        # audio
         ".wav .w64 .rf64 .mp3 .mp2 .mpa .m2a .m4a .m4b .isma .3ga .aac .ac3 .eac3 .ec3 .dts .mlp .thd .flac .ogg .oga "
         ".opus .spx .mka .weba .wma .amr .awb .aif .aiff .aifc .au .snd .caf .ape .wv .tta .mpc .ra .voc .dss"
     ).split()
@@ -84,7 +83,7 @@ def walk(top: str, ignored: Counter[str]) -> Iterator[tuple[str, str]]:
 
 
 def is_media(path: str, ignored: Counter[str]) -> bool:
-    """Whether a name is that of a video or a sound; one that is not is counted in ``ignored``."""
+    """Whether a name is that of a video or an audio file; one that is not is counted in ``ignored``."""
     suffix = posixpath.splitext(path)[1].lower()
     hidden = posixpath.basename(path).startswith(".")
     if not path.isprintable():
@@ -116,10 +115,7 @@ def content_keys(uris: Sequence[str]) -> list[str]:
 
 
 def current_content_keys(uris: Sequence[str], before: Sequence[str]) -> list[str]:
-    """Content keys as they are by now, of addresses whose keys were noted before.
-
-    The key of a file that is gone stays, and so does one that was not read off the file: a manifest's own.
-    """
+    """Content keys of now; that of a file that is gone stays, and so does a key that a manifest gave itself."""
     now = content_keys(uris)
     gone = {ABSENT, UNKNOWN_CONTENT}
     return [new if new not in gone and _READ_OFF.fullmatch(old) else old for new, old in zip(now, before, strict=True)]
@@ -153,41 +149,34 @@ def is_object_store(address: str) -> bool:
     return _scheme(address) in OBJECT_STORES
 
 
-def asked(address: str, what: str, action: Callable[[], T]) -> T:
-    """Have a remote filesystem do something, and again while it is out of reach.
-
-    Args:
-        address: for messages.
-        what: is done to it, for messages.
-        action: may be repeated.
+def ask_store(address: str, what: str, action: Callable[[], T]) -> T:
+    """Have a remote filesystem do something, and again while it is out of reach; ``what`` it does is for messages.
 
     Raises:
         ConfigError: no installed package knows the scheme, or the address is none.
         FileNotFoundError: as the action raised it.
         RunBroken: the store refuses, or was out of reach for too long; the same command may do better later.
     """
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+
     what = f"cannot {what} {address!r}"
+
+    def attempt() -> T:
+        try:
+            return action()
+        except (NoConnection, HTTPClientError) as error:
+            # What S3's own library says of a connection is an OSError elsewhere.
+            raise Unreachable(str(error)) from error
+
     try:
-        return patiently(is_remote(address), what, partial(_as_os_errors, action))
+        return patiently(is_remote(address), what, attempt)
     except (FileNotFoundError, ConfigError, RunEnded):
         raise
     except (ImportError, ValueError) as error:
         raise ConfigError([f"{address!r}: {error}"]) from error
     except Exception as error:  # Each of fsspec's filesystems lets errors of a library of its own through.
         raise RunBroken(f"{what}: {Failure.of(error).message}") from error
-
-
-def _as_os_errors(action: Callable[[], T]) -> T:
-    """What S3's own library says of a connection is an OSError, as it is elsewhere."""
-    try:
-        return action()
-    except Exception as error:
-        from botocore.exceptions import ConnectionError as NoConnection
-        from botocore.exceptions import HTTPClientError
-
-        if isinstance(error, NoConnection | HTTPClientError):
-            raise Unreachable(str(error)) from error
-        raise
 
 
 def remote_files(address: str) -> dict[str, dict[str, Any]]:
@@ -222,7 +211,7 @@ def _list_folders(uris: Sequence[str]) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     for folder in dict.fromkeys(map(posixpath.dirname, uris)):
         with suppress(FileNotFoundError):
-            listed = asked(folder, "list", partial(_list_folder, folder))
+            listed = ask_store(folder, "list", partial(_list_folder, folder))
             entries |= {f"{folder}/{posixpath.basename(entry['name'])}": entry for entry in listed}
     return {uri: entries[uri] for uri in uris if uri in entries}
 

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from vemoclap_batch.config import LABELS, ConfigError
-from vemoclap_batch.errors import without_password
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError, without_password
 from vemoclap_batch.policy import ANYWHERE, Policy
 from vemoclap_batch.sources.listing import (
-    asked,
+    ask_store,
     content_keys,
     is_bucket_missing,
     is_media,
@@ -167,7 +167,7 @@ def _local_files(source: str, ignored: Counter[str]) -> list[tuple[str, str]]:
 def _remote_files(source: str, ignored: Counter[str]) -> list[tuple[str, str]]:
     """The videos at a remote address, below it or matched by it, with their content keys."""
     try:
-        found = asked(source, "list", partial(remote_files, source))
+        found = ask_store(source, "list", partial(remote_files, source))
     except FileNotFoundError as error:
         # A prefix of which nothing is left is no mistake for a night; a bucket or a folder that is not there is.
         kind = NoVideo if is_object_store(source) and not is_bucket_missing(error) else ConfigError
@@ -292,7 +292,7 @@ def _opened(address: str) -> pa.NativeFile:
         with filesystem.open_input_file(path) as stream:
             return bytes(stream.read())
 
-    return pa.BufferReader(asked(address, "read", fetch))
+    return pa.BufferReader(ask_store(address, "read", fetch))
 
 
 def _parse_jsonl(content: Iterable[bytes]) -> pa.Table:
