@@ -123,6 +123,24 @@ def test_a_killed_pull_goes_on_where_it_was_and_shows_nothing_before(hub, lab):
     assert (lab.folder / "lab/faces/model.safetensors").read_bytes() == LARGE
 
 
+def test_a_part_that_version_0_1_left_is_continued(hub, lab):
+    part = lab.folder / f".partial/lab/faces/model.safetensors.{SHA256[:12]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(WEIGHTS[:1000])
+    assert lab("pull", "--accept").status == 0
+    assert hub.fetched() == [("config.json", None), ("model.safetensors", "bytes=1000-")]
+    assert (lab.folder / "lab/faces/model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_part_that_is_too_long_is_downloaded_anew(hub, lab):
+    part = lab.folder / f".partial/lab/faces/model.safetensors.{SHA256[:12]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(WEIGHTS + b"x")
+    assert lab("pull", "--accept").status == 0
+    assert hub.fetched()[1:] == [("model.safetensors", None)]
+    assert (lab.folder / "lab/faces/model.safetensors").read_bytes() == WEIGHTS
+
+
 def wait_for_part(folder):
     """Until the first piece is on the disk: the client reads in its own time."""
     wait_for(lambda: any(path.stat().st_size == PIECE for path in folder.glob("*.part")))
@@ -234,7 +252,10 @@ def test_the_token_goes_to_the_hub_alone(hub, lab, monkeypatch):
         dict(FILES), redirects={"model.safetensors": f"{store.address}/lab/faces/resolve/main/model.safetensors"}
     )
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert lab("pull", "--accept").status == 0
+    done = lab("pull", "--accept")
+    assert done.status == 0
+    assert "hf_secret" not in done.out + done.err
+    assert not [path for path in lab.folder.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
     store.shutdown()
     store.server_close()
     assert {token for *_, token in hub.log} == {"Bearer hf_secret"}
@@ -248,6 +269,16 @@ def test_without_a_token_none_is_sent(hub, lab, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     assert lab("pull", "--accept").status == 0
     assert {token for *_, token in hub.log} == {None}
+
+
+def test_offline_mode_asks_nobody(hub, lab, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    done = lab("pull")
+    assert done.status == 1
+    assert "error: lab/faces at main: not fetched, HF_HUB_OFFLINE is set" in done.err.splitlines()
+    assert hub.log == []
 
 
 def test_mistakes_in_the_profile_are_named_before_anything_is_fetched(hub, lab, tmp_path):

@@ -1,6 +1,7 @@
 """models list and verify, and what is put into the models folder by hand."""
 
 import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -39,6 +40,22 @@ def test_a_whole_folder_is_verified(hub, lab, pulled):
     done = lab("verify")
     assert done.status == 0
     assert done.last == {"models_dir": str(lab.folder), "files": 2, "problems": []}
+    assert hub.log == []
+
+
+def test_a_folder_that_version_0_1_filled_is_found_and_verified(hub, lab):
+    files = {"config.json": FILES["config.json"], "model.safetensors": WEIGHTS}
+    for name, content in files.items():
+        path = lab.folder / "lab/faces" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    hashes = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
+    accepted = "2026-11-01T12:00:00+00:00"
+    record = {"accepted": accepted, "files": hashes, "licence": "mit", "repo": "lab/faces", "revision": COMMIT}
+    (lab.folder / "models.json").write_text(json.dumps({"models": {REFERENCE: record}, "version": 1}))
+    assert lab("list").last["models"][0]["state"] == "pinned"
+    assert lab("pull").last["models"][0]["state"] == "there"
+    assert lab("verify").last == {"models_dir": str(lab.folder), "files": 2, "problems": []}
     assert hub.log == []
 
 
