@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.media.address import local_copy
-from vemoclap_batch.media.error import MediaError
+from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.policy import Policy
 from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.store.store import Store

@@ -35,7 +35,7 @@ from vemoclap_batch.config import Config, load_config, own_checkpoint
 from vemoclap_batch.errors import ConfigError, RunEnded
 from vemoclap_batch.extractors.registry import resolvable
 from vemoclap_batch.extractors.windowed_text import windowed
-from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.pending import features_table
 from vemoclap_batch.report.digest import digest
 from vemoclap_batch.report.failures import describe_ignored, latest_failures

@@ -118,7 +118,7 @@ def _decode(worker: DecodeWorker, path: Path, kind: str, limits: Limits, bound_s
     wrong: list[str] = []
     with _watched(worker, bound_s) as peak:
         try:
-            for part in worker.parts(path.name, str(path)):
+            for part in worker.chunks(path.name, str(path)):
                 wrong += [] if isinstance(part, Failure) else _faults(*part, limits)
                 # Of what is whole only the info is kept.
                 parts = [part]
@@ -144,7 +144,7 @@ def _result(parts: Sequence[tuple[Clip, MediaInfo] | Failure]) -> str:
 def _faults(clip: Clip, info: MediaInfo, limits: Limits) -> list[str]:
     """What no extractor could take, or would take too much memory."""
     times = np.asarray(clip.frame_times)
-    sound = np.concatenate([clip.waveform, clip.following])
+    sound = np.concatenate([clip.waveform, clip.lookahead])
     faults = {
         "frames without times": len(clip.frames) != len(times),
         "times outside the video": not ((times >= 0) & (times <= info.duration_s)).all(),

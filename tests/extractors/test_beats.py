@@ -104,10 +104,10 @@ def test_the_parts_of_a_video_give_what_it_gives_in_one_piece(checkpoint):
     beats = build(Beats, checkpoint, width=WIDTH, windows=5)
     [whole] = beats.extract([sound_clip(sound)])
     empty = np.zeros((0, 0, 0, 3), np.uint8)
-    places = {"duration_s": 18.0, "parts": 2, "sound_samples": len(sound)}
+    places = {"duration_s": 18.0, "chunks": 2, "audio_samples": len(sound)}
     parts = [
-        Clip("clip", empty, np.zeros(0), sound[:cut], following=sound[cut : cut + 160_000], **places),
-        Clip("clip", empty, np.zeros(0), sound[cut:], start_s=cut / 16_000, part=1, **places),
+        Clip("clip", empty, np.zeros(0), sound[:cut], lookahead=sound[cut : cut + 160_000], **places),
+        Clip("clip", empty, np.zeros(0), sound[cut:], start_s=cut / 16_000, chunk=1, **places),
     ]
     results = beats.extract(parts)
     assert [len(result.feature) for result in results] == [3, 2]

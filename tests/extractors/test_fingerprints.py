@@ -16,7 +16,7 @@ from vemoclap_batch.extractors.minilm import MiniLM
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.whisper import Whisper
 from vemoclap_batch.extractors.windowed_text import windowed
-from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.media.windows import Window
 
 STORED = json.loads((Path(__file__).parents[1] / "data" / "output-0.1-fingerprints.json").read_text())
 

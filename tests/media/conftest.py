@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.media.decode import decode
-from vemoclap_batch.media.error import MediaError
 
 
 @pytest.fixture(params=["pyav", "decord"])

@@ -8,8 +8,8 @@ import pytest
 
 from tests.clips import make_clip, mutate, truncate
 from vemoclap_batch.errors import ErrorType
+from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.media.decode import decode
-from vemoclap_batch.media.error import MediaError
 from vemoclap_batch.media.sampling import Limits
 
 

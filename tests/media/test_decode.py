@@ -6,7 +6,7 @@ import pytest
 
 from tests.clips import make_clip, pattern, sine
 from vemoclap_batch.media.decode import decode
-from vemoclap_batch.media.pictures import scaled_down
+from vemoclap_batch.media.frames import scaled_down
 from vemoclap_batch.media.sampling import Limits, Sampling
 
 LONG_GOP = {"bf": "3", "g": "50", "b-pyramid": "normal"}

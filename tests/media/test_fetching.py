@@ -68,7 +68,7 @@ def test_a_drip_is_no_sign_of_life(web):
     with DecodeWorker(limits=Limits(timeout_s=3)) as worker:
         failure = worker.decode("v", f"{web}/drip")
     assert failure.error_type is ErrorType.TIMEOUT
-    assert "no sign of life" in failure.message
+    assert "no progress" in failure.message
 
 
 def test_a_file_that_is_too_large_is_refused(web, failure_of):

@@ -98,16 +98,17 @@ def test_what_comes_out_is_what_went_in(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["joined mkv", "intra refresh, mp4", "packed B-frames, mkv", "cut start, ts"])
 def test_parts_of_such_a_file_are_the_file_in_one_piece(tmp_path, kind):
-    from vemoclap_batch.media.decode import decode_parts
+    from vemoclap_batch.media.decode import decode_chunks
 
     recipe, _ = KINDS[kind]
     path, _ = made(recipe, tmp_path)
     sampling = Sampling(frames=40)
     whole, _ = decode(str(path), sampling=sampling)
-    parts = [part.clip("v") for part in decode_parts(str(path), sampling, Limits(whole_frames=9, part_frames=9))]
-    numbers = [read_number(frame, recipe.size) for part in parts for frame in part.frames]
-    assert [len(part.frames) for part in parts][:4] == [9, 9, 9, 9]
-    assert [part.first_frame for part in parts] == [0, 9, 18, 27, 36]
+    limits = Limits(whole_frames=9, part_frames=9)
+    chunks = [clip for clip, _ in decode_chunks(str(path), "v", sampling, limits)]
+    numbers = [read_number(frame, recipe.size) for chunk in chunks for frame in chunk.frames]
+    assert [len(chunk.frames) for chunk in chunks][:4] == [9, 9, 9, 9]
+    assert [chunk.first_frame for chunk in chunks] == [0, 9, 18, 27, 36]
     if kind in ("joined mkv", "packed B-frames, mkv"):
         assert numbers == [read_number(frame, recipe.size) for frame in whole.frames]
     assert all(number is not None for number in numbers)

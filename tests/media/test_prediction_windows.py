@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vemoclap_batch.media.timeline import Piece, TimedText, Window, belongs, inside
+from vemoclap_batch.media.windows import Piece, TimedText, Window, inside
 
 seconds = st.floats(0.5, 60).map(lambda value: round(value, 3))
 
@@ -39,7 +39,7 @@ def test_numbers_are_the_windows_an_item_belongs_to(window_s, hop_s, start_s, le
     expected = [
         number
         for number in range(int((end_s + window_s) / hop_s) + 2)
-        if belongs(start_s, end_s, number * hop_s, number * hop_s + window_s)
+        if inside(start_s, end_s, number * hop_s, number * hop_s + window_s)
     ]
     assert list(window.numbers(start_s, end_s)) == expected
     # With windows that touch, nothing is lost; without overlap a frame is in one.
@@ -50,11 +50,11 @@ def test_numbers_are_the_windows_an_item_belongs_to(window_s, hop_s, start_s, le
 
 
 def test_half_of_the_shorter_decides():
-    assert belongs(8.5, 11.5, 0, 10)
-    assert not belongs(8.6, 11.6, 0, 10)
-    assert belongs(0, 60, 20, 30)  # longer than the window
-    assert belongs(10, 10, 10, 20)
-    assert not belongs(10, 10, 0, 10)
+    assert inside(8.5, 11.5, 0, 10)
+    assert not inside(8.6, 11.6, 0, 10)
+    assert inside(0, 60, 20, 30)  # longer than the window
+    assert inside(10, 10, 10, 20)
+    assert not inside(10, 10, 0, 10)
     found = inside(np.array([0, 4.9, 9.0]), np.array([3, 7.9, 12.0]), 5, 10)
     assert found.tolist() == [False, True, False]
 

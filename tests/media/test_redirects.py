@@ -12,7 +12,7 @@ from tests.clips import make_clip
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.media.address import local_copy
-from vemoclap_batch.media.error import MediaError
+from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.policy import Policy

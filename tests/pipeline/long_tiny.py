@@ -64,9 +64,10 @@ class Speech(Extractor):
         return [self._one(clip) for clip in items]
 
     def _one(self, clip):
-        if clip.part == clip.parts - 1:
+        if clip.chunk == clip.chunks - 1:
             _misbehave(clip.video_id)
-        _note(self.settings, f"speech {clip.video_id} {clip.part}/{clip.parts} {len(clip.waveform) / SAMPLE_RATE:.0f}")
+        seconds = len(clip.waveform) / SAMPLE_RATE
+        _note(self.settings, f"speech {clip.video_id} {clip.chunk}/{clip.chunks} {seconds:.0f}")
         step = SAMPLE_RATE // 10
         levels = np.abs(clip.waveform[: len(clip.waveform) // step * step].reshape(-1, step)).mean(1)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], levels > 1e-3, [0]]).astype(int)))

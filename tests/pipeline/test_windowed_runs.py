@@ -16,9 +16,9 @@ from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.predict import predict, prediction_fingerprint
 from vemoclap_batch.fusion.selection import select, selected_from
-from vemoclap_batch.media.decode import decode_parts
+from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
-from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.actors import with_media, with_results
 from vemoclap_batch.pipeline.chunks import FRAMES, PIECES, WAVEFORM, ChunkMerger, merged_extras, text_in, timed_text_of
 from vemoclap_batch.pipeline.commit import Committer
@@ -43,8 +43,8 @@ def parts(tmp_path_factory):
     audio = (sine(60, rate=16_000) * (np.mod(times, 5) > 1)).astype(np.float32)
     path = tmp_path_factory.mktemp("clips") / "v.mkv"
     make_clip(path, frames=pattern(120), fps=2, audio=audio, audio_rate=16_000, audio_codec="pcm_s16le")
-    decoded = decode_parts(str(path), Sampling(every_s=1.0), Limits(whole_s=15, part_s=15, part_frames=30))
-    return [(item.clip("v"), item.info) for item in decoded]
+    limits = Limits(whole_s=15, part_s=15, part_frames=30)
+    return list(decode_chunks(str(path), "v", Sampling(every_s=1.0), limits))
 
 
 def block_of(part, specs, failing=()):
@@ -54,7 +54,7 @@ def block_of(part, specs, failing=()):
     rows = with_media(row, part, 1.0, 0.5).drop_columns([FRAMES, WAVEFORM])
     for cls, name in ((TinyFrames, "clip"), (Windows, "beats"), (Speech, "asr")):
         result = cls(specs[name].settings, Resources()).extract([clip])
-        if (name, clip.part) in failing:
+        if (name, clip.chunk) in failing:
             result = [Failure(ErrorType.MODEL, "no")]
         rows = with_results(rows, specs[name], result, 0.1, 2.0)
     return rows

@@ -17,7 +17,7 @@ from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.windowed_text import windowed
-from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import features_table, find_pending

@@ -22,7 +22,7 @@ from vemoclap_batch.extractors.base import (
     load_class,
 )
 from vemoclap_batch.extractors.fingerprint import hashed_name
-from vemoclap_batch.media.timeline import TimedText, Window
+from vemoclap_batch.media.windows import TimedText, Window
 
 #: Frames are taken this often where the profile does not say: as often as the paper says that it does.
 EVERY_S = 1.0

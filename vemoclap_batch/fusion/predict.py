@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.selection import Selected, complete_mask, load, load_timed
-from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.media.windows import Window
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY, Table, keys
 

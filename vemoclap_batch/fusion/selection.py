@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.media.timeline import Window, inside
+from vemoclap_batch.media.windows import Window, inside
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys

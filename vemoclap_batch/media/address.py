@@ -12,17 +12,17 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 from vemoclap_batch.errors import ErrorType, Failure, without_password
-from vemoclap_batch.media.error import Beat, MediaError, no_beat
+from vemoclap_batch.media.clip import Heartbeat, MediaError, no_heartbeat
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.policy import Policy
 
-#: What has to come for a sign of life; a server that sends a byte now and then gives none.
+#: What has to come for a heartbeat; a server that sends a byte now and then gives none.
 _BLOCK = 1 << 20
 _HTTP_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def local_copy(address: str, beat: Beat = no_beat, limits: Limits | None = None) -> Iterator[str]:
+def local_copy(address: str, heartbeat: Heartbeat = no_heartbeat, limits: Limits | None = None) -> Iterator[str]:
     """A path from which the file at an address can be read, for as long as the context lasts.
 
     A local file is checked and stays where it is. A remote one is streamed to a temporary file, which on Linux has no
@@ -30,7 +30,7 @@ def local_copy(address: str, beat: Beat = no_beat, limits: Limits | None = None)
 
     Args:
         address: a local path or a URI.
-        beat: called as the work goes on.
+        heartbeat: called as the work goes on.
         limits: how much may be fetched, for how long, and what may be read; the policy is asked again here, where
             links lead to what they lead to now.
 
@@ -41,89 +41,71 @@ def local_copy(address: str, beat: Beat = no_beat, limits: Limits | None = None)
     limits = limits or Limits()
     if (refusal := limits.policy.refusal(address)) is not None:
         raise MediaError(ErrorType.REFUSED, f"{without_password(address)} may not be read: {refusal}")
-    if "://" in address and not address.lower().startswith("file://"):
-        with _fetched(address, beat, limits) as path:
-            yield path
-        return
-    # As the policy took it: nothing is expanded.
-    path = os.path.abspath(address[len("file://") :] if "://" in address else address)
-    with _held(path, limits.policy) as held:
-        yield held
-
-
-@contextmanager
-def _held(path: str, policy: Policy) -> Iterator[str]:
-    """A path to a local file, which is open; where there are roots, one that no change of a link leads out of them."""
     with ExitStack() as stack:
-        try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise MediaError(ErrorType.IO, f"{path} is not a regular file")
-            stream = stack.enter_context(open(path, "rb"))
-            empty = not stream.read(1)
-        except FileNotFoundError as error:
-            raise MediaError(ErrorType.NOT_FOUND, f"{path} does not exist") from error
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name.
-            raise MediaError(ErrorType.IO, f"{path} cannot be opened: {getattr(error, 'strerror', error)}") from error
-        if empty:
-            raise MediaError(ErrorType.EMPTY, f"{path} is empty (0 bytes)")
-        if not policy.roots or sys.platform != "linux":
-            yield path
+        if "://" not in address or address.lower().startswith("file://"):
+            # As the policy took it: nothing is expanded.
+            path = os.path.abspath(address[len("file://") :] if "://" in address else address)
+            yield _opened_file(path, limits.policy, stack)
             return
-        held = f"/proc/self/fd/{stream.fileno()}"
-        if (refusal := policy.refusal(os.path.realpath(held))) is not None:
-            raise MediaError(ErrorType.REFUSED, f"{path} may not be read: {refusal}")
-        yield held
-
-
-@contextmanager
-def _fetched(address: str, beat: Beat, limits: Limits) -> Iterator[str]:
-    with _nameless_file() as (copy, path):
-        if _fetch(address, copy, beat, limits) == 0:
+        if sys.platform == "linux":
+            copy = stack.enter_context(tempfile.TemporaryFile(prefix="vemoclap-"))
+            path = f"/proc/self/fd/{copy.fileno()}"
+        else:
+            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="vemoclap-"))
+            path = copy.name
+        if _fetch(address, copy, heartbeat, limits) == 0:
             raise MediaError(ErrorType.EMPTY, f"{address} is empty (0 bytes)")
         copy.flush()
         yield path
 
 
-def _fetch(address: str, copy: IO[bytes], beat: Beat, limits: Limits) -> int:
+def _opened_file(path: str, policy: Policy, stack: ExitStack) -> str:
+    """A path to a local file, which is open; where there are roots, one that no change of a link leads out of them."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise MediaError(ErrorType.IO, f"{path} is not a regular file")
+        stream = stack.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it.
+        empty = not stream.read(1)
+    except FileNotFoundError as error:
+        raise MediaError(ErrorType.NOT_FOUND, f"{path} does not exist") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name.
+        raise MediaError(ErrorType.IO, f"{path} cannot be opened: {getattr(error, 'strerror', error)}") from error
+    if empty:
+        raise MediaError(ErrorType.EMPTY, f"{path} is empty (0 bytes)")
+    if not policy.roots or sys.platform != "linux":
+        return path
+    held = f"/proc/self/fd/{stream.fileno()}"
+    if (refusal := policy.refusal(os.path.realpath(held))) is not None:
+        raise MediaError(ErrorType.REFUSED, f"{path} may not be read: {refusal}")
+    return held
+
+
+def _fetch(address: str, copy: IO[bytes], heartbeat: Heartbeat, limits: Limits) -> int:
     """Copy what is at an address, block by block; returns how many bytes there were."""
     deadline = time.monotonic() + limits.fetch_timeout_s
     size = 0
     with _opened(address, limits) as source:
-        # What has come by now, of a server that sends little at a time: the time is looked at after each piece.
+        # What has come by now, of a server that sends little at a time: the time is checked after each piece.
         while piece := source.read1(_BLOCK):
             copy.write(piece)
             size, before = size + len(piece), size
             if size // _BLOCK > before // _BLOCK:
-                beat()
+                heartbeat()
             if size > limits.max_fetch_gb * 2**30:
                 raise MediaError(ErrorType.REFUSED, f"{address} has more than {limits.max_fetch_gb:g} GiB")
             if time.monotonic() > deadline:
-                raise MediaError(ErrorType.TIMEOUT, _too_slow(address, limits, size))
+                cause = f"{limits.fetch_timeout_s:g} s, of which {size / 2**20:.1f} MiB came"
+                raise MediaError(ErrorType.TIMEOUT, f"{address} was not fetched within {cause}")
         # The web client takes a connection that breaks off for the end.
         if left := getattr(source, "length", None):
             raise MediaError(ErrorType.IO, f"{address} ended {left} bytes early")
     return size
 
 
-def _too_slow(address: str, limits: Limits, size: int) -> str:
-    return f"{address} was not fetched within {limits.fetch_timeout_s:g} s, of which {size / 2**20:.1f} MiB came"
-
-
-@contextmanager
-def _nameless_file() -> Iterator[tuple[IO[bytes], str]]:
-    if sys.platform == "linux":
-        with tempfile.TemporaryFile(prefix="vemoclap-") as copy:
-            yield copy, f"/proc/self/fd/{copy.fileno()}"
-        return
-    with tempfile.NamedTemporaryFile(prefix="vemoclap-") as copy:
-        yield copy, copy.name
-
-
 @contextmanager
 def _opened(address: str, limits: Limits) -> Iterator[Any]:
     try:
-        web = address.startswith(("http://", "https://"))
-        with _open_web(address, limits) if web else _open(address) as source:
+        with _open(address, limits) as source:
             yield source
     except MediaError:
         raise
@@ -135,15 +117,12 @@ def _opened(address: str, limits: Limits) -> Iterator[Any]:
         raise MediaError(ErrorType.IO, message) from error
 
 
-def _open_web(address: str, limits: Limits) -> Any:
-    # Here, because a worker that reads local files never needs it.
-    from vemoclap_batch.media.web import open_web
+def _open(address: str, limits: Limits) -> Any:
+    # Imported here, because a worker that reads local files needs neither a web client nor pyarrow and fsspec.
+    if address.startswith(("http://", "https://")):
+        from vemoclap_batch.media.web import open_web
 
-    return open_web(address, limits.policy, min(_HTTP_TIMEOUT_S, limits.fetch_timeout_s))
-
-
-def _open(address: str) -> Any:
-    # Likewise: it imports pyarrow and fsspec.
+        return open_web(address, limits.policy, min(_HTTP_TIMEOUT_S, limits.fetch_timeout_s))
     from vemoclap_batch.store.filesystem import resolve_object
 
     filesystem, path = resolve_object(address)

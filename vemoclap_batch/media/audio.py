@@ -1,40 +1,39 @@
-"""Decoded sound becomes one mono 16 kHz track, placed on the time line of the video."""
+"""Decoded audio becomes one mono 16 kHz track, placed on the time line of the video."""
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Sequence
-from typing import IO
+from tempfile import SpooledTemporaryFile
 
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.media.decoded import STEP
 from vemoclap_batch.media.sampling import MAX_GAP_S, MAX_RATE, MIN_RATE
 
+#: One int16 step in the float range [-1, 1).
+_STEP = 2.0**-15
 #: Smaller steps between the time stamps of frames are rounding in the container, not silence.
 _TOLERANCE_S = 0.1
-#: Where the file says that a packet lasts so many times as long as its sound (or the inverse), its time stamps are
+#: Where the file says that a packet lasts so many times as long as its audio (or the inverse), its time stamps are
 #: extrapolated from a sampling rate that is no longer true.
 _WRONG_LENGTH = 1.5
 #: Channels cancel each other where their mean has less than this share of their power: a correlation below -0.96.
 _CANCELLED = 0.02
-#: Quieter sound (-60 dB of full scale) is no voice that could be lost.
+#: Quieter audio (-60 dB of full scale) is no voice that could be lost.
 _AUDIBLE = 1e-6
 #: One channel has to be so much louder in power to be taken after another one.
 _LOUDER = 4.0
 
 
-class Sound:
-    """int16 samples, mono, 16 kHz, appended at the end and read anywhere; many of them wait in a nameless file."""
+class AudioBuffer:
+    """int16 samples, mono, 16 kHz, appended at the end and read anywhere; a long track is kept on disk."""
 
     def __init__(self, in_memory: int) -> None:
-        """Start empty; beyond ``in_memory`` samples the sound moves to disk."""
-        self._limit = in_memory
-        self._memory = bytearray()  # Grows in place, so that a long sound never exists twice.
-        self._file: IO[bytes] | None = None
+        """Start empty; beyond ``in_memory`` samples the track moves to a nameless file."""
+        self._file = SpooledTemporaryFile(max(2 * in_memory, 1), prefix="vemoclap-audio-")  # noqa: SIM115
         self._samples = 0
 
     def __len__(self) -> int:
@@ -43,71 +42,67 @@ class Sound:
     def append(self, pcm: np.ndarray) -> None:
         """Add int16 samples."""
         self._samples += len(pcm)
-        if self._file is None and self._samples > self._limit:
-            self._file = tempfile.TemporaryFile(prefix="vemoclap-sound-")  # noqa: SIM115 - it lives as long as this.
-            self._file.write(self._memory)
-            self._memory = bytearray()
-        if self._file is None:
-            self._memory += pcm.tobytes()
-        else:
-            self._file.write(pcm.tobytes())
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(pcm.tobytes())
 
     def between(self, start: int, end: int) -> np.ndarray:
-        """The samples [start, end): int16, fewer where the sound ends before."""
+        """The samples [start, end): int16, fewer where the track ends before."""
         start, end = max(start, 0), min(end, self._samples)
-        if start >= end:
-            return np.zeros(0, np.int16)
-        if self._file is None:
-            return np.frombuffer(self._memory, np.int16)[start:end]
         self._file.seek(2 * start)
-        return np.frombuffer(self._file.read(2 * (end - start)), np.int16)
+        return np.frombuffer(self._file.read(max(2 * (end - start), 0)), np.int16)
 
     def close(self) -> None:
-        """Give the disk back."""
-        if self._file is not None:
-            self._file.close()
+        """Free the memory or the disk."""
+        self._file.close()
 
 
-class Track:
+def to_float(pcm: np.ndarray) -> np.ndarray:
+    """int16 samples as a Clip's waveform: float32 in [-1, 1)."""
+    waveform = pcm.astype(np.float32)
+    waveform *= np.float32(_STEP)
+    return waveform
+
+
+class AudioTrack:
     """Collects the frames of one audio stream.
 
     Channels are averaged before resampling: a float downmix by libswresample would keep the power instead and come
     out up to sqrt(2) louder. Where the channels are in opposite phase, so that their mean is next to nothing, the
-    louder one is taken. Silence is put where the time stamps have a gap, so that sound stays beside its picture.
+    louder one is taken. Silence is put where the time stamps have a gap, so that audio stays in step with the frames.
 
     Attributes:
         warnings: what a user should know.
         full: whether the track has its greatest length.
-        timed: whether the file's time stamps are those of its sound.
+        timed: whether the file's time stamps are those of its audio.
     """
 
     def __init__(self, origin_s: float, max_duration_s: float, in_memory_s: float) -> None:
         """Start an empty track.
 
         Args:
-            origin_s: the container's time at which the track starts; sound before it is cut off.
+            origin_s: the container's time at which the track starts; audio before it is cut off.
             max_duration_s: where the track is cut.
-            in_memory_s: a longer one waits on disk.
+            in_memory_s: a longer one is kept on disk.
         """
         self.warnings: list[str] = []
         self.full = False
         self.timed = True
         self._origin_s = origin_s
         self._max_samples = int(max_duration_s * SAMPLE_RATE)
-        self._pcm = Sound(int(min(in_memory_s, max_duration_s) * SAMPLE_RATE))
-        self._waiting: list[np.ndarray] = []  # [channels, n] each
-        self._waiting_samples = 0
+        self._buffer = AudioBuffer(int(min(in_memory_s, max_duration_s) * SAMPLE_RATE))
+        self._pending: list[np.ndarray] = []  # [channels, n] each
+        self._pending_samples = 0
         self._rate = self._channels = 0
         self._resampler: AudioResampler | None = None
         self._next_s = 0.0
         self._loudest = 0  # the channel that was last taken alone
 
-    def add_all(self, frames: Sequence[av.AudioFrame], said_s: float) -> None:
+    def add(self, frames: Sequence[av.AudioFrame], declared_s: float) -> None:
         """Append the frames of one packet; ignored once the track is full.
 
         Args:
             frames: decoded.
-            said_s: how long the file says that the packet lasts, 0 where it does not say.
+            declared_s: how long the file says that the packet lasts, 0 where it does not say.
 
         Raises:
             ValueError: a sampling rate that no recording has.
@@ -116,56 +111,54 @@ class Track:
             if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
                 raise ValueError(f"a sampling rate of {frame.sample_rate} Hz")
         decoded_s = sum(frame.samples / frame.sample_rate for frame in frames)
-        timed = not said_s or not decoded_s or 1 / _WRONG_LENGTH < decoded_s / said_s < _WRONG_LENGTH
+        timed = not declared_s or not decoded_s or 1 / _WRONG_LENGTH < decoded_s / declared_s < _WRONG_LENGTH
         # The first packet of many codecs gives less, as decoding has to settle.
         self.timed = self.timed and (timed or self._next_s == 0)
         for frame in frames:
             if not self.full:
                 self._add(frame, timed)
 
-    def _add(self, frame: av.AudioFrame, timed: bool) -> None:
-        channels = _channels(frame)
-        if (frame.sample_rate, len(channels)) != (self._rate, self._channels):
-            self._flush()
-            self._rate, self._channels = frame.sample_rate, len(channels)
-        if timed or self._next_s == 0:
-            channels = self._place(frame, channels)
-        self._next_s += channels.shape[1] / self._rate
-        self._waiting.append(channels)
-        self._waiting_samples += channels.shape[1]
-        if self._waiting_samples >= self._rate:  # About a second at a time: per frame, calls would outweigh the work.
-            self._resample()
-
-    def finish(self) -> Sound:
+    def finish(self) -> AudioBuffer:
         """The track."""
         self._flush()
-        return self._pcm
+        return self._buffer
 
-    def _place(self, frame: av.AudioFrame, channels: np.ndarray) -> np.ndarray:
+    def _add(self, frame: av.AudioFrame, timed: bool) -> None:
+        samples = _channels(frame)
+        if (frame.sample_rate, len(samples)) != (self._rate, self._channels):
+            self._flush()
+            self._rate, self._channels = frame.sample_rate, len(samples)
+        if (timed or self._next_s == 0) and frame.time is not None:
+            samples = self._place(frame.time, samples)
+        self._next_s += samples.shape[1] / self._rate
+        self._pending.append(samples)
+        self._pending_samples += samples.shape[1]
+        if self._pending_samples >= self._rate:  # About a second at a time: per frame, calls would outweigh the work.
+            self._resample()
+
+    def _place(self, time_s: float, samples: np.ndarray) -> np.ndarray:
         """Fill a gap before a frame with silence, cut what lies before the origin; returns what is left of it.
 
         A frame that should have begun before the one before it ended comes after that one. The origin stays where it
         is, so that the next step forward is no gap.
         """
-        if frame.time is None:
-            return channels
-        gap = frame.time - self._origin_s - self._next_s
+        gap = time_s - self._origin_s - self._next_s
         if abs(gap) > MAX_GAP_S:
             self._warn("the time stamps of the sound jump; it is taken as continuous")
             self._origin_s += gap
         elif gap > _TOLERANCE_S or (gap > 0 and self._next_s == 0):
             self._flush()
             self._next_s += gap
-            self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._pcm), 0), np.int16))
+            self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._buffer), 0), np.int16))
         elif gap < 0 and self._next_s == 0:
-            channels = channels[:, round(-gap * self._rate) :]
-        return channels
+            samples = samples[:, round(-gap * self._rate) :]
+        return samples
 
     def _resample(self) -> None:
-        if not self._waiting_samples:
+        if not self._pending_samples:
             return
-        block = self._mono(np.concatenate(self._waiting, axis=1))
-        self._waiting, self._waiting_samples = [], 0
+        block = self._mono(np.concatenate(self._pending, axis=1))
+        self._pending, self._pending_samples = [], 0
         if self._rate == SAMPLE_RATE:
             self._append(_quantised(block))
             return
@@ -175,6 +168,14 @@ class Track:
         frame.sample_rate = self._rate
         for out in self._resampler.resample(frame):
             self._append(_quantised(out.to_ndarray()[0]))
+
+    def _flush(self) -> None:
+        """Bring everything that is pending, in here or in the resampler, into the track."""
+        self._resample()
+        if self._resampler is not None:
+            for out in self._resampler.resample(None):
+                self._append(_quantised(out.to_ndarray()[0]))
+            self._resampler = None
 
     def _mono(self, channels: np.ndarray) -> np.ndarray:
         """Mean of the channels [channels, n], or the louder one where they cancel each other: float32 [n]."""
@@ -191,20 +192,12 @@ class Track:
             self._loudest = loudest
         return channels[min(self._loudest, len(powers) - 1)].astype(np.float32)
 
-    def _flush(self) -> None:
-        """Bring everything that waits, in here or in the resampler, into the track."""
-        self._resample()
-        if self._resampler is not None:
-            for out in self._resampler.resample(None):
-                self._append(_quantised(out.to_ndarray()[0]))
-            self._resampler = None
-
     def _append(self, pcm: np.ndarray) -> None:
-        room = self._max_samples - len(self._pcm)
+        room = self._max_samples - len(self._buffer)
         if len(pcm) > room:
             self.full = True
             self._warn(f"the sound after {self._max_samples / SAMPLE_RATE:g} s is left out")
-        self._pcm.append(pcm[:room])
+        self._buffer.append(pcm[:room])
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:
@@ -227,4 +220,4 @@ def _channels(frame: av.AudioFrame) -> np.ndarray:
 def _quantised(samples: np.ndarray) -> np.ndarray:
     # A float track of a broken file can hold NaN and infinities.
     finite = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(np.rint(finite / STEP), -32768, 32767).astype(np.int16)
+    return np.clip(np.rint(finite / _STEP), -32768, 32767).astype(np.int16)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import av
 
 from vemoclap_batch.errors import ErrorType
-from vemoclap_batch.media.error import MediaError
+from vemoclap_batch.media.clip import MediaError
 
 #: Formats that name other files, or look for them beside their own.
 _OF_OTHER_FILES = frozenset(

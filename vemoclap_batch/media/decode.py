@@ -1,4 +1,4 @@
-"""A video file becomes a Clip: what is decoded, what is salvaged of a broken file, and what counts as failure."""
+"""A video file becomes a Clip, or several where the video is long; what is salvaged, and what counts as failure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import av
 import numpy as np
 
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.address import local_copy
-from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, MediaInfo
+from vemoclap_batch.media.audio import AudioBuffer, to_float
+from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, Heartbeat, MediaError, MediaInfo, no_heartbeat
 from vemoclap_batch.media.container import encrypted, is_encrypted
-from vemoclap_batch.media.decoded import Decoded
-from vemoclap_batch.media.error import Beat, MediaError, no_beat
-from vemoclap_batch.media.frame_reader import NO_FRAMES, FrameReader, Group
-from vemoclap_batch.media.parts import FOLLOWING_S, divide
-from vemoclap_batch.media.pictures import Pictures
+from vemoclap_batch.media.frame_reader import NO_FRAMES, FrameReader
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.scan import Scan, scan
+
+#: How much a chunk has of the audio after its own: no window of audio may be longer.
+LOOKAHEAD_S = 10.0
+#: The cut is looked for in this much audio before the end of a chunk.
+_SEARCH_S = 30.0
+#: A pause between words; the quietest stretch of this length is cut in the middle.
+_PAUSE_S = 0.4
+_STEP_S = 0.02
 
 
 def decode(
@@ -33,7 +39,7 @@ def decode(
     want_frames: bool = True,
     want_audio: bool = True,
 ) -> tuple[Clip, MediaInfo]:
-    """Decode a whole video in one piece and in this process.
+    """Decode a whole video in one chunk and in this process.
 
     See :class:`~vemoclap_batch.media.worker.DecodeWorker` for a process that can hang, and for long videos.
 
@@ -53,122 +59,170 @@ def decode(
         MemoryError: the video needs more memory than the process may use.
     """
     whole = replace(limits or Limits(), whole_s=math.inf, whole_frames=sys.maxsize)
-    [decoded] = decode_parts(address, sampling or Sampling(), whole, want_frames=want_frames, want_audio=want_audio)
-    return decoded.clip(video_id), decoded.info
+    [decoded] = decode_chunks(
+        address, video_id, sampling or Sampling(), whole, want_frames=want_frames, want_audio=want_audio
+    )
+    return decoded
 
 
-def decode_parts(
+def decode_chunks(
     address: str,
+    video_id: str,
     sampling: Sampling,
     limits: Limits,
     *,
     want_frames: bool = True,
     want_audio: bool = True,
-    beat: Beat = no_beat,
-) -> Iterator[Decoded]:
-    """Decode a video part by part; a short one has a single part. ``beat`` is called while decoding gets on.
+    heartbeat: Heartbeat = no_heartbeat,
+) -> Iterator[tuple[Clip, MediaInfo]]:
+    """Decode a video chunk by chunk; a short one is a single chunk. ``heartbeat`` is called as decoding goes on.
 
-    The file is read once for where its frames lie and for its sound; each part's frames are sought. The info of the
-    last part has all warnings.
+    The file is read once for where its frames lie and for its audio; each chunk's frames are sought. The info of the
+    last chunk has all warnings.
 
     Raises:
-        MediaError, MemoryError: as :func:`decode`, in place of the first part or a later one.
+        MediaError, MemoryError: as :func:`decode`, in place of the first chunk or a later one.
     """
-    with local_copy(address, beat, limits) as path:
+    with local_copy(address, heartbeat, limits) as path:
         try:
-            found = scan(path, want_audio=want_audio, limits=limits, beat=beat)
-            with closing(found.pcm):
-                yield from _Parts(path, found, sampling, limits, want_frames, want_audio, beat).read(address)
+            scanned = scan(path, want_audio=want_audio, limits=limits, heartbeat=heartbeat)
+            frames = None
+            if scanned.video is not None:
+                frames = FrameReader(path, scanned.video, sampling, limits, heartbeat)
+            with closing(scanned.audio):
+                video = _Video(address, path, scanned, frames, want_frames, want_audio)
+                yield from video.read(video_id, limits)
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
             raise MediaError(ErrorType.UNDECODABLE, f"{address} cannot be decoded: {error}") from error
 
 
-class _Parts:
-    """One video while its parts are read."""
+@dataclass
+class _Video:
+    """One video while its chunks are read."""
 
-    def __init__(
-        self, path: str, found: Scan, sampling: Sampling, limits: Limits, want_frames: bool, want_audio: bool,
-        beat: Beat,
-    ) -> None:  # fmt: skip
-        self._path, self._found, self._limits = path, found, limits
-        self._want_frames, self._want_audio = want_frames, want_audio
-        self._frames = None if found.video is None else FrameReader(path, found.video, sampling, limits, beat)
+    address: str
+    path: str
+    scanned: Scan
+    frames: FrameReader | None
+    want_frames: bool
+    want_audio: bool
 
-    def read(self, address: str) -> Iterator[Decoded]:
-        """Every part in turn."""
-        sound = self._found.pcm
-        count = self._frames.count() if self._frames is not None and self._want_frames else 0
-        parts = divide(count, sound, self._limits)
-        groups = self._groups([part.last_frame - part.first_frame for part in parts])
-        for part, (frames, stamps) in zip(parts, groups, strict=True):
-            if part.number == part.of - 1:
-                self._sum_up(address)
+    def read(self, video_id: str, limits: Limits) -> Iterator[tuple[Clip, MediaInfo]]:
+        """Every chunk in turn."""
+        audio, duration_s = self.scanned.audio, self.scanned.duration_s
+        count = self.frames.count() if self.frames is not None and self.want_frames else 0
+        chunks = divide(count, audio, limits)
+        sizes = [chunk.last_frame - chunk.first_frame for chunk in chunks]
+        groups = self.frames.read(sizes) if self.frames is not None else [NO_FRAMES] * len(sizes)
+        for chunk, (frames, stamps) in zip(chunks, groups, strict=True):
+            if chunk.number == chunk.of - 1:
+                self._check_end()
             # Damaged time stamps must not lie outside the video.
-            times = np.clip(stamps - self._found.origin_s, 0, self._found.duration_s)
-            yield Decoded(
-                frames,
-                times,
-                sound.between(part.start, part.end),
-                sound.between(part.end, part.end + int(FOLLOWING_S * SAMPLE_RATE)),
+            times = np.clip(stamps - self.scanned.origin_s, 0, duration_s)
+            waveform = to_float(audio.between(chunk.start, chunk.end))
+            lookahead = to_float(audio.between(chunk.end, chunk.end + int(LOOKAHEAD_S * SAMPLE_RATE)))
+            yield (
+                Clip(
+                    video_id, frames, times, waveform, duration_s, start_s=chunk.start / SAMPLE_RATE,
+                    chunk=chunk.number, chunks=chunk.of, first_frame=chunk.first_frame, lookahead=lookahead,
+                    audio_samples=len(audio),
+                ),
                 self._info(),
-                part,
-                len(sound),
-            )
+            )  # fmt: skip
 
-    def _groups(self, sizes: list[int]) -> Iterator[Group]:
-        """The frames and time stamps of each part."""
-        if self._frames is not None and any(sizes):
-            yield from self._frames.read(sizes)
-            return
-        if self._frames is not None:
-            self._frames.look()
-        yield from [NO_FRAMES] * len(sizes)
-
-    def _sum_up(self, address: str) -> None:
-        """After the last frame: what was missing.
+    def _check_end(self) -> None:
+        """After the last frame: warn of what was missing.
 
         Raises:
             MediaError: everything was.
         """
-        frames, warnings = self._frames, self._found.warnings
-        if frames is not None and self._want_frames and not frames.got:
-            warnings.append("no frame of the video stream could be decoded")
+        frames, scanned = self.frames, self.scanned
+        if frames is not None and self.want_frames and not frames.got:
+            scanned.warnings.append("no frame of the video stream could be decoded")
         elif frames is not None and frames.got < frames.wanted:
-            warnings.append(f"{frames.got} of {frames.wanted} frames could be read")
-        if self._shown is None and not self._found.has_audio:
-            self._raise(address)
-
-    def _raise(self, address: str) -> None:
-        if is_encrypted(self._path):
-            raise encrypted(address)
-        warnings = self._found.warnings
-        if self._found.is_empty:
-            cause = f"{address} holds neither pictures nor sound: its streams are empty, as in a recording just begun"
-            raise MediaError(ErrorType.NO_STREAMS, cause)
-        causes = "; ".join(warnings) or "its streams are empty"
-        raise MediaError(ErrorType.UNDECODABLE, f"nothing in {address} can be decoded: {causes}")
-
-    @property
-    def _shown(self) -> Pictures | None:
-        seen = self._frames.seen if self._frames is not None else None
-        return seen if seen is not None and seen.height is not None else None
+            scanned.warnings.append(f"{frames.got} of {frames.wanted} frames could be read")
+        if scanned.has_audio or (frames is not None and frames.sample is not None):
+            return
+        if is_encrypted(self.path):
+            raise encrypted(self.address)
+        if scanned.is_empty:
+            streams = "its streams are empty, as in a recording just begun"
+            raise MediaError(ErrorType.NO_STREAMS, f"{self.address} holds neither pictures nor sound: {streams}")
+        causes = "; ".join(scanned.warnings) or "its streams are empty"
+        raise MediaError(ErrorType.UNDECODABLE, f"nothing in {self.address} can be decoded: {causes}")
 
     def _info(self) -> MediaInfo:
-        found, pictures = self._found, self._shown
-        info = MediaInfo(found.duration_s, has_audio=found.has_audio, warnings=list(found.warnings))
-        readers = []
-        if pictures is not None and found.video is not None:
-            info.has_video = True
-            info.width, info.height, info.rotation = pictures.width, pictures.height, pictures.turn.rotation
-            info.fps, info.video_codec = found.video.fps, found.video.codec
-            readers.append(pictures.decoder)
-            if pictures.turn.mirrored:
-                info.warnings.append("the picture is stored as in a mirror and was mirrored back, as the file asks")
-        if self._frames is not None:
-            info.warnings += self._frames.warnings
-        if found.has_audio and self._want_audio:
-            readers.append("pyav")
+        scanned, frames = self.scanned, self.frames
+        info = MediaInfo(scanned.duration_s, has_audio=scanned.has_audio, warnings=list(scanned.warnings))
+        readers = ["pyav"] if scanned.has_audio and self.want_audio else []
+        if frames is not None:
+            if (sample := frames.sample) is not None:
+                info.has_video = True
+                info.width, info.height, info.rotation = sample.width, sample.height, sample.orientation.rotation
+                info.fps, info.video_codec = frames.index.fps, frames.index.codec
+                readers.insert(0, sample.decoder)
+                if sample.orientation.mirrored:
+                    info.warnings.append("the picture is stored as in a mirror and was mirrored back, as the file asks")
+            info.warnings += frames.warnings
         info.decoder = "+".join(dict.fromkeys(readers))
         return info
+
+
+class Chunk(NamedTuple):
+    """One chunk: frames [first_frame, last_frame) of those wanted, samples [start, end) of the audio."""
+
+    number: int
+    of: int
+    first_frame: int
+    last_frame: int
+    start: int
+    end: int
+
+
+def divide(frames: int, audio: AudioBuffer, limits: Limits) -> list[Chunk]:
+    """The chunks of a video; one while neither its frames nor its audio are more than the limits leave whole.
+
+    Frames and audio are divided each by itself: no extractor reads both. All chunks of one kind but the last are full;
+    where there are more chunks of the other kind, those that are left have none of it.
+    """
+    # Half a sample is more than the product is off by; the limit may be infinite.
+    if frames <= limits.whole_frames and len(audio) < limits.whole_s * SAMPLE_RATE + 0.5:
+        return [Chunk(0, 1, 0, frames, 0, len(audio))]
+    frame_ends = [*range(limits.part_frames, frames, limits.part_frames), *([frames] if frames else [])]
+    audio_ends = cuts(audio, max(round(limits.part_s * SAMPLE_RATE), 1))
+    count = max(len(frame_ends), len(audio_ends), 1)
+    frame_edges = [0, *frame_ends, *[frames] * (count - len(frame_ends))]
+    audio_edges = [0, *audio_ends, *[len(audio)] * (count - len(audio_ends))]
+    return [Chunk(n, count, *frame_edges[n : n + 2], *audio_edges[n : n + 2]) for n in range(count)]
+
+
+def cuts(audio: AudioBuffer, longest: int) -> list[int]:
+    """Where the chunks of an audio track end, in samples: each has 1 to ``longest``, the last ends with the track.
+
+    A chunk ends at its quietest point within the last 30 s (half a chunk, if that is less), so that no word is cut.
+    """
+    ends: list[int] = []
+    start = 0
+    while len(audio) - start > longest:
+        search = min(int(_SEARCH_S * SAMPLE_RATE), longest // 2)
+        latest = start + longest
+        start = latest - search + quietest(audio.between(latest - search, latest))
+        ends.append(start)
+    return [*ends, len(audio)] if len(audio) > start else ends
+
+
+def quietest(pcm: np.ndarray) -> int:
+    """The middle of the quietest stretch of int16 [samples], the last one of several; the end if there is none."""
+    step = int(_STEP_S * SAMPLE_RATE)
+    width = round(_PAUSE_S / _STEP_S)
+    steps = len(pcm) // step
+    if steps <= width:
+        return len(pcm)
+    power = (pcm[: steps * step].astype(np.float32).reshape(steps, step) ** 2).mean(1)
+    # Integers, so that equal stretches are equal.
+    sums = np.concatenate([[0], np.cumsum(power.astype(np.int64))])
+    stretches = sums[width:] - sums[:-width]
+    last = len(stretches) - 1 - int(np.argmin(stretches[::-1]))
+    return last * step + width * step // 2

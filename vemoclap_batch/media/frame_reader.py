@@ -1,4 +1,4 @@
-"""Which frames of a video are taken, and how they are read: by seeking, or in turn where seeking goes wrong."""
+"""Which frames of a video are taken, and how they are read: by seeking, or in sequence where seeking goes wrong."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from vemoclap_batch.media import decord_reader, pyav_reader
-from vemoclap_batch.media.error import Beat
-from vemoclap_batch.media.in_turn import InTurn, Survey, TooSlow
-from vemoclap_batch.media.pictures import Pictures
+from vemoclap_batch.media import decord_reader, seek_reader
+from vemoclap_batch.media.clip import Heartbeat
+from vemoclap_batch.media.frame_decoder import VideoSource
+from vemoclap_batch.media.frames import DecodedFrames
 from vemoclap_batch.media.sampling import Limits, Sampling, chosen
+from vemoclap_batch.media.sequential_reader import DecodeTimeout, FrameTable, SequentialReader
 from vemoclap_batch.media.video_index import VideoIndex
 from vemoclap_batch.media.windows import evenly_spaced
 
@@ -23,151 +24,154 @@ NO_FRAMES: Group = (np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0))
 class FrameReader:
     """The frames of one video.
 
-    Frames are sought. Where seeking gives a broken frame, the wrong one or none, all of the video is decoded in turn
-    instead, for as long as ``timeout_s``; in files where seeking cannot work that is done from the start.
+    Frames are sought. Where seeking gives a broken frame, the wrong one or none, all of the video is decoded in
+    sequence instead, for as long as ``timeout_s``; in files where seeking cannot work that is done from the start.
 
     Attributes:
-        seen: the pictures of the first group that had one.
+        sample: the first group of frames that had one; it tells size and orientation.
         wanted, got: how many frames were wanted and read so far.
         warnings: what a user should know, in words.
     """
 
-    def __init__(self, path: str, index: VideoIndex, sampling: Sampling, limits: Limits, beat: Beat) -> None:
-        self._path, self._index, self._sampling, self._limits, self._beat = path, index, sampling, limits, beat
-        self._times = index.times
+    def __init__(
+        self, path: str, index: VideoIndex, sampling: Sampling, limits: Limits, heartbeat: Heartbeat
+    ) -> None:  # fmt: skip
+        self.index = index
+        self._sampling, self._limits = sampling, limits
+        self._source = VideoSource(path, index, sampling.short_side, limits.threads, heartbeat)
         self._numbers = np.zeros(0, np.int64)
-        self._survey: Survey | None = None
-        self._kept = Pictures()
-        self.seen: Pictures | None = None
+        self._table: FrameTable | None = None  # where it is there, numbers count its frames, not those of the index
+        self._kept = DecodedFrames()
+        self.sample: DecodedFrames | None = None
         self.wanted = self.got = 0
         self.warnings: list[str] = []
 
     def count(self) -> int:
         """How many frames will be taken; a file in which seeking cannot work is decoded once for that."""
-        self._numbers = chosen(self._times, self._index.seconds, self._sampling)
-        if not self._index.seekable:
-            self._look_through(self._in_turn())
+        self._numbers = self._chosen(self.index.times)
+        if not self.index.seekable:
+            self._survey(SequentialReader(self._source))
         return len(self._numbers)
 
     def read(self, sizes: Sequence[int]) -> Iterator[Group]:
-        """The frames, in groups of these sizes; :meth:`count` comes first. A group may have fewer in the end."""
+        """The frames in groups of these sizes, after :meth:`count` gave their sum; a group may have fewer in the end.
+
+        Without :meth:`count`, or where it gave 0, only :attr:`sample` is found out.
+        """
         self.wanted = len(self._numbers)
         groups = _split(self._numbers, sizes)
-        if self._survey is not None:
-            yield from self._surveyed(self._in_turn(), groups)
+        if not any(sizes):
+            self._take_sample()
+            yield from [NO_FRAMES] * len(sizes)
+            return
+        if self._table is not None:
+            yield from self._from_table(self._table, SequentialReader(self._source), groups)
             return
         for place, group in enumerate(groups):
-            pictures = self._sought(group, alone=len(groups) == 1) if group else Pictures()
-            if pictures.doubtful or not pictures.by_number.keys() >= set(group):
-                yield from self._instead(pictures, groups[place:], sizes, place)
+            frames = self._sought(group, alone=len(groups) == 1) if group else DecodedFrames()
+            if frames.doubtful or not frames.by_number.keys() >= set(group):
+                yield from self._in_sequence(frames, groups[place:], sizes, place)
                 return
-            yield self._taken(pictures, self._stamps(group), group)
+            yield self._taken(frames, self._stamps(group), group)
 
-    def look(self) -> None:
-        """Only find out what the picture is like."""
-        first = self._sought([0], alone=False) if self._index.seekable else Pictures()
-        self.seen = first if first.by_number and not first.doubtful else self._in_turn().first()
-        self._warn(*self.seen.warnings)
+    def _chosen(self, times: np.ndarray) -> np.ndarray:
+        return chosen(times, self.index.seconds, self._sampling)
 
-    def _sought(self, numbers: list[int], alone: bool) -> Pictures:
-        how = (self._sampling.short_side, self._limits.threads, self._beat)
+    def _take_sample(self) -> None:
+        frames = self._sought([0], alone=False) if self.index.seekable else DecodedFrames()
+        if not frames.by_number or frames.doubtful:
+            frames = SequentialReader(self._source).first()
+        self._note(frames)
+
+    def _sought(self, numbers: list[int], alone: bool) -> DecodedFrames:
         # decord indexes a file anew each time: not for several groups.
         if self._limits.decoder == "decord" and alone:
-            probes = sorted({0, decord_reader.probe(self._index, numbers)})
-            seen = pyav_reader.read(self._path, self._index, probes, *how)
-            found = None
-            if len(seen.by_number) == len(probes):
-                found = decord_reader.read(self._path, self._index, numbers, *how, seen)
-            if found is not None:
-                return found
-        return pyav_reader.read(self._path, self._index, numbers, *how)
+            frames = decord_reader.read(self._source, numbers)
+            if frames is not None:
+                return frames
+        return seek_reader.read(self._source, numbers)
 
-    def _in_turn(self, deadline: float = np.inf) -> InTurn:
-        return InTurn(
-            self._path, self._index, self._sampling.short_side, self._limits.threads, self._beat, deadline
-        )  # fmt: skip
-
-    def _look_through(self, reader: InTurn) -> None:
-        """Decode all frames; those that seem to be wanted are kept, unless they are too many."""
-        guess = self._numbers.tolist()
-        self._survey, self._kept = reader.survey(guess if len(guess) <= self._limits.whole_frames else ())
-        survey = self._survey
-        if not len(survey.times):
+    def _survey(self, reader: SequentialReader) -> FrameTable:
+        """Decode all frames and choose anew among them; those that were chosen are kept, unless they are too many."""
+        before = self._numbers.tolist()
+        table, self._kept = reader.survey(before if len(before) <= self._limits.whole_frames else ())
+        self._table, count = table, len(table.times)
+        if not count:
             self._numbers = np.zeros(0, np.int64)
-            return
-        whole = np.flatnonzero(survey.sound)
-        if self._index.ordered and len(survey.times) < len(self._index.pts):
-            self._warn(f"{len(survey.times)} of the {len(self._index.pts)} frames in the file could be decoded")
-        if not len(whole):
+            return table
+        intact = np.flatnonzero(table.intact)
+        if self.index.ordered and count < len(self.index.pts):
+            self._warn(f"{count} of the {len(self.index.pts)} frames in the file could be decoded")
+        if not len(intact):
             self._warn("every frame is damaged")
-            whole = np.arange(len(survey.times))
-        elif len(whole) < len(survey.times):
-            self._warn(f"{len(survey.times) - len(whole)} damaged frames were left out")
-        self._numbers = survey.without_traces(whole[chosen(survey.times[whole], self._index.seconds, self._sampling)])
-        if traces := int(survey.traces[self._numbers].sum()):
-            self._warn(f"{traces} of the frames taken may show traces of damage before them")
+            intact = np.arange(count)
+        elif len(intact) < count:
+            self._warn(f"{count - len(intact)} damaged frames were left out")
+        self._numbers = table.without_tainted(intact[self._chosen(table.times[intact])])
+        if tainted := int(table.tainted[self._numbers].sum()):
+            self._warn(f"{tainted} of the frames taken may show traces of damage before them")
+        return table
 
-    def _surveyed(self, reader: InTurn, groups: list[list[int]]) -> Iterator[Group]:
-        """The frames of numbers that count the frames as a survey found them."""
-        assert self._survey is not None
-        times = self._survey.times
+    def _from_table(self, table: FrameTable, reader: SequentialReader, groups: list[list[int]]) -> Iterator[Group]:
         if set(self._numbers.tolist()) <= set(self._kept.by_number):
-            for group in groups:
-                yield self._taken(self._kept, times[group], group)
-            return
-        for group, pictures in zip(groups, reader.read(groups), strict=True):
-            yield self._taken(pictures, times[group], group)
+            of_groups: Iterator[DecodedFrames] = iter([self._kept] * len(groups))
+        else:
+            of_groups = reader.read(groups)
+        for group, frames in zip(groups, of_groups, strict=True):
+            yield self._taken(frames, table.times[group], group)
 
-    def _instead(
-        self, sought: Pictures, groups: list[list[int]], sizes: Sequence[int], place: int
+    def _in_sequence(
+        self, sought: DecodedFrames, groups: list[list[int]], sizes: Sequence[int], place: int
     ) -> Iterator[Group]:  # fmt: skip
-        """The groups from one on in which seeking went wrong: in turn, or sought all the same if that is too slow."""
-        reader = self._in_turn(time.monotonic() + self._limits.timeout_s)
-        # From here on numbers count the frames that decode.
+        """The groups from one on in which seeking went wrong: in sequence, or sought if that takes too long."""
+        reader = SequentialReader(self._source, time.monotonic() + self._limits.timeout_s)
         before = int(sum(sizes[:place]))
         moments = self._stamps(self._numbers[before:].tolist())
         last_s = self._stamps([int(self._numbers[before - 1])])[0] if before else -np.inf
+        given = 0
         try:
             self._warn("seeking gave missing or broken pictures: the video was decoded in turn")
-            self._look_through(reader)
+            table = self._survey(reader)
             if before:
-                self._numbers = self._at(moments, last_s)
+                self._numbers = self._at(table, moments, last_s)
             self._numbers = self._numbers[evenly_spaced(len(self._numbers), len(moments))]
             self.wanted = before + (len(self._numbers) or len(moments))
             # One group at a time, so that what is too slow is noticed before anything of it was given.
-            for found in self._surveyed(reader, _split(self._numbers, sizes[place:])):
-                yield found
-                groups.pop(0)
-        except TooSlow:
+            for taken in self._from_table(table, reader, _split(self._numbers, sizes[place:])):
+                yield taken
+                given += 1
+        except DecodeTimeout:
             given_up = f"decoding in turn was given up after {self._limits.timeout_s:g} s"
             self._warn(f"{given_up}: pictures may be broken or missing")
-            for number, group in enumerate(groups):
-                pictures = sought if number == 0 and len(groups) == len(sizes) - place else self._sought(group, False)
-                yield self._taken(pictures, self._stamps(group), group)
+            for number, group in list(enumerate(groups))[given:]:
+                frames = self._sought(group, False) if number else sought
+                yield self._taken(frames, self._stamps(group), group)
 
-    def _at(self, moments: np.ndarray, after_s: float) -> np.ndarray:
-        """The numbers of the whole frames shown at these times, of those after a time."""
-        assert self._survey is not None
-        whole = np.flatnonzero(self._survey.sound & (self._survey.times > after_s))
-        if not len(whole):
-            return whole
-        places = np.searchsorted(self._survey.times[whole], moments + self._index.seconds / 2, side="right") - 1
-        return whole[np.unique(places[places >= 0])]
+    def _at(self, table: FrameTable, moments: np.ndarray, after_s: float) -> np.ndarray:
+        """The numbers of the intact frames shown at these times, of those after a time."""
+        intact = np.flatnonzero(table.intact & (table.times > after_s))
+        if not len(intact):
+            return intact
+        places = np.searchsorted(table.times[intact], moments + self.index.seconds / 2, side="right") - 1
+        return intact[np.unique(places[places >= 0])]
 
     def _stamps(self, numbers: list[int]) -> np.ndarray:
         """The time stamps in seconds of frames by their number in the index."""
-        if self._index.ordered:
-            return (self._index.pts[numbers] - self._index.delay) * self._index.seconds
-        return self._index.start_s + self._times[numbers]
+        if self.index.ordered:
+            return (self.index.pts[numbers] - self.index.delay) * self.index.seconds
+        return self.index.start_s + self.index.times[numbers]
 
-    def _taken(self, pictures: Pictures, stamps: np.ndarray, group: Sequence[int]) -> Group:
-        """One group of frames by their numbers, those of them that the pictures have."""
-        if self.seen is None or self.seen.height is None:
-            self.seen = pictures
-        self._warn(*pictures.warnings)
-        there = [at for at, number in enumerate(group) if number in pictures.by_number]
+    def _taken(self, frames: DecodedFrames, stamps: np.ndarray, group: Sequence[int]) -> Group:
+        """One group of frames by their numbers, those of them that were decoded."""
+        self._note(frames)
+        there = [at for at, number in enumerate(group) if number in frames.by_number]
         self.got += len(there)
-        return pictures.stacked([group[at] for at in there]), stamps[there]
+        return frames.stacked([group[at] for at in there]), stamps[there]
+
+    def _note(self, frames: DecodedFrames) -> None:
+        if self.sample is None and frames.height is not None:
+            self.sample = frames
+        self._warn(*frames.warnings)
 
     def _warn(self, *messages: str) -> None:
         self.warnings += [message for message in messages if message not in self.warnings]

@@ -5,8 +5,8 @@ Element numbers are those of the Matroska specification, RFC 9559.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, NamedTuple
 
 _SEGMENT, _TRACKS, _CLUSTER, _TRACK = 0x18538067, 0x1654AE6B, 0x1F43B675, 0xAE
@@ -15,12 +15,12 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 0x54CC, 0x54BB, 0x54DD, 0x54AA
 _IS_VIDEO, _IS_ENCRYPTION = 1, 1
 #: Tracks are described in some hundred bytes, their codec's private data in some thousand.
 _MAX_TRACKS = 4 * 2**20
-#: So many elements before the tracks are no real file's.
+#: More elements in a row are no real file's, before the tracks or within them.
 _MAX_ELEMENTS = 1000
 
 
 class Crop(NamedTuple):
-    """How many pixels of the stored picture are not to be shown, at each side."""
+    """How many pixels of the stored frame are not to be shown, at each side."""
 
     left: int = 0
     top: int = 0
@@ -31,8 +31,7 @@ class Crop(NamedTuple):
 NO_CROP = Crop()
 
 
-@dataclass
-class Track:
+class Track(NamedTuple):
     """One track, as its entry says."""
 
     is_video: bool = False
@@ -49,7 +48,7 @@ class _Element(NamedTuple):
 def tracks(path: str) -> list[Track]:
     """The tracks of a Matroska or WebM file in its order; none where they cannot be read."""
     with open(path, "rb") as stream:
-        size = stream.seek(0, 2)
+        size = stream.seek(0, io.SEEK_END)
         segment = next((item for item in _elements(stream, 0, size) if item.kind == _SEGMENT), None)
         if segment is None:
             return []
@@ -63,35 +62,31 @@ def tracks(path: str) -> list[Track]:
 
 
 def _read_tracks(content: bytes) -> list[Track]:
+    stream = io.BytesIO(content)
+
+    def within(element: _Element) -> Iterator[_Element]:
+        return _elements(stream, element.start, element.end)
+
+    def number(element: _Element) -> int:
+        return int.from_bytes(content[element.start : element.end])
+
     found = []
-    for entry in _within(content, 0, len(content)):
+    for entry in _elements(stream, 0, len(content)):
         if entry.kind != _TRACK:
             continue
         track = Track()
-        for item in _within(content, entry.start, entry.end):
+        for item in within(entry):
             if item.kind == _TYPE:
-                track.is_video = _number(content, item) == _IS_VIDEO
+                track = track._replace(is_video=number(item) == _IS_VIDEO)
             elif item.kind == _VIDEO:
-                sides = {part.kind: _number(content, part) for part in _within(content, item.start, item.end)}
-                track.crop = Crop(*(sides.get(side, 0) for side in (_LEFT, _TOP, _RIGHT, _BOTTOM)))
+                sides = {part.kind: number(part) for part in within(item)}
+                track = track._replace(crop=Crop(*(sides.get(side, 0) for side in (_LEFT, _TOP, _RIGHT, _BOTTOM))))
             elif item.kind == _ENCODINGS:
-                track.is_encrypted = _is_encrypted(content, item)
+                parts = [part for encoding in within(item) if encoding.kind == _ENCODING for part in within(encoding)]
+                types = [number(part) for part in parts if part.kind == _ENCODING_TYPE]
+                track = track._replace(is_encrypted=_IS_ENCRYPTION in types)
         found.append(track)
     return found
-
-
-def _is_encrypted(content: bytes, encodings: _Element) -> bool:
-    parts = [
-        part
-        for encoding in _within(content, encodings.start, encodings.end)
-        if encoding.kind == _ENCODING
-        for part in _within(content, encoding.start, encoding.end)
-    ]
-    return any(part.kind == _ENCODING_TYPE and _number(content, part) == _IS_ENCRYPTION for part in parts)
-
-
-def _number(content: bytes, element: _Element) -> int:
-    return int.from_bytes(content[element.start : element.end])
 
 
 def _elements(stream: IO[bytes], at: int, end: int) -> Iterator[_Element]:
@@ -100,30 +95,16 @@ def _elements(stream: IO[bytes], at: int, end: int) -> Iterator[_Element]:
         if at >= end:
             return
         stream.seek(at)
-        found = _element(stream.read(12), 0, at, end)
-        if found is None:
+        head = stream.read(12)
+        kind = _variable(head, 0, 4, keep_mark=True)
+        size = _variable(head, kind[1], 8, keep_mark=False) if kind else None
+        if kind is None or size is None:
             return
-        yield found
-        at = found.end
-
-
-def _within(content: bytes, at: int, end: int) -> Iterator[_Element]:
-    """The elements of a piece of memory."""
-    while at < end and (found := _element(content, at, at, end)) is not None:
-        yield found
-        at = found.end
-
-
-def _element(content: bytes, place: int, at: int, end: int) -> _Element | None:
-    """The element whose head is at a place of the content and at ``at`` of the whole; None where there is none."""
-    kind = _variable(content, place, 4, keep_mark=True)
-    size = _variable(content, place + kind[1], 8, keep_mark=False) if kind else None
-    if kind is None or size is None:
-        return None
-    start = at + kind[1] + size[1]
-    # All ones: the size is not known, as in a live recording; it goes on to the end.
-    unknown = size[0] == 2 ** (7 * size[1]) - 1
-    return _Element(kind[0], start, end if unknown else min(start + size[0], end))
+        start = at + kind[1] + size[1]
+        # All ones: the size is not known, as in a live recording; it goes on to the end.
+        unknown = size[0] == 2 ** (7 * size[1]) - 1
+        at = end if unknown else min(start + size[0], end)
+        yield _Element(kind[0], start, at)
 
 
 def _variable(content: bytes, place: int, longest: int, keep_mark: bool) -> tuple[int, int] | None:

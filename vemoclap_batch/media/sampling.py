@@ -10,9 +10,9 @@ import numpy as np
 from vemoclap_batch.media.windows import evenly_spaced
 from vemoclap_batch.policy import ANYWHERE, Policy
 
-#: A larger picture is taken for a broken header or a bomb; no camera writes one.
+#: A larger frame is taken for a broken header or a bomb; no camera writes one.
 MAX_PIXELS = 8192 * 8192
-#: Bounds the pictures that are very long and thin, which scaling by the short side leaves large.
+#: Bounds the frames that are very long and thin, which scaling by the short side leaves large.
 MAX_SIDE = 16_384
 #: More packets than 23 hours at 60 frames a second: only a broken index declares so many.
 MAX_PACKETS = 5_000_000
@@ -22,8 +22,6 @@ MAX_GAP_S = 300.0
 MAX_DURATION_S = 7 * 24 * 3600.0
 #: Sampling rates in Hz that a recording can have; the resampler's tables grow with the ratio of the rates.
 MIN_RATE, MAX_RATE = 1_000, 768_000
-
-
 #: Raised whenever the same sampling takes other frames than before; part of the visual extractors' fingerprints.
 SAMPLING_VERSION = 2
 #: Time stamps of a constant rate lie on an even grid, but for being rounded to units and milliseconds.
@@ -51,19 +49,20 @@ class Limits:
     """What decoding one video may use. Changes no output of a video that stays within them.
 
     Attributes:
-        timeout_s: a worker process that is silent for this long is killed; it reports while it gets on, so a long
-            video takes as long as it needs. Where seeking went wrong, decoding in turn may take as long, too.
+        timeout_s: a worker process that sends no heartbeat for this long is killed; it sends them while it gets on, so
+            a long video takes as long as it needs. Where seeking went wrong, decoding in sequence may take as long,
+            too.
         fetch_timeout_s: seconds that fetching a remote file may take, all in all.
         max_fetch_gb: a larger remote file is refused, in GiB: one that never ends would fill the disk that all workers
             share.
         memory_gb: address space of the worker process above its start, in GiB.
-        max_duration_s: sound after this is left out, with a warning; it bounds the disk that waiting sound takes.
-        whole_s, whole_frames: a video with no more sound and frames goes through in one piece, another in parts.
-        part_s: seconds of sound in one of several parts, at most. What a model of speech hears is cut there.
-        part_frames: frames in one of several parts, at most.
+        max_duration_s: audio after this is left out, with a warning; it bounds the disk that a long track takes.
+        whole_s, whole_frames: a video with no more audio and frames is one chunk.
+        part_s: seconds of audio in one of several chunks, at most. What a model of speech hears is cut there.
+        part_frames: frames in one of several chunks, at most.
         threads: of the video decoder. One, because the pipeline runs a worker per core.
         decoder: what reads the frames. Both give the same pixels (of more than 8 bits, the same but for how chroma is
-            interpolated); PyAV skips the pictures that no wanted one depends on and takes about half of decord's time.
+            interpolated); PyAV skips the frames that no wanted one depends on and takes about half of decord's time.
             decord does not tell when a frame is damaged; PyAV steps in where it is absent, fails or differs from PyAV.
         policy: which addresses may be read.
     """
@@ -86,7 +85,7 @@ def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
     """The numbers of the frames that a sampling takes of a video: int64 [n], in order.
 
     The frames shown at ``frames`` equally spaced times from the first to the last frame; or at every multiple of
-    ``every_s``, if those are more. A picture that is shown for long is taken once for each of the ``frames`` times that
+    ``every_s``, if those are more. A frame that is shown for long is taken once for each of the ``frames`` times that
     it covers, so that all times count the same. With a constant rate they are ``evenly_spaced`` by number, which rounds
     to the nearest frame.
 
@@ -97,14 +96,14 @@ def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
     """
     count = sampling.frames
     if len(times) <= count or is_constant(times, unit_s):
-        found = evenly_spaced(len(times), count)
+        spread = evenly_spaced(len(times), count)
     else:
-        found = _shown(times, np.linspace(0, times[-1] - times[0], count), unit_s)
+        spread = _shown(times, np.linspace(0, times[-1] - times[0], count), unit_s)
     if sampling.every_s is None or (more := int((times[-1] - times[0]) / sampling.every_s) + 1) <= count:
-        return found
+        return spread
+    # Where one frame stands for long, many moments show the same.
     shown = np.unique(_shown(times, np.arange(more) * sampling.every_s, unit_s))
-    # Where one picture stands for long, many moments show the same.
-    return shown if len(shown) > len(found) else found
+    return shown if len(shown) > len(spread) else spread
 
 
 def is_constant(times: np.ndarray, unit_s: float) -> bool:

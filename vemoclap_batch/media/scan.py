@@ -1,4 +1,4 @@
-"""One pass over a file's packets: where every frame lies, and the whole sound. No picture is decoded here."""
+"""One pass over a file's packets: where every frame lies, and the whole audio. No frame is decoded here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 from av.stream import Disposition
 
 from vemoclap_batch.media import matroska
-from vemoclap_batch.media.audio import Sound, Track
-from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.media.audio import AudioBuffer, AudioTrack
+from vemoclap_batch.media.clip import SAMPLE_RATE, Heartbeat, no_heartbeat
 from vemoclap_batch.media.container import decode_packet, demux, encrypted, nothing_in, open_media
-from vemoclap_batch.media.error import Beat, no_beat
-from vemoclap_batch.media.pictures import Shape
+from vemoclap_batch.media.frames import DisplayShape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
 from vemoclap_batch.media.timestamps import Timeline
-from vemoclap_batch.media.video_index import Packets, VideoIndex
+from vemoclap_batch.media.video_index import PacketLog, VideoIndex
 
 _MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
 #: These have an index, and a length in their header that is measured, not estimated from the bit rate.
@@ -27,7 +26,7 @@ _INDEXED = (_MP4, _MATROSKA)
 _MAY_JUMP = 0x0200
 #: What a file that ends too early lacks at least, in seconds; less is rounding in the header.
 _MISSING_S = 0.5
-_BEAT_EVERY = 256
+_HEARTBEAT_EVERY = 256
 #: So many times as many chunks as frames are no variable rate.
 _EVEN = 1.1
 
@@ -40,23 +39,23 @@ class Scan:
 
     Attributes:
         origin_s: the time stamp, in seconds, that counts as time 0 of the clip.
-        pcm: the sound, mono, 16 kHz.
+        audio: mono, 16 kHz.
         is_empty: whether the streams have no packet.
     """
 
     origin_s: float
-    duration_s: float = 0.0
-    video: VideoIndex | None = None
-    has_audio: bool = False
-    pcm: Sound = field(default_factory=lambda: Sound(0))
-    is_empty: bool = False
+    duration_s: float
+    video: VideoIndex | None
+    audio: AudioBuffer
+    has_audio: bool
+    is_empty: bool
     warnings: list[str] = field(default_factory=list)
 
 
-def scan(path: str, *, want_audio: bool = True, limits: Limits | None = None, beat: Beat = no_beat) -> Scan:
-    """Read all packets of a file once and decode the sound among them.
-
-    Sound beyond one part's waits on disk.
+def scan(
+    path: str, *, want_audio: bool = True, limits: Limits | None = None, heartbeat: Heartbeat = no_heartbeat
+) -> Scan:  # fmt: skip
+    """Read all packets of a file once and decode the audio among them; more of it than a chunk has is kept on disk.
 
     Raises:
         MediaError: the file is no media file, holds neither a video nor an audio stream, or is encrypted.
@@ -68,14 +67,14 @@ def scan(path: str, *, want_audio: bool = True, limits: Limits | None = None, be
             raise encrypted(path)
         if video is None and audio is None:
             raise nothing_in(path, container)
-        reader = _Reader(container, video, audio, want_audio, limits or Limits())
-        reader.read(container, beat)
+        reader = _PacketReader(container, video, audio, want_audio, limits or Limits())
+        reader.read(heartbeat)
         if reader.encrypted:
             raise encrypted(path)
-        return reader.result(container, tracks)
+        return reader.result(tracks)
 
 
-class _Reader:
+class _PacketReader:
     """The state of one pass."""
 
     def __init__(
@@ -86,209 +85,200 @@ class _Reader:
         want_audio: bool,
         limits: Limits,
     ) -> None:
-        self.origin_s = _origin_s(video, audio)
-        self.video, self.audio = video, audio
-        self.track = None
+        self._container, self._video, self._audio = container, video, audio
+        self._streams = [stream for stream in (video, audio) if stream is not None]
+        self._origin_s = _origin_s(self._streams)
+        self._track = None
         if audio is not None and want_audio:
-            self.track = Track(self.origin_s, limits.max_duration_s, limits.part_s)
-        self.warnings: list[str] = []
+            self._track = AudioTrack(self._origin_s, limits.max_duration_s, limits.part_s)
+        self._warnings: list[str] = []
         codec = video.codec_context if video is not None else None
-        self.packets = Packets(
+        self._log = PacketLog(
             codec.name if codec is not None else "",
             in_avi=container.format.name == "avi",
             reordered=codec is not None and codec.has_b_frames,
         )
+        self._has_palette = codec is not None and codec.pix_fmt == "pal8"
         self._timeline = Timeline(bool(container.format.flags & _MAY_JUMP), audio is not None)
         # Fractions are slow, and there are many packets.
-        self._seconds = {stream.index: float(stream.time_base or 0) for stream in (video, audio) if stream is not None}
-        self._has_palette = video is not None and video.codec_context.pix_fmt == "pal8"
-        self.encrypted = False
+        self._seconds = {stream.index: float(stream.time_base or 0) for stream in self._streams}
         self._in_mp4 = container.format.name == _MP4
         # Where each stream's last frame begins and ends, in its time base.
         self._latest: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        self.audio_packets = 0
-        self.bad_audio = 0
+        self._audio_packets = self._bad_audio = 0
+        self.encrypted = False
 
-    def read(self, container: av.container.InputContainer, beat: Beat) -> None:
-        streams = [stream for stream in (self.video, self.audio) if stream is not None]
+    def read(self, heartbeat: Heartbeat) -> None:
+        """Take every packet, as far as the file can be read."""
         try:
-            for number, packet in enumerate(demux(container, streams, passed_over=self._pass_over)):
-                if number % _BEAT_EVERY == 0:
-                    beat()
+            packets = demux(self._container, self._streams, passed_over=self._pass_over)
+            for number, packet in enumerate(packets):
+                if number % _HEARTBEAT_EVERY == 0:
+                    heartbeat()
                 if number >= MAX_PACKETS:
-                    self.warnings.append(f"only the first {MAX_PACKETS} packets were read")
+                    self._warnings.append(f"only the first {MAX_PACKETS} packets were read")
                     return
                 self._take(packet)
         except MemoryError:
             raise
         except (av.FFmpegError, OSError) as error:
-            self.warnings.append(f"reading stopped early: {getattr(error, 'strerror', None) or error}")
+            self._warnings.append(f"reading stopped early: {getattr(error, 'strerror', None) or error}")
 
     def _pass_over(self) -> None:
         message = "what begins only midway, in a stream of its own, was left out"
-        self.warnings += [message] * (message not in self.warnings)
+        self._warnings += [message] * (message not in self._warnings)
 
     def _take(self, packet: av.Packet) -> None:
         # The last packet of each stream is empty: it flushes the decoder.
-        moved = self._moved(packet) if packet.size and not self._is_header(packet) else 0
+        is_video = packet.stream is self._video
+        moved = self._moved(packet) if packet.size and not (is_video and self._log.is_header(packet)) else 0
         if packet.is_keyframe and packet.has_sidedata("encryption_info"):
             self.encrypted = True
-        if packet.stream is self.video:
+        if is_video:
             if packet.size:
-                self.packets.add(packet, moved)
+                self._log.add(packet, moved)
             return
-        self.audio_packets += bool(packet.size)
-        if self.track is not None and not self.track.full:
+        self._audio_packets += bool(packet.size)
+        if self._track is not None and not self._track.full:
             if moved and packet.pts is not None:
                 packet.pts += moved
-            self._decode(packet, self.track)
-
-    def _is_header(self, packet: av.Packet) -> bool:
-        return packet.stream is self.video and self.packets.is_header(packet)
+            self._decode(packet, self._track)
 
     def _moved(self, packet: av.Packet) -> int:
         """What a packet's time stamps are to be moved by, in its time base; its end is noted."""
         start = packet.pts if packet.pts is not None else packet.dts
         if start is None or packet.is_discard:
             return 0
-        seconds = self._seconds[packet.stream_index]
+        index, duration = packet.stream_index, packet.duration or 0
+        seconds = self._seconds[index]
         decoded_s = packet.dts * seconds if packet.dts is not None else None
-        duration_s = (packet.duration or 0) * seconds
-        offset_s = self._timeline.offset_s(packet.stream_index, decoded_s, start * seconds, duration_s)
+        offset_s = self._timeline.offset_s(index, decoded_s, start * seconds, duration * seconds)
         moved = round(offset_s / seconds) if offset_s else 0
-        self._note_end(packet, start + moved, seconds)
+        start, end = start + moved, start + moved + duration
+        if end * seconds - self._origin_s <= MAX_DURATION_S:
+            latest = self._latest[index] = max(self._latest.get(index, start), start)
+            # In MP4 the lengths are those of the order of decoding: only the last packet's is that of the last frame.
+            self._ends[index] = latest + duration if self._in_mp4 else max(self._ends.get(index, end), end)
         return moved
 
-    def _note_end(self, packet: av.Packet, start: int, seconds: float) -> None:
-        index, duration = packet.stream_index, packet.duration or 0
-        if (start + duration) * seconds - self.origin_s > MAX_DURATION_S:
-            return
-        self._latest[index] = max(self._latest.get(index, start), start)
-        # In MP4 the lengths are those of the order of decoding: only the last packet's is that of the last frame.
-        end = self._latest[index] + duration if self._in_mp4 else start + duration
-        self._ends[index] = end if self._in_mp4 else max(self._ends.get(index, end), end)
-
-    def _decode(self, packet: av.Packet, track: Track) -> None:
+    def _decode(self, packet: av.Packet, track: AudioTrack) -> None:
         try:
             frames = decode_packet(packet.stream.codec_context, packet)
             # The packet that flushes the decoder has no number of a stream.
-            said_s = (packet.duration or 0) * self._seconds[packet.stream.index]
-            track.add_all(frames, said_s)
+            track.add(frames, (packet.duration or 0) * self._seconds[packet.stream.index])
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError):
             # ValueError: a sample format or rate that PyAV or the track refuses.
-            self.bad_audio += 1
+            self._bad_audio += 1
 
-    def result(self, container: av.container.InputContainer, tracks: Sequence[matroska.Track]) -> Scan:
+    def result(self, tracks: Sequence[matroska.Track]) -> Scan:
         """Sum the pass up."""
-        pcm = self.track.finish() if self.track is not None else Sound(0)
-        found = Scan(self.origin_s, self._duration_s(), self._video_index(container, tracks), pcm=pcm)
-        found.has_audio = len(pcm) > 0 if self.track is not None else self.audio_packets > 0
-        found.is_empty = not self.packets.stamps and not self.audio_packets
-        found.warnings = self.warnings + (self.track.warnings if self.track is not None else [])
-        found.warnings += self._of_time()
-        if self.bad_audio and not len(pcm):
-            found.warnings.append("no packet of the audio stream could be decoded")
-        elif self.bad_audio:
-            found.warnings.append(f"{self.bad_audio} of {self.audio_packets} audio packets could not be decoded")
-        if found.duration_s == 0 and found.video is not None and found.video.fps:
-            found.duration_s = len(found.video.pts) / found.video.fps
-        found.duration_s = max(found.duration_s, len(pcm) / SAMPLE_RATE)
-        self._compare_length(container, found)
-        return found
+        audio = self._track.finish() if self._track is not None else AudioBuffer(0)
+        video = self._video_index(tracks)
+        warnings = self._warnings + (self._track.warnings if self._track is not None else [])
+        if restarts := self._timeline.restarts:
+            warnings.append(f"time starts again {_times(restarts)}, as in parts that were joined: they were taken as "
+                            "one video")  # fmt: skip
+        if jumps := self._timeline.jumps:
+            warnings.append(f"the time stamps jump {_times(jumps)}: time was taken as going on there")
+        if self._bad_audio and not len(audio):
+            warnings.append("no packet of the audio stream could be decoded")
+        elif self._bad_audio:
+            warnings.append(f"{self._bad_audio} of {self._audio_packets} audio packets could not be decoded")
+        duration_s = self._duration_s()
+        if duration_s == 0 and video is not None and video.fps:
+            duration_s = len(video.pts) / video.fps
+        duration_s = max(duration_s, len(audio) / SAMPLE_RATE)
+        warnings += self._compared_to_header(duration_s)
+        has_audio = len(audio) > 0 if self._track is not None else self._audio_packets > 0
+        is_empty = not self._log.stamps and not self._audio_packets
+        return Scan(self._origin_s, duration_s, video, audio, has_audio, is_empty, warnings)
 
     def _duration_s(self) -> float:
-        """How long the longest stream is, by its packets; those of sound may lie about their lengths."""
+        """How long the longest stream is, by its packets; those of audio may lie about their lengths."""
         ends = [
             float(self._ends[stream.index] * stream.time_base)
-            for stream in (self.video, self.audio)
-            if stream is not None and stream.time_base is not None and stream.index in self._ends
-            if stream is not self.audio or self.track is None or self.track.timed
+            for stream in self._streams
+            if stream.time_base is not None and stream.index in self._ends
+            if stream is not self._audio or self._track is None or self._track.timed
         ]
-        return max([self.origin_s, *ends]) - self.origin_s
+        return max([self._origin_s, *ends]) - self._origin_s
 
-    def _of_time(self) -> list[str]:
-        """What time stamps did that they should not."""
-        found = []
-        if restarts := self._timeline.restarts:
-            times = "once" if restarts == 1 else f"{restarts} times"
-            found.append(f"time starts again {times}, as in parts that were joined: they were taken as one video")
-        if jumps := self._timeline.jumps:
-            times = "once" if jumps == 1 else f"{jumps} times"
-            found.append(f"the time stamps jump {times}: time was taken as going on there")
-        return found
+    def _compared_to_header(self, duration_s: float) -> list[str]:
+        """A warning where the header says that the file is longer."""
+        declared_s = (self._container.duration or 0) / av.time_base
+        if self._container.format.name not in _INDEXED or declared_s > MAX_DURATION_S or self._timeline.jumps:
+            return []
+        if declared_s - duration_s <= max(_MISSING_S, 0.01 * declared_s):
+            return []
+        return [f"the file seems truncated after {duration_s:.1f} of {declared_s:.1f} s"]
 
-    def _compare_length(self, container: av.container.InputContainer, found: Scan) -> None:
-        declared = (container.duration or 0) / av.time_base
-        if container.format.name not in _INDEXED or declared > MAX_DURATION_S or self._timeline.jumps:
-            return
-        if declared - found.duration_s > max(_MISSING_S, 0.01 * declared):
-            found.warnings.append(f"the file seems truncated after {found.duration_s:.1f} of {declared:.1f} s")
-
-    def _video_index(
-        self, container: av.container.InputContainer, tracks: Sequence[matroska.Track]
-    ) -> VideoIndex | None:
-        packets = self.packets
-        if self.video is None or not packets.pts:
-            if self.video is not None:
-                self.warnings.append("the video stream holds no frame")
+    def _video_index(self, tracks: Sequence[matroska.Track]) -> VideoIndex | None:
+        log, container, video = self._log, self._container, self._video
+        if video is None:
             return None
-        codec = self.video.codec_context
+        if not log.pts:
+            self._warnings.append("the video stream holds no frame")
+            return None
+        codec = video.codec_context
         if codec.width * codec.height > MAX_PIXELS or max(codec.width, codec.height) > MAX_SIDE:
-            self.warnings.append(f"the picture is left out: {codec.width}x{codec.height} pixels are more than allowed")
+            size = f"{codec.width}x{codec.height} pixels"
+            self._warnings.append(f"the picture is left out: {size} are more than allowed")
             return None
         # Of a constant rate, numbers tell the times better: AVI may begin with empty chunks.
-        even = packets.by_dts and max(packets.pts) - min(packets.pts) < _EVEN * len(packets.pts)
-        ordered = packets.ordered and not even
+        even = log.by_dts and max(log.pts) - min(log.pts) < _EVEN * len(log.pts)
+        ordered = log.ordered and not even
         joined = self._timeline.restarts + self._timeline.jumps > 0
-        if packets.packed:
-            self.warnings.append("the video may have packed B-frames: all of it was decoded in turn")
-        pts = np.sort(np.array(packets.pts, np.int64))
-        seconds = self._seconds[self.video.index]
+        if log.packed:
+            self._warnings.append("the video may have packed B-frames: all of it was decoded in turn")
+        pts = np.sort(np.array(log.pts, np.int64))
+        seconds = self._seconds[video.index]
+        # Where packets do not tell which of them gives which frame, or a palette came with the first one.
+        unseekable = joined or log.packed or log.by_dts or (self._has_palette and log.palette)
         return VideoIndex(
-            stream=self.video.index,
+            stream=video.index,
             codec=codec.codec.canonical_name,
-            fps=_fps(self.video),
+            fps=_fps(video),
             seconds=seconds,
-            start_s=float(pts[0] - packets.delay) * seconds if ordered else self.origin_s,
+            start_s=float(pts[0] - log.delay) * seconds if ordered else self._origin_s,
             pts=pts,
-            delay=packets.delay,
-            stamps=np.array(packets.stamps, np.int64),
-            keys=sorted(packets.keys, key=lambda key: key.pts),
+            stamps=np.array(log.stamps, np.int64),
+            keys=sorted(log.keys, key=lambda key: key.pts),
+            delay=log.delay,
             ordered=ordered,
-            seekable=ordered and not (joined or packets.unseekable or (self._has_palette and packets.palette)),
-            plain=container.format.name in _INDEXED and not packets.open_groups,
+            seekable=ordered and not unseekable,
+            plain=container.format.name in _INDEXED and not log.open_groups,
             whole_packets=not container.format.flags & _MAY_JUMP,
-            shape=_shape(container, self.video, tracks),
+            shape=_shape(container, video, tracks),
         )
 
 
 def _shape(
     container: av.container.InputContainer, video: av.VideoStream, tracks: Sequence[matroska.Track]
-) -> Shape:  # fmt: skip
-    """What the container says of how the picture is shown."""
+) -> DisplayShape:  # fmt: skip
+    """What the container says of how the frame is shown."""
     aspect = float(video.sample_aspect_ratio or 1)
     crops = [track.crop for track in tracks if track.is_video]
     place = [stream.index for stream in container.streams.video].index(video.index)
     if place >= len(crops) or not any(crops[place]):
-        return Shape(aspect=aspect)
+        return DisplayShape(aspect=aspect)
     crop = crops[place]
     width, height = video.codec_context.width, video.codec_context.height
     seen_width, seen_height = width - crop.left - crop.right, height - crop.top - crop.bottom
-    # Who sets the crop often leaves the display size at that of the whole picture. FFmpeg reads this as if what is left
+    # Who sets the crop often leaves the display size at that of the whole frame. FFmpeg reads this as if what is left
     # was to be stretched over it.
     stretched = seen_width > 0 and seen_height > 0 and abs(aspect * seen_width * height / (width * seen_height) - 1)
-    return Shape(crop, 1.0 if stretched < 0.001 else aspect)
+    return DisplayShape(crop, 1.0 if stretched < 0.001 else aspect)
 
 
-def _origin_s(video: av.VideoStream | None, audio: av.AudioStream | None) -> float:
+def _origin_s(streams: Sequence[av.VideoStream | av.AudioStream]) -> float:
     """Time 0 of a player: where the first stream starts, unless the two starts cannot belong together."""
     starts = [
         float(stream.start_time * stream.time_base)
-        for stream in (video, audio)
-        if stream is not None and stream.start_time is not None and stream.time_base is not None
+        for stream in streams
+        if stream.start_time is not None and stream.time_base is not None
     ]
     if len(starts) == 2 and abs(starts[0] - starts[1]) > MAX_GAP_S:
         return starts[0]
@@ -313,3 +303,7 @@ def _default(streams: Sequence[_Stream]) -> _Stream | None:
 def _fps(stream: av.VideoStream) -> float | None:
     rate = float(stream.average_rate or stream.base_rate or 0)
     return rate if 0 < rate <= 1000 else None
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

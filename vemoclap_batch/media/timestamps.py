@@ -18,7 +18,7 @@ _KNOWN = 8
 #: In formats whose time stamps may jump (transport streams, Ogg), a longer step forward is such a jump. The ffmpeg
 #: program has the same limit (``-dts_delta_threshold``).
 JUMP_S = 10.0
-#: In others, while pictures alone are there: a still one may stand for long.
+#: In others, while there is no audio: a still image may stand for long.
 STILL_S = 3600.0
 
 
@@ -45,12 +45,7 @@ class Timeline:
     """
 
     def __init__(self, may_jump: bool, has_audio: bool = True) -> None:
-        """Start a time line.
-
-        Args:
-            may_jump: whether the format lets time stamps jump.
-            has_audio: whether there is sound, which has no long pauses.
-        """
+        """Start a time line of a format that may let time stamps jump; audio has no long pauses."""
         self._limit_s = JUMP_S if may_jump else MAX_GAP_S if has_audio else STILL_S
         self._offsets = [0.0]
         self._streams: dict[int, _Stream] = {}
@@ -69,20 +64,19 @@ class Timeline:
         state = self._streams.get(stream)
         if dts_s is None:
             offset = self._offsets[state.offset if state is not None else -1]
-            self.end_s = max(self.end_s, start_s + offset + duration_s)
-            return offset
-        if state is None:
-            # Whichever part it belongs to, it is near what else lies there.
-            state = self._streams[stream] = _Stream(max(self.end_s, dts_s), 0)
-            state.offset = self._nearest(state, dts_s)
-            state.expected_s = dts_s + self._offsets[state.offset]
-        step = dts_s + self._offsets[state.offset] - state.expected_s
-        # Another stream may have come to a new part before this one.
-        if state.offset + 1 < len(self._offsets) or not -BACK_S <= step <= self._limit_s:
-            state.offset = self._which_offset(state, dts_s, start_s)
-        offset = self._offsets[state.offset]
-        state.expected_s = dts_s + offset + duration_s
-        state.recent_s.append(dts_s + offset)
+        else:
+            if state is None:
+                # Whichever part it belongs to, it is near what else lies there.
+                state = self._streams[stream] = _Stream(max(self.end_s, dts_s), 0)
+                state.offset = self._nearest(state, dts_s)
+                state.expected_s = dts_s + self._offsets[state.offset]
+            step = dts_s + self._offsets[state.offset] - state.expected_s
+            # Another stream may have come to a new part before this one.
+            if state.offset + 1 < len(self._offsets) or not -BACK_S <= step <= self._limit_s:
+                state.offset = self._which_offset(state, dts_s, start_s)
+            offset = self._offsets[state.offset]
+            state.expected_s = dts_s + offset + duration_s
+            state.recent_s.append(dts_s + offset)
         self.end_s = max(self.end_s, start_s + offset + duration_s)
         return offset
 

@@ -9,11 +9,15 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vemoclap_batch.media.pictures import AS_STORED, Shape
+from vemoclap_batch.media.frames import DisplayShape
 
-#: A packet of MPEG-4 video so small holds no picture: it says that the last one stays, or stands for a B-frame that was
+#: A packet of MPEG-4 video so small holds no frame: it says that the last one stays, or stands for a B-frame that was
 #: packed into the packet before.
 _PLACE_HOLDER_BYTES = 19
+#: FFmpeg's decoders of these start at any frame and predict from grey; others wait for a whole one.
+STARTS_ANYWHERE = frozenset(
+    "mpeg4 h263 flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 rv10 rv20 svq1 svq3 vp6 vp6f vp6a theora".split()
+)
 #: For a file that gives neither times nor a rate.
 FPS = 25.0
 
@@ -35,19 +39,19 @@ class VideoIndex:
         seconds: length of a unit of the time stamps.
         start_s: time stamp of the first frame, in seconds.
         pts: int64 [N], sorted: the time stamp of each frame that a player shows, on one time line.
-        delay: by how much the time stamps are later than the frames are shown: AVI has none, and the demuxer makes up
-            for decoders that put out frames later.
         stamps: int64 [M]: the time stamp of each packet in the order of the file, on the same time line.
         keys: sorted by time stamp.
+        delay: by how much the time stamps are later than the frames are shown: AVI has none, and the demuxer makes up
+            for decoders that put out frames later.
         ordered: False where the container does not say when each frame is shown, so that only decoding all of them
-            in turn tells.
-        seekable: False where decoding that starts at a key frame gives wrong or broken pictures: where time starts
+            in sequence tells.
+        seekable: False where decoding that starts at a key frame gives wrong or broken frames: where time starts
             again, where a palette came with the first packet, where B-frames are packed, and where not ordered.
         plain: whether the container has an index of its own and no frame that precedes a key frame follows it in the
-            file; less careful decoders than PyAV's seek to the wrong picture in others.
+            file; less careful decoders than PyAV's seek to the wrong frame in others.
         whole_packets: whether the container stores packets; others (MPEG streams) are split into them, and the first
             after a seek may begin with the rest of another.
-        shape: how the container wants the stored picture to be shown.
+        shape: how the container wants the stored frame to be shown.
     """
 
     stream: int
@@ -58,12 +62,12 @@ class VideoIndex:
     pts: np.ndarray
     stamps: np.ndarray
     keys: list[Key]
-    delay: int = 0
-    ordered: bool = True
-    seekable: bool = True
-    plain: bool = True
-    whole_packets: bool = True
-    shape: Shape = AS_STORED
+    delay: int
+    ordered: bool
+    seekable: bool
+    plain: bool
+    whole_packets: bool
+    shape: DisplayShape
 
     @property
     def times(self) -> np.ndarray:
@@ -74,8 +78,8 @@ class VideoIndex:
 
 
 @dataclass
-class Packets:
-    """Collects the packets of a video stream."""
+class PacketLog:
+    """Collects the time stamps and key frames of the packets of a video stream."""
 
     codec: str
     in_avi: bool
@@ -86,7 +90,7 @@ class Packets:
     ordered: bool = True
     open_groups: bool = False
     palette: bool = False
-    place_holders: int = 0
+    packed: bool = False  # B-frames may be packed.
     delay: int = 0
 
     def add(self, packet: av.Packet, moved: int) -> None:
@@ -98,14 +102,16 @@ class Packets:
         if self.in_avi and not self.stamps and packet.dts is not None:
             self.delay = pts - packet.dts
         self.stamps.append(pts + moved)
-        if self.codec == "mpeg4":
-            self.place_holders += packet.size <= _PLACE_HOLDER_BYTES
+        # AVI, for which packing was made, is decoded in sequence anyway.
+        self.packed |= self.codec == "mpeg4" and not self.in_avi and packet.size <= _PLACE_HOLDER_BYTES
         if packet.is_keyframe:
             self.keys.append(Key(pts, packet.dts, packet.size))
             self.palette = self.palette or packet.has_sidedata("palette")
         elif self.keys and pts < self.keys[-1].pts:
             self.open_groups = True
-        if not packet.is_discard and not self.is_header(packet) and not self._is_hidden(packet):
+        # VP8 stores frames that are only there to predict others apart.
+        hidden = self.codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
+        if not (packet.is_discard or self.is_header(packet) or hidden):
             self.pts.append(pts + moved)
 
     @property
@@ -116,20 +122,6 @@ class Packets:
         """
         return self.in_avi and self.reordered
 
-    @property
-    def packed(self) -> bool:
-        """Whether B-frames may be packed; AVI, for which that was made, is decoded in turn anyway."""
-        return bool(self.place_holders) and not self.in_avi
-
-    @property
-    def unseekable(self) -> bool:
-        """Whether the packets do not tell which of them gives which frame."""
-        return self.packed or self.by_dts
-
     def is_header(self, packet: av.Packet) -> bool:
-        """Whether a packet describes what follows, as Theora's do where one part is chained to another."""
+        """Whether a packet describes what follows, as Theora's do where one file is chained to another."""
         return self.codec == "theora" and bool(memoryview(packet)[0] & 0x80)
-
-    def _is_hidden(self, packet: av.Packet) -> bool:
-        """Whether a packet holds a picture that is only there to predict others; VP8 stores those apart."""
-        return self.codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10

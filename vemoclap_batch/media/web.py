@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vemoclap_batch.errors import ErrorType
-from vemoclap_batch.media.error import MediaError
+from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.policy import Policy, is_global
 
 
@@ -17,7 +17,7 @@ def open_web(address: str, policy: Policy, silence_s: float) -> Any:
     """What a web server answers, as a file; redirects are followed as far as the policy lets them.
 
     A name that another host's redirect leads to is looked up twice, and its owner may say something else the second
-    time: before anything is asked of it, the address is looked at that the connection has.
+    time: before anything is asked of it, the address is checked that the connection has.
 
     Args:
         address: ``http`` or ``https``.
@@ -33,13 +33,7 @@ def open_web(address: str, policy: Policy, silence_s: float) -> Any:
     def refused(why: str) -> MediaError:
         return MediaError(ErrorType.REFUSED, f"{address} may not be read: {why}")
 
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-            if (refusal := policy.refusal_of_redirect(req.full_url, newurl)) is not None:
-                raise refused(refusal)
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    def kind(plain: type[HTTPConnection], request: urllib.request.Request) -> type[HTTPConnection]:
+    def connection(plain: type[HTTPConnection], request: urllib.request.Request) -> type[HTTPConnection]:
         asked = urlsplit(request.full_url)
         through_a_proxy = request.host != unquote(asked.netloc)
         if asked.hostname == urlsplit(address).hostname or through_a_proxy:
@@ -54,13 +48,19 @@ def open_web(address: str, policy: Policy, silence_s: float) -> Any:
 
         return Public
 
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if (refusal := policy.refusal_of_redirect(req.full_url, newurl)) is not None:
+                raise refused(refusal)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
     class Http(urllib.request.HTTPHandler):
         def http_open(self, req: Any) -> Any:
-            return self.do_open(kind(HTTPConnection, req), req)
+            return self.do_open(connection(HTTPConnection, req), req)
 
     class Https(urllib.request.HTTPSHandler):
         def https_open(self, req: Any) -> Any:
-            return self.do_open(kind(HTTPSConnection, req), req)
+            return self.do_open(connection(HTTPSConnection, req), req)
 
     try:
         return urllib.request.build_opener(Redirects, Http, Https).open(address, timeout=silence_s)

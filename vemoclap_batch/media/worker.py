@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,35 +16,36 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import IO, Any
 
+import numpy as np
+
 from vemoclap_batch.errors import MAX_MESSAGE, ErrorType, Failure
-from vemoclap_batch.media import channel
 from vemoclap_batch.media.clip import Clip, MediaInfo
-from vemoclap_batch.media.decoded import Decoded, Part
 from vemoclap_batch.media.sampling import Limits, Sampling
 
-#: The owner's module path is handed over, as multiprocessing's spawn does; its main module is not imported again.
+#: The parent's module path is handed over, as multiprocessing's spawn does; its main module is not imported again.
 _START = """
 import json, os, sys
 answers = os.dup(1)
 os.dup2(2, 1)  # Whatever a library prints must not end up among the answers.
-path, lifeline, sampling, limits, policy = json.loads(sys.argv[1])
+path, parent_pipe, sampling, limits, policy = json.loads(sys.argv[1])
 sys.path[:] = path
 from vemoclap_batch.media import worker_main
 from vemoclap_batch import policy as policies
 limits = worker_main.Limits(**limits, policy=policies.Policy(**policy))
-worker_main.main(answers, lifeline, worker_main.Sampling(**sampling), limits)
+worker_main.main(answers, parent_pipe, worker_main.Sampling(**sampling), limits)
 """
 #: Decoding is done in the calling thread; the pools of these libraries would only take address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _STDERR_SHOWN = 300
 #: A process that was killed is gone within this time, unless the kernel itself waits for a disk.
 _END_S = 5.0
+_LENGTH = struct.Struct(">I")
 
 
 class DecodeWorker:
     """Owns one worker process, started by the first call and reused; for one calling thread at a time.
 
-    The process ends with :meth:`close`, and when the owner ends in whatever way, SIGKILL included.
+    The process ends with :meth:`close`, and when its parent ends in whatever way, SIGKILL included.
     """
 
     def __init__(self, sampling: Sampling | None = None, limits: Limits | None = None) -> None:
@@ -65,36 +67,38 @@ class DecodeWorker:
     def decode(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
     ) -> tuple[Clip, MediaInfo] | Failure:
-        """The first part of a video, which is all of a short one; see :meth:`parts`."""
-        with closing(self.parts(video_id, uri, want_frames=want_frames, want_audio=want_audio)) as parts:
-            return next(parts)
+        """The first chunk of a video, which is all of a short one; see :meth:`chunks`."""
+        with closing(self.chunks(video_id, uri, want_frames=want_frames, want_audio=want_audio)) as chunks:
+            return next(chunks)
 
-    def parts(
+    def chunks(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
     ) -> Generator[tuple[Clip, MediaInfo] | Failure, None, None]:
-        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_parts` does.
+        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_chunks` does.
 
         Never raises for what is wrong with the video: a failure, then, is the last that is given. After a time-out, a
-        crash or a lack of memory, and when not all parts are taken, the next call starts a new process.
+        crash or a lack of memory, and when not all chunks are taken, the next call starts a new process.
         """
-        request = {"address": uri, "want_frames": want_frames, "want_audio": want_audio}
         try:
-            process = self._running()
+            if self._process is None or not self._process.is_alive():
+                self.close()
+                self._process = _Process(self._sampling, self._limits)
+            process = self._process
         except OSError as error:
             yield Failure(ErrorType.WORKER_DIED, f"no process to decode the video could be started: {error}")
             return
         finished = False
         try:
-            process.send(request)
+            process.send({"address": uri, "want_frames": want_frames, "want_audio": want_audio})
             while not finished:
                 result = self._result(video_id, *process.answer(self._limits.timeout_s))
-                finished = isinstance(result, Failure) or result[0].part == result[0].parts - 1
+                finished = isinstance(result, Failure) or result[0].chunk == result[0].chunks - 1
                 yield result
         except TimeoutError:
-            message = f"decoding gave no sign of life for {self._limits.timeout_s:g} s and was killed"
+            message = f"decoding made no progress for {self._limits.timeout_s:g} s and was killed"
             yield Failure(ErrorType.TIMEOUT, message)
         except (EOFError, OSError):
-            yield Failure(ErrorType.WORKER_DIED, process.epitaph())
+            yield Failure(ErrorType.WORKER_DIED, process.exit_reason())
         finally:
             if not finished:  # What is still to come must not be taken for an answer about the next video.
                 self.close()
@@ -105,53 +109,47 @@ class DecodeWorker:
             self._process.kill()
             self._process = None
 
-    def _running(self) -> _Process:
-        if self._process is None or not self._process.is_alive():
-            self.close()
-            self._process = _Process(self._sampling, self._limits)
-        return self._process
-
-    def _result(self, video_id: str, message: dict[str, Any], arrays: list[Any]) -> tuple[Clip, MediaInfo] | Failure:
+    def _result(
+        self, video_id: str, message: dict[str, Any], arrays: list[np.ndarray]
+    ) -> tuple[Clip, MediaInfo] | Failure:
         if message["kind"] == "failure":
             failure = Failure(ErrorType(message["error_type"]), message["message"])
             if failure.error_type is ErrorType.OUT_OF_MEMORY:
                 self.close()  # What is left of its memory is in pieces.
             return failure
-        info = MediaInfo(**message["info"])
-        frames, times, pcm, following = arrays
-        part = Part(*message["part"])
-        return Decoded(frames, times, pcm, following, info, part, message["sound_samples"]).clip(video_id), info
+        frames, times, waveform, lookahead = arrays
+        clip = Clip(video_id, frames, times, waveform, lookahead=lookahead, **message["clip"])
+        return clip, MediaInfo(**message["info"])
 
 
 class _Process:
     """The running worker and the three pipes to it."""
 
     def __init__(self, sampling: Sampling, limits: Limits) -> None:
-        lifeline, self._lifeline = os.pipe()
+        parent_pipe, self._parent_end = os.pipe()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process.
-        bounds = asdict(limits)
-        policy = bounds.pop("policy")
-        start = json.dumps([[str(entry) for entry in sys.path], lifeline, asdict(sampling), bounds, policy])
+        settings = asdict(limits)
+        policy = settings.pop("policy")
+        start = json.dumps([[str(entry) for entry in sys.path], parent_pipe, asdict(sampling), settings, policy])
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, start],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                pass_fds=[lifeline],
+                pass_fds=[parent_pipe],
                 env={**os.environ, **_ENVIRONMENT},
             )
         except OSError:
-            os.close(self._lifeline)
+            os.close(self._parent_end)
             self._stderr.close()
             raise
         finally:
-            os.close(lifeline)
+            os.close(parent_pipe)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self.pid = self._process.pid
-        self._requests = self._process.stdin.fileno()
-        self._answers = self._process.stdout.fileno()
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -162,25 +160,25 @@ class _Process:
         Raises:
             OSError: the process is gone.
         """
-        channel.send(self._requests, request)
+        send(self._requests.fileno(), request)
 
-    def answer(self, timeout_s: float) -> tuple[dict[str, Any], list[Any]]:
-        """Wait for the next answer; each sign of life starts the time anew.
+    def answer(self, timeout_s: float) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Wait for the next answer; each heartbeat starts the time anew.
 
         Raises:
-            TimeoutError: no sign of life.
+            TimeoutError: no heartbeat came.
             EOFError, OSError: the process is gone.
         """
         while True:
-            answer = channel.receive(_read_until(self._answers, time.monotonic() + timeout_s))
-            if answer[0]["kind"] != "beat":
+            answer = receive(self._answers.fileno(), timeout_s)
+            if answer[0]["kind"] != "heartbeat":
                 return answer
 
-    def epitaph(self) -> str:
-        """What a process that is gone died of."""
+    def exit_reason(self) -> str:
+        """Why a process that is gone ended."""
         status = self._wait()
         self._stderr.seek(max(self._stderr.seek(0, os.SEEK_END) - _STDERR_SHOWN, 0))
-        said = self._stderr.read().decode("utf-8", "replace").strip()
+        stderr = self._stderr.read().decode("utf-8", "replace").strip()
         if status is None:
             cause = "closed its pipe and went on"
         elif status < 0:
@@ -190,7 +188,7 @@ class _Process:
         if status == -signal.SIGKILL:
             cause += " (the machine may have run out of memory)"
         message = f"the process that decoded the video {cause}"
-        return f"{message}: {said}"[:MAX_MESSAGE] if said else message
+        return f"{message}: {stderr}"[:MAX_MESSAGE] if stderr else message
 
     def _wait(self) -> int | None:
         """Exit status; None when the process does not end, as one does not that waits for a lost network disk."""
@@ -202,24 +200,49 @@ class _Process:
     def kill(self) -> None:
         self._process.kill()
         self._wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            if stream is not None:
-                stream.close()
-        os.close(self._lifeline)
+        for stream in (self._requests, self._answers, self._stderr):
+            stream.close()
+        os.close(self._parent_end)
 
 
-def _read_until(descriptor: int, deadline: float) -> channel.ReadInto:
-    """A reader that gives up with TimeoutError."""
+def send(descriptor: int, message: dict[str, Any], arrays: tuple[np.ndarray, ...] = ()) -> None:
+    """Write one message: a length, a JSON object, then the bytes of the arrays, neither copied nor pickled."""
+    shapes = [(array.dtype.str, array.shape) for array in arrays]
+    text = json.dumps({**message, "arrays": shapes}).encode()
+    contents = [np.ascontiguousarray(array).data.cast("B") for array in arrays if array.size]
+    for content in (memoryview(_LENGTH.pack(len(text)) + text), *contents):
+        written = 0
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
+
+
+def receive(descriptor: int, timeout_s: float | None = None) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Read one message.
+
+    Raises:
+        TimeoutError: not all of it came in time.
+        EOFError: the other side is gone.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     poll = select.poll()  # Unlike select(), it takes any descriptor number.
     poll.register(descriptor, select.POLLIN)
 
     def fill(buffer: memoryview) -> None:
         while len(buffer):
-            if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            if deadline is not None and not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                 raise TimeoutError
             count = os.readv(descriptor, [buffer])
             if not count:
                 raise EOFError
             buffer = buffer[count:]
 
-    return fill
+    length = bytearray(_LENGTH.size)
+    fill(memoryview(length))
+    text = bytearray(_LENGTH.unpack(length)[0])
+    fill(memoryview(text))
+    message = json.loads(text)
+    arrays = [np.empty(shape, dtype) for dtype, shape in message.pop("arrays")]
+    for array in arrays:
+        if array.size:
+            fill(array.data.cast("B"))
+    return message, arrays

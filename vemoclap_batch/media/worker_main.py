@@ -1,4 +1,4 @@
-"""The worker process: decodes one video after another, and ends with the process that owns it.
+"""The worker process: decodes one video after another, and ends with its parent.
 
 It imports only what decoding needs, so that a new one starts in well under a second.
 """
@@ -15,47 +15,48 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import cv2
+
 from vemoclap_batch.errors import ErrorType, Failure
-from vemoclap_batch.media import channel
-from vemoclap_batch.media.decode import decode_parts
-from vemoclap_batch.media.decoded import Decoded
-from vemoclap_batch.media.error import MediaError
+from vemoclap_batch.media.clip import MediaError
+from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
+from vemoclap_batch.media.worker import receive, send
 
-_BEAT_S = 1.0
+_HEARTBEAT_S = 1.0
 _CV_OUT_OF_MEMORY = -4
+_CLIP_FIELDS = ("duration_s", "start_s", "chunk", "chunks", "first_frame", "audio_samples")
 
 
-def main(answers: int, lifeline: int, sampling: Sampling, limits: Limits) -> None:
-    """Answer requests from standard input on the pipe ``answers``, until the owner closes its end."""
-    _end_with_owner(lifeline)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the owner, which decides.
+def main(answers: int, parent_pipe: int, sampling: Sampling, limits: Limits) -> None:
+    """Answer requests from standard input on the pipe ``answers``, until the parent closes its end."""
+    _end_with_parent(parent_pipe)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the parent, which decides.
     _limit_memory(int(limits.memory_gb * 2**30))
-    _one_thread()
-    requests = channel.read_into(0)
+    cv2.setNumThreads(1)
     while True:
         try:
-            request, _ = channel.receive(requests)
+            request, _ = receive(0)
         except EOFError:
             return
         _answer(answers, request, sampling, limits)
 
 
-def _end_with_owner(lifeline: int) -> None:
-    """Have the kernel kill this process when the owner's end of the pipe closes, however the owner ended.
+def _end_with_parent(parent_pipe: int) -> None:
+    """Have the kernel kill this process when the parent's end of the pipe closes, however the parent ended.
 
     A thread that waits for it would not do: decoders hold the interpreter lock while they hang. Nor would
     PR_SET_PDEATHSIG, which fires when the thread that started this process ends.
     """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent_pipe, fcntl.F_SETOWN, os.getpid())
     if hasattr(fcntl, "F_SETSIG"):  # Linux; elsewhere it is SIGIO, which ends a process too.
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_NONBLOCK | fcntl.FASYNC)
+        fcntl.fcntl(parent_pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(parent_pipe, fcntl.F_GETFL)
+    fcntl.fcntl(parent_pipe, fcntl.F_SETFL, flags | os.O_NONBLOCK | fcntl.FASYNC)
     poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
+    poll.register(parent_pipe, select.POLLIN)
     if poll.poll(0):
-        os._exit(1)  # The owner was gone before the kernel knew.
+        os._exit(1)  # The parent was gone before the kernel knew.
 
 
 def _limit_memory(size: int) -> None:
@@ -69,57 +70,33 @@ def _limit_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # A crash of a decoder is no occasion for a file of 4 GiB.
 
 
-def _one_thread() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-
-
 def _answer(answers: int, request: dict[str, Any], sampling: Sampling, limits: Limits) -> None:
-    wants = {name: bool(request[name]) for name in ("want_frames", "want_audio")}
+    last = time.monotonic()
+
+    def heartbeat() -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _HEARTBEAT_S:
+            last = now
+            send(answers, {"kind": "heartbeat"})
+
+    address = request.pop("address")
     try:
-        for decoded in decode_parts(request["address"], sampling, limits, beat=_Pulse(answers), **wants):
-            # The pipe makes this process wait until the owner wants the next part.
-            _send(answers, decoded)
+        for clip, info in decode_chunks(address, "", sampling, limits, heartbeat=heartbeat, **request):
+            fields = {name: getattr(clip, name) for name in _CLIP_FIELDS}
+            # The pipe makes this process wait until the parent wants the next chunk.
+            message = {"kind": "clip", "clip": fields, "info": asdict(info)}
+            send(answers, message, (clip.frames, clip.frame_times, clip.waveform, clip.lookahead))
     except BrokenPipeError:
-        os._exit(1)  # The owner is gone.
+        os._exit(1)  # The parent is gone.
     except Exception as error:
-        channel.send(answers, {"kind": "failure", **asdict(_failure(error, limits))})
-
-
-def _send(answers: int, decoded: Decoded) -> None:
-    message = {
-        "kind": "clip",
-        "info": asdict(decoded.info),
-        "part": decoded.part,
-        "sound_samples": decoded.sound_samples,
-    }
-    channel.send(answers, message, (decoded.frames, decoded.frame_times, decoded.pcm, decoded.following))
+        send(answers, {"kind": "failure", **asdict(_failure(error, limits))})
 
 
 def _failure(error: Exception, limits: Limits) -> Failure:
     if isinstance(error, MediaError):
         return error.failure
     if isinstance(error, MemoryError) or getattr(error, "code", None) == _CV_OUT_OF_MEMORY:
-        return _out_of_memory(limits)
+        message = f"needs more than the {limits.memory_gb:g} GiB that decoding one video may use"
+        return Failure(ErrorType.OUT_OF_MEMORY, message)
     # Whatever a decoder makes of damaged bytes, it is this video's failure alone.
     return Failure.of(error, ErrorType.UNDECODABLE)
-
-
-def _out_of_memory(limits: Limits) -> Failure:
-    message = f"needs more than the {limits.memory_gb:g} GiB that decoding one video may use"
-    return Failure(ErrorType.OUT_OF_MEMORY, message)
-
-
-class _Pulse:
-    """Tells the owner, once a second at most, that decoding gets on."""
-
-    def __init__(self, answers: int) -> None:
-        self._answers = answers
-        self._last = time.monotonic()
-
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if now - self._last >= _BEAT_S:
-            self._last = now
-            channel.send(self._answers, {"kind": "beat"})

@@ -22,7 +22,7 @@ from vemoclap_batch.extractors.base import Extractor, Resources, Result
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.sampling import Limits, Sampling
-from vemoclap_batch.media.timeline import TimedText
+from vemoclap_batch.media.windows import TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chunks import (
     DECODED,
@@ -85,7 +85,7 @@ class DecodeActor:
         }
         [key] = _keys(row, [0])
         chunk, chunks = 0, 1
-        with closing(self._worker.parts(row["video_id"][0].as_py(), row["uri"][0].as_py(), **streams)) as decoded:
+        with closing(self._worker.chunks(row["video_id"][0].as_py(), row["uri"][0].as_py(), **streams)) as decoded:
             while chunk < chunks:
                 name = f"{key}\0{chunk}" if chunk else key
                 [table] = guarded(self._quarantine, DECODE, [name], partial(self._decode, row, chunk, decoded))
@@ -100,7 +100,7 @@ class DecodeActor:
         """The row of the next chunk, as one of a batch of one."""
         began = time.perf_counter()
         item = next(decoded)
-        if chunk or (isinstance(item, tuple) and item[0].parts > 1):
+        if chunk or (isinstance(item, tuple) and item[0].chunks > 1):
             row = self._of_chunk(row)
         return [with_media(row, item, self._ready_at, time.perf_counter() - began, chunk)]
 
@@ -242,16 +242,16 @@ def with_media(
     elif item is not None:
         clip, info = item
         frames = clip.frames
-        waveform = np.concatenate([to_int16(clip.waveform), to_int16(clip.following)])
+        waveform = np.concatenate([to_int16(clip.waveform), to_int16(clip.lookahead)])
         decoded |= asdict(info) | {
             "duration_s": clip.duration_s,
             "frame_times": clip.frame_times,
             "frame_shape": list(clip.frames.shape),
             "start_s": clip.start_s,
-            "chunk": clip.part,
-            "chunks": clip.parts,
+            "chunk": clip.chunk,
+            "chunks": clip.chunks,
             "first_frame": clip.first_frame,
-            "sound_samples": clip.sound_samples,
+            "audio_samples": clip.audio_samples,
             "own_samples": len(clip.waveform),
         }
     is_decoded = item is not None or chunk > 0
@@ -293,11 +293,11 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
         waveform=waveform[:own],
         duration_s=decoded["duration_s"],
         start_s=decoded["start_s"],
-        part=decoded["chunk"],
-        parts=decoded["chunks"],
+        chunk=decoded["chunk"],
+        chunks=decoded["chunks"],
         first_frame=decoded["first_frame"],
-        following=waveform[own:],
-        sound_samples=decoded["sound_samples"],
+        lookahead=waveform[own:],
+        audio_samples=decoded["audio_samples"],
     )
 
 

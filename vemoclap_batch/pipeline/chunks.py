@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.media.timeline import Piece, TimedText, joined_text
+from vemoclap_batch.media.windows import Piece, TimedText, joined_text
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.table import keys
 
@@ -46,7 +46,7 @@ DECODED_TYPE = pa.struct(
         ("chunk", pa.int32()),
         ("chunks", pa.int32()),
         ("first_frame", pa.int32()),
-        ("sound_samples", pa.int64()),
+        ("audio_samples", pa.int64()),
         ("own_samples", pa.int64()),  # the rest of the waveform is the beginning of the next chunk's
         *[field for field in schemas.VIDEOS if field.name not in {"video_id", "content_key", "uri", "run_id"}],
     ]

@@ -20,7 +20,7 @@ from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.fusion.predict import Predicted, predict
 from vemoclap_batch.fusion.selection import fingerprint_notes, selected_from
-from vemoclap_batch.media.timeline import Window
+from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.cluster import capacity_monitor, connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.graph import run_graph

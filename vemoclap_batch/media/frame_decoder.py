@@ -1,43 +1,49 @@
-"""The video stream of an open file: its packets, its decoder, and how a decoded frame becomes a picture."""
+"""The video stream of an open file: its packets, its decoder, and how a decoded frame becomes RGB."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from vemoclap_batch.media.clip import Heartbeat
 from vemoclap_batch.media.container import decode_packet, demux
-from vemoclap_batch.media.error import Beat
-from vemoclap_batch.media.pictures import UPRIGHT, Pictures, Turn, display_size
+from vemoclap_batch.media.frames import UPRIGHT, DecodedFrames, Orientation, display_size
 from vemoclap_batch.media.sampling import MAX_PIXELS
 from vemoclap_batch.media.tone import needs_tone_mapping, to_sdr
 from vemoclap_batch.media.video_index import VideoIndex
 
-_BEAT_EVERY = 32
+_HEARTBEAT_EVERY = 32
 
 
-class PictureDecoder:
-    """Decodes one video stream and puts the frames that are wanted into :attr:`pictures`."""
+@dataclass(frozen=True)
+class VideoSource:
+    """The video stream that is read, and how: ``threads`` of the decoder, frames scaled down to ``short_side``."""
 
-    def __init__(
-        self, container: av.container.InputContainer, index: VideoIndex, short_side: int, threads: int, beat: Beat
-    ) -> None:
-        self.pictures = Pictures()
-        self._container = container
-        self._index = index
-        self._stream = next(stream for stream in container.streams.video if stream.index == index.stream)
+    path: str
+    index: VideoIndex
+    short_side: int
+    threads: int
+    heartbeat: Heartbeat
+
+
+class FrameDecoder:
+    """Decodes one video stream and puts the frames that are wanted into :attr:`frames`."""
+
+    def __init__(self, container: av.container.InputContainer, source: VideoSource) -> None:
+        self.frames = DecodedFrames()
+        self.errors = 0  # packets that did not decode
+        self._container, self._source, self._index = container, source, source.index
+        self._stream = next(stream for stream in container.streams.video if stream.index == source.index.stream)
         self.codec = self._stream.codec_context
-        self.codec.thread_count = threads
-        # A stream whose pictures grow midway is stopped by the decoder itself.
+        self.codec.thread_count = source.threads
+        # A stream whose frames grow midway is stopped by the decoder itself.
         self.codec.options = {"max_pixels": str(MAX_PIXELS)}
         self._reformatter = VideoReformatter()
-        self._short_side = short_side
-        self.beat = beat
-        self.errors = 0  # packets that did not decode
-        self.last_pts: int | None = None  # of the frame that came last
         self._broken: set[int] = set()  # time stamps of packets that the demuxer calls damaged
 
     def packets(self, seek_to: int | None = None) -> Iterator[av.Packet]:
@@ -46,8 +52,8 @@ class PictureDecoder:
             if seek_to is not None:
                 self._container.seek(seek_to, stream=self._stream, backward=True)
             for number, packet in enumerate(demux(self._container, self._stream)):
-                if number % _BEAT_EVERY == 0:
-                    self.beat()
+                if number % _HEARTBEAT_EVERY == 0:
+                    self._source.heartbeat()
                 if packet.size:
                     yield packet
         except MemoryError:
@@ -75,11 +81,11 @@ class PictureDecoder:
         return frame.is_corrupt or frame.pts in self._broken
 
     def keep(self, number: int, frame: av.VideoFrame) -> None:
-        """Add a frame to the pictures."""
+        """Add a frame to :attr:`frames`; one whose colours cannot be converted at all is left out, with a warning."""
         rgb = self._rgb(frame)
         if rgb is not None:
             shrunk = frame.width / rgb.shape[1]
-            self.pictures.add(number, rgb, _turn(frame), self._index.shape, self._short_side, shrunk)
+            self.frames.add(number, rgb, _orientation(frame), self._index.shape, self._source.short_side, shrunk)
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray | None:
         """RGB uint8 [height, width, 3]; None for colours that cannot be converted at all."""
@@ -89,7 +95,7 @@ class PictureDecoder:
             raise
         except av.FFmpegError:
             matrix = frame.colorspace
-        frame.colorspace = Colorspace.ITU601
+            frame.colorspace = Colorspace.ITU601
         try:
             rgb = self._converted(frame)
         except MemoryError:
@@ -102,29 +108,28 @@ class PictureDecoder:
 
     def _converted(self, frame: av.VideoFrame) -> np.ndarray:
         if needs_tone_mapping(frame):
-            self.pictures.plain = False
-            return to_sdr(frame, self._smaller(frame))
+            self.frames.plain = False
+            return to_sdr(frame, self._mapped_size(frame))
         # Bicubic, which the ffmpeg program and decord use where chroma has to be interpolated.
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
         return rgb.to_ndarray()
 
-    def _smaller(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """The size that a frame is to be tone mapped in: mapping costs more than scaling down does."""
+    def _mapped_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Width and height in which a frame is tone mapped: mapping costs more than scaling down does."""
         shape = self._index.shape
         if any(shape.crop):
             return frame.width, frame.height
-        scale = min(self._short_side / min(display_size(frame.width, frame.height, shape.aspect)), 1.0)
+        scale = min(self._source.short_side / min(display_size(frame.width, frame.height, shape.aspect)), 1.0)
         return max(round(frame.width * scale), 1), max(round(frame.height * scale), 1)
 
     def _warn(self, message: str) -> None:
-        self.pictures.plain = False
-        if message not in self.pictures.warnings:
-            self.pictures.warnings.append(message)
+        self.frames.plain = False
+        if message not in self.frames.warnings:
+            self.frames.warnings.append(message)
 
 
-def _turn(frame: av.VideoFrame) -> Turn:
-    """What turns a frame upright."""
+def _orientation(frame: av.VideoFrame) -> Orientation:
     # FFmpeg's rotation is counter-clockwise.
     rotation = round(-frame.rotation / 90) % 4 * 90
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    return UPRIGHT if matrix is None else Turn.of(np.frombuffer(bytes(matrix), np.int32, 9), rotation)
+    return UPRIGHT if matrix is None else Orientation.of(np.frombuffer(bytes(matrix), np.int32, 9), rotation)
