@@ -32,7 +32,7 @@ class Clip:
         lookahead: float32 [samples], the beginning of the next chunk's waveform: enough for a window that starts in
             this chunk and ends in that one. Empty in the last chunk.
         audio_samples: of the whole video's waveform; None where that is this chunk's.
-        detections: extractor → int [m], the frames in which it found something, once for each thing it found.
+        detections: extractor → int [m], the frame of each thing that it found (a face, a line of text).
     """
 
     video_id: str
