@@ -1,11 +1,19 @@
-"""Order, splits and samples depend on the key and the video alone; a spool gives what memory gives."""
+"""Order, splits and samples depend on the key and the video alone; memory-mapped features are those in memory."""
 
 import numpy as np
 import pytest
 
-from vemoclap_batch.fusion.data import Examples, batches, chunks, keyed_order, statistics, to_tensors, validation_rows
+from vemoclap_batch.fusion.data import (
+    Examples,
+    MemmapFeatures,
+    batches,
+    chunks,
+    keyed_order,
+    statistics,
+    to_tensors,
+    validation_rows,
+)
 from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
-from vemoclap_batch.fusion.spool import Spool, Spooled
 
 SHAPE = FusionSpec(features={"face": FeatureSpec(width=2, length=4, sequence=True)}, d_model=8, heads=2)
 
@@ -63,17 +71,19 @@ def test_statistics_go_over_all_chunks(examples):
     assert [len(rows) for rows in chunks(600)] == [256, 256, 88]
 
 
-def test_a_spool_gives_what_was_put_in_whatever_the_order(examples):
-    spooled = Spooled.of(40, 2)
-    for video in np.random.default_rng(1).permutation(40)[:30]:
-        spooled.put(int(video), examples.features["face"][video])
-    spooled.seal()
-    spool = Spool(examples.ids, examples.labels, {"face": spooled}, range(40))
+def test_memory_mapped_features_are_what_was_put_in_whatever_the_order(examples):
+    features, there = MemmapFeatures(40, 2), [int(video) for video in np.random.default_rng(1).permutation(40)[:30]]
+    for video in there:
+        features.put(video, examples.features["face"][video])
+    mapped = Examples(examples.ids, {"face": features.arrays()}, examples.labels)
     rows = [39, 0, 0, 17]
-    there = {int(v) for v in np.random.default_rng(1).permutation(40)[:30]}
-    for given in (spool.subset(rows), spool.part([39, 0, 17]).subset([0, 1, 1, 2])):
+    for given in (mapped.subset(rows), mapped.part([39, 0, 17]).subset([0, 1, 1, 2])):
         assert given.ids == ["v39", "v0", "v0", "v17"]
         assert (given.labels == examples.labels[rows]).all()
         for row, array in zip(rows, given.features["face"], strict=True):
             expected = examples.features["face"][row] if row in there else np.zeros((0, 2), np.float32)
             np.testing.assert_array_equal(array, expected)
+
+
+def test_memory_mapped_features_that_are_all_missing_are_empty():
+    assert [array.shape for array in MemmapFeatures(2, 7).arrays()] == [(0, 7), (0, 7)]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from vemoclap_batch.cli.app import app as cli
-from vemoclap_batch.cli.app import imports as cli_import
+from vemoclap_batch.cli import app as cli
+from vemoclap_batch.cli import imports as cli_import
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.fusion.import_features import import_features, read_samples
 from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec

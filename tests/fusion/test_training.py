@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.fusion.data import Examples, drop_modalities, to_tensors
+from vemoclap_batch.fusion.data import Examples, drop_modalities, to_tensors, validation_rows
 from vemoclap_batch.fusion.evaluation import calibration_error, draw_confusion, evaluate
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
-from vemoclap_batch.fusion.training import PRESETS, TrainSettings, fit_statistics, split_validation, train
+from vemoclap_batch.fusion.training import PRESETS, TrainSettings, fit_statistics, train
 
 pytestmark = pytest.mark.numeric
 
@@ -43,8 +43,9 @@ QUICK = TrainSettings(lr=3e-3, max_steps=300, evaluate_every=50, patience=300)
 
 
 def test_it_learns_what_is_there():
-    training, validation = split_validation(made(300, 1), 0.2, seed=1)
-    assert not set(training.ids) & set(validation.ids)
+    examples = made(300, 1)
+    held = validation_rows(examples.ids, examples.labels, 0.2, seed=1)
+    training, validation = examples.subset(np.delete(np.arange(300), held)), examples.subset(held)
     checkpoint, history = train(fit_statistics(SHAPE, training), training, validation, QUICK)
     test = made(200, 2)
     result = evaluate(checkpoint.probabilities(test), test.labels, LABELS)
@@ -106,39 +107,38 @@ def test_the_confusion_matrix_is_drawn(tmp_path):
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_team_of_two_shares_every_batch_and_adds_up_to_its_mean_loss():
+class Group:
+    """A process group of two, of which this process is one rank: what the others send is given."""
+
+    def __init__(self, rank, others=()):
+        self.rank, self.others, self.sent = rank, others, []
+
+    def all_reduce(self, values):
+        self.sent.append(values.clone())
+        for other in self.others:
+            values += other.sent[len(self.sent) - 1]
+
+    def train(self, monkeypatch, *arguments):
+        with monkeypatch.context() as patch:
+            for name, value in (("is_initialized", True), ("get_rank", self.rank), ("get_world_size", 2)):
+                patch.setattr(torch.distributed, name, lambda value=value: value)
+            patch.setattr(torch.distributed, "all_reduce", self.all_reduce)
+            return train(*arguments)
+
+
+def test_two_workers_share_every_batch_and_sum_to_its_mean_loss(monkeypatch):
     """Both halves of a step, one after the other, are the gradients of the whole: also of an odd batch, weighted."""
     examples = made(61, 4)
     shape = fit_statistics(SHAPE.model_copy(update={"dropout": 0.0}), examples)
     settings = QUICK.model_copy(
         update={"max_steps": 1, "batch": 61, "class_weights": True, "label_smoothing": 0.1, "modality_dropout": 0.3}
     )
-
-    class Half:
-        size, device = 2, torch.device("cpu")
-
-        def __init__(self, rank):
-            self.rank, self.sent = rank, []
-
-        def add(self, values):
-            self.sent.append(values.clone())
-
-    class Whole(Half):
-        size = 2
-
-        def __init__(self, halves):
-            super().__init__(0)
-            self._halves = halves
-
-        def add(self, values):
-            self.sent.append(values.copy_(sum(half.sent[len(self.sent)] for half in self._halves)))
-
-    halves = [Half(0), Half(1)]
-    for half in halves:
-        train(shape, examples, examples.subset([]), settings, team=half)
-    whole = Whole(halves)
-    _, shared = train(shape, examples, examples.subset([]), settings, team=whole)
-    _, alone = train(shape, examples, examples.subset([]), settings)
+    arguments = shape, examples, examples.subset([]), settings
+    second = Group(1)
+    second.train(monkeypatch, *arguments)
+    first = Group(0, [second])
+    _, shared = first.train(monkeypatch, *arguments)
+    _, alone = train(*arguments)
     assert shared.losses == pytest.approx(alone.losses, rel=1e-5)
     counts = np.bincount(examples.labels)
     weights = torch.tensor(61 / counts / 3, dtype=torch.float32)
@@ -150,7 +150,7 @@ def test_a_team_of_two_shares_every_batch_and_adds_up_to_its_mean_loss():
     assert alone.losses[0] == pytest.approx(loss.item(), rel=1e-5)
     loss.backward()
     flat = torch.cat([x.grad.reshape(-1) for x in reference.parameters()])
-    torch.testing.assert_close(whole.sent[0][:-1], flat, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close((first.sent[0] + second.sent[0])[:-1], flat, atol=1e-6, rtol=1e-4)
 
 
 def test_a_bias_of_all_keys_makes_no_difference_and_is_left_alone():

@@ -59,9 +59,9 @@ def test_a_training_that_is_killed_goes_on_from_its_state_in_the_bucket(bucket, 
 
     with pytest.raises(Killed):
         train(filled, "s3://models/a model", say=say)
-    assert names(bucket) == ["a model/.state/training.safetensors"]
+    assert names(bucket) == ["a model/.state/training.pt"]
     train(filled, "s3://models/a model", say=said.append)
-    assert any(line.startswith("going on from step") for line in said)
+    assert any(line.startswith("resuming from step") for line in said)
     train(filled, tmp_path / "local")
 
     assert names(bucket) == ["a model/model.json", "a model/model.safetensors", "a model/videos.parquet"]

@@ -71,7 +71,7 @@ def _kill_one(folder: Path, killed: list) -> None:
     Which one is found out before, since that takes longer than the training that is left.
     """
     worker = wait_for(_worker)
-    wait_for((folder / "training.safetensors").exists, every=0.001)
+    wait_for((folder / "training.pt").exists, every=0.001)
     worker.kill()
     killed.append(worker.pid)
 

@@ -1,30 +1,34 @@
-"""A trained classifier on disk: a folder with ``model.safetensors`` and ``model.json``; and one that is in training."""
+"""A trained classifier on disk: a folder with ``model.safetensors`` and ``model.json``; and the state of a training."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
-from vemoclap_batch.fusion.model import Classifier, FusionSpec
-from vemoclap_batch.fusion.variants import build
+from vemoclap_batch.fusion.model import Classifier, FusionSpec, build
 from vemoclap_batch.store.folder import Folder
 
-WEIGHTS, DESCRIPTION, STATE = "model.safetensors", "model.json", "training.safetensors"
+WEIGHTS, DESCRIPTION, STATE = "model.safetensors", "model.json", "training.pt"
+#: Which videos trained a checkpoint and which chose its step.
+VIDEOS = "videos.parquet"
 
 
 @dataclass
@@ -88,27 +92,19 @@ class Checkpoint:
     def probabilities(self, examples: Data, batch: int = CHUNK) -> np.ndarray:
         """Calibrated probabilities float64 [n, labels]."""
         self.model.eval()
-        parts = [self._softmax(to_tensors(examples.subset(rows), self.spec)) for rows in chunks(len(examples), batch)]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.spec.labels)))
-
-    def _softmax(self, features: Mapping[str, Tensor]) -> Tensor:
         device = next(self.model.parameters()).device
-        logits = self.model({name: x.to(device) for name, x in features.items()})
-        return torch.softmax(logits.cpu().double() / self.temperature, dim=-1)
+        parts = [torch.zeros(0, len(self.spec.labels), dtype=torch.float64)]
+        for rows in chunks(len(examples), batch):
+            features = to_tensors(examples.subset(rows), self.spec)
+            logits = self.model({name: x.to(device) for name, x in features.items()})
+            parts.append(torch.softmax(logits.cpu().double() / self.temperature, dim=-1))
+        return torch.cat(parts).numpy()
 
 
-@dataclass
-class Saved:
-    """What a training needs to go on: tensors by name, and the rest as JSON has it."""
+class TrainingState:
+    """The progress of a training, in one file of ``torch.save`` that is replaced whole every few seconds.
 
-    tensors: dict[str, Tensor]
-    progress: dict[str, Any]
-
-
-class StateFile:
-    """How far a training is, in one file that is replaced whole, every so often.
-
-    It holds float32 weights, the best ones and the optimiser's two moments: four times the classifier's size.
+    It holds the weights, the best ones and the optimiser's two moments: four times the classifier's size.
     """
 
     def __init__(self, folder: Folder, identity: str, every_s: float = 30.0) -> None:
@@ -116,25 +112,25 @@ class StateFile:
 
         Args:
             folder: where it is.
-            identity: of the training; a state of another one is not gone on from.
-            every_s: seconds between two times of saving, at least; a kill costs no more than that.
+            identity: of the training; the state of another one is not resumed from.
+            every_s: least seconds between two saves; a kill costs no more than that.
         """
         self.folder, self.identity, self.every_s = folder, identity, every_s
-        self._last = time.monotonic()
+        self._saved_at = time.monotonic()
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to save again."""
-        return time.monotonic() - self._last >= self.every_s
+        return time.monotonic() - self._saved_at >= self.every_s
 
-    def save(self, saved: Saved) -> None:
-        """Replace the file."""
-        tensors = {name: x.detach().cpu().contiguous() for name, x in saved.tensors.items()}
-        description = json.dumps({"identity": self.identity, "progress": saved.progress})
-        self.folder.write(STATE, to_bytes(tensors, {"state": description}))
-        self._last = time.monotonic()
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the file by a nested dict of tensors, numbers and text."""
+        content = io.BytesIO()
+        torch.save({"identity": self.identity, "state": dict(state)}, content)
+        self.folder.write(STATE, content.getvalue())
+        self._saved_at = time.monotonic()
 
-    def load(self) -> Saved | None:
+    def load(self) -> dict[str, Any] | None:
         """What was saved last; None when nothing was, or by another training.
 
         Raises:
@@ -143,14 +139,21 @@ class StateFile:
         if not self.folder.has(STATE):
             return None
         try:
-            with self.folder.file(STATE) as path, safe_open(path, "pt") as file:
-                description = json.loads(file.metadata()["state"])
-                if description["identity"] != self.identity:
-                    return None
-                return Saved({name: file.get_tensor(name) for name in file.keys()}, description["progress"])  # noqa: SIM118
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            saved = torch.load(io.BytesIO(self.folder.read(STATE)), map_location="cpu", weights_only=True)
+            return saved["state"] if saved["identity"] == self.identity else None
+        except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
             where = f"{self.folder.address}/{STATE}"
-            raise ConfigError([f"{where!r} is damaged ({error}): delete it to begin anew"]) from error
+            reason = str(error).partition("\n")[0]
+            raise ConfigError([f"{where!r} is damaged ({reason}): delete it to train from the start"]) from error
+
+
+def used_videos(folder: str) -> dict[str, str]:
+    """Video id → ``train`` or ``validation``, of a checkpoint; empty when it does not tell."""
+    place = Folder(folder)
+    if not place.has(VIDEOS):
+        return {}
+    rows = pq.read_table(pa.BufferReader(place.read(VIDEOS)))
+    return dict(zip(rows["video_id"].to_pylist(), rows["used"].to_pylist(), strict=True))
 
 
 def digest(folder: str | Path) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
 from vemoclap_batch.fusion.data import Data, keyed_order, validation_rows
 from vemoclap_batch.fusion.model import FusionSpec
-from vemoclap_batch.fusion.training import ALONE, History, Team, TrainSettings, fit_statistics, train
+from vemoclap_batch.fusion.training import History, TrainSettings, fit_statistics, train
 
 #: Share of a fold's training videos that chooses the best step.
 VALIDATION_SHARE = 0.1
@@ -60,7 +61,7 @@ def out_of_fold(
     data: Data,
     numbers: np.ndarray,
     settings: TrainSettings,
-    team: Team = ALONE,
+    device: torch.device | str = "cpu",
     report: Callable[[int, History], None] | None = None,
 ) -> np.ndarray:
     """The probabilities that each video gets from a classifier trained without it: float64 [n, labels].
@@ -70,7 +71,7 @@ def out_of_fold(
         data: labelled videos.
         numbers: the fold that tests each video, as of :func:`fold_numbers`.
         settings: hyper-parameters.
-        team: which device trains.
+        device: that trains.
         report: called after each fold with its number and what happened.
     """
     probabilities = np.zeros((len(data), len(shape.labels)))
@@ -80,7 +81,7 @@ def out_of_fold(
         held = validation_rows(ids, data.labels[others], VALIDATION_SHARE, settings.seed)
         training = data.part(np.delete(others, held))
         checkpoint, history = train(
-            fit_statistics(shape, training), training, data.part(others[held]), settings, team=team
+            fit_statistics(shape, training), training, data.part(others[held]), settings, device=device
         )
         probabilities[tested] = checkpoint.probabilities(data.part(tested))
         if report:

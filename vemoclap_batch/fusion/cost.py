@@ -18,8 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples, to_tensors
-from vemoclap_batch.fusion.model import FusionSpec
-from vemoclap_batch.fusion.variants import build
+from vemoclap_batch.fusion.model import FusionSpec, build
 
 BATCH = 32
 #: How often each batch is classified for the median of its time, after a few times that are not counted.

@@ -1,26 +1,29 @@
-"""Examples, and how features of any length become the fixed tensors the classifier takes."""
+"""Labelled videos with their features, and the tensors of fixed size that a classifier takes of them."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
 from vemoclap_batch.media.windows import evenly_spaced
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+
 Rows = Sequence[int] | np.ndarray
-#: Videos whose features are in memory at a time, where all of a set are gone through.
+#: Videos whose features are in memory at a time, where a whole set is read.
 CHUNK = 256
 
 
 class Data(Protocol):
-    """Labelled videos whose features can be had some at a time: in memory (:class:`Examples`) or on disk (a spool).
+    """Labelled videos whose features can be read some at a time.
 
     Attributes:
         ids: one per video.
@@ -34,7 +37,7 @@ class Data(Protocol):
         """How many videos."""
 
     def subset(self, rows: Rows) -> Examples:
-        """The examples at these positions, in memory."""
+        """The examples at these positions."""
 
     def part(self, rows: Rows) -> Data:
         """These positions alone, their features where they are."""
@@ -46,7 +49,8 @@ class Examples:
 
     Attributes:
         ids: one per video.
-        features: per feature one float32 array [length, width] per video; length 0 = missing.
+        features: per feature one float32 array [length, width] per video, in memory or memory-mapped; length 0 =
+            missing.
         labels: index into the labels, int64 [n]; -1 = not known.
     """
 
@@ -58,16 +62,42 @@ class Examples:
         return len(self.ids)
 
     def subset(self, rows: Rows) -> Examples:
-        """The examples at these positions."""
+        """The examples at these positions; arrays are shared."""
         return Examples(
             [self.ids[row] for row in rows],
             {name: [arrays[row] for row in rows] for name, arrays in self.features.items()},
             self.labels[np.asarray(rows, int)],
         )
 
-    def part(self, rows: Rows) -> Examples:
-        """The examples at these positions."""
-        return self.subset(rows)
+    part = subset
+
+
+class MemmapFeatures:
+    """One feature of many videos in a memory-mapped file, for sets that do not fit into memory.
+
+    The file has no name, so that even a killed process leaves nothing behind. It lies in the folder for temporary
+    files (``TMPDIR``) and takes 4 bytes a number.
+    """
+
+    def __init__(self, videos: int, width: int) -> None:
+        """Make room for so many videos, all missing as yet, with items of so many numbers."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._spans = np.zeros((videos, 2), np.int64)  # first item of each video and the one after its last
+        self._items, self._width = 0, width
+
+    def put(self, video: int, array: np.ndarray) -> None:
+        """Add the feature of one video, float32 [length, width]."""
+        self._file.write(np.ascontiguousarray(array, np.float32).data)
+        self._spans[video] = self._items, self._items + len(array)
+        self._items += len(array)
+
+    def arrays(self) -> list[np.ndarray]:
+        """All features, views of the file: float32 [length, width] for each video."""
+        self._file.flush()
+        shape = (self._items, self._width)
+        # An empty file cannot be mapped.
+        items = np.asarray(np.memmap(self._file, np.float32, "r", shape=shape)) if shape[0] else np.zeros(shape, "f4")
+        return [items[first:end] for first, end in self._spans]
 
 
 def chunks(n: int, size: int = CHUNK) -> list[np.ndarray]:
@@ -84,13 +114,12 @@ def statistics(data: Data, names: Sequence[str]) -> dict[str, tuple[float, float
             for array in filter(len, features[name]):
                 low[name] = min(low[name], float(array.min()))
                 high[name] = max(high[name], float(array.max()))
-    return {name: _range(low[name], high[name]) for name in names}
-
-
-def _range(low: float, high: float) -> tuple[float, float]:
-    if low > high:
-        return 0.0, 1.0
-    return low, high if high > low else low + 1.0
+    return {
+        name: (low[name], high[name] if high[name] > low[name] else low[name] + 1.0)
+        if np.isfinite(low[name])
+        else (0.0, 1.0)
+        for name in names
+    }
 
 
 def normalised(array: np.ndarray, feature: FeatureSpec, rows: np.ndarray | None = None) -> np.ndarray:
@@ -112,39 +141,38 @@ def to_tensors(examples: Examples, spec: FusionSpec, epoch: int | None = None, s
     With an ``epoch``, longer sequences take a sorted random sample of items (the published augmentation), keyed by
     (seed, epoch, video id) so that it does not depend on the batch or the worker.
     """
+    import torch  # Here, so that reading features does not load it.
+
     batch = {}
     for name, feature in spec.features.items():
-        arrays = examples.features[name]
-        rows = [
-            None if epoch is None else _sample(len(a), feature.length, (seed, epoch, video, name))
-            for a, video in zip(arrays, examples.ids, strict=True)
-        ]
-        batch[name] = torch.from_numpy(np.stack([normalised(a, feature, r) for a, r in zip(arrays, rows, strict=True)]))
+        arrays = []
+        for array, video in zip(examples.features[name], examples.ids, strict=True):
+            rows = None
+            if epoch is not None and len(array) > feature.length:
+                rows = np.sort(keyed_rng(seed, epoch, video, name).choice(len(array), feature.length, replace=False))
+            arrays.append(normalised(array, feature, rows))
+        batch[name] = torch.from_numpy(np.stack(arrays))
     return batch
-
-
-def _sample(length: int, n: int, key: tuple[object, ...]) -> np.ndarray | None:
-    if length <= n:
-        return None
-    return np.sort(keyed_rng(*key).choice(length, n, replace=False))
 
 
 def keyed_number(*key: object) -> int:
     """A number of 63 bits that depends on nothing but the key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return _hash(key) >> 1
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
     """A generator whose stream depends on nothing but the key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little"))
+    return np.random.default_rng(_hash(key))
+
+
+def _hash(key: tuple[object, ...]) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def keyed_order(ids: Sequence[str], *key: object) -> np.ndarray:
     """A permutation of positions, int64 [n], that depends on the key and each video's id alone.
 
-    The order in which the videos are given, by a labels file or by shards, makes no difference.
+    The order in which the videos are given makes no difference.
     """
     return np.array(sorted(range(len(ids)), key=lambda row: (keyed_number(*key, ids[row]), ids[row])), np.int64)
 

@@ -1,24 +1,21 @@
-"""Given labels beside what is in the store, and the features of those videos: in memory, or spooled to disk."""
+"""Labelled videos of a store, and the features of videos: in memory, or memory-mapped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.fusion.data import Data, keyed_rng
-from vemoclap_batch.fusion.model import FeatureSpec, Fusion, FusionSpec
-from vemoclap_batch.fusion.selection import Selected, complete_mask, load
-from vemoclap_batch.fusion.spool import Spool, Spooled
+from vemoclap_batch.fusion.data import Examples, MemmapFeatures, keyed_rng
+from vemoclap_batch.fusion.selection import Selected, complete_mask
+from vemoclap_batch.media.windows import Window, inside
 from vemoclap_batch.sources.manifest import read_labels
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import KEY, keys
+from vemoclap_batch.store.table import KEY, Table, keys
 
 #: Features of more bytes than this do not stay in memory.
 MEMORY = 2 * 2**30
@@ -31,7 +28,7 @@ _VALIDATION = ("validation", "val", "valid", "dev")
 
 @dataclass
 class Labelled:
-    """Labelled videos of a store that have every feature wanted; their features are not read yet.
+    """Labelled videos of a store that have every wanted feature.
 
     Attributes:
         videos: ``video_id`` and ``content_key``, one row a video.
@@ -56,20 +53,20 @@ class Labelled:
         """Of the videos."""
         return self.videos["video_id"].to_pylist()
 
-    def rows(self, *names: str) -> np.ndarray:
-        """Positions of the videos of some splits; ``all`` for every one.
+    def rows(self, split: str) -> np.ndarray:
+        """Positions of the videos of a split; ``all`` for every one.
 
         Raises:
-            ConfigError: there are none; the splits there are get named.
+            ConfigError: there are none; the splits that exist are named.
         """
-        rows = [row for row, name in enumerate(self.splits) if name in names or "all" in names]
+        rows = [row for row, name in enumerate(self.splits) if split in (name, "all")]
         if not rows:
             there = ", ".join(sorted(set(self.splits))) or "none"
-            raise ConfigError([f"--split {' or '.join(names)}: no labelled video with all features; there is {there}"])
+            raise ConfigError([f"--split {split}: no labelled video with all features; there is {there}"])
         return np.array(rows, np.int64)
 
     def validation(self) -> np.ndarray:
-        """Positions of the videos that the labels file itself sets apart for validation; often none."""
+        """Positions of the videos that the labels file names for validation; often none."""
         return np.array([row for row, name in enumerate(self.splits) if name in _VALIDATION], np.int64)
 
 
@@ -85,51 +82,51 @@ def find_labelled(
     """
     given = read_labels(address, labels)
     videos = store.current_videos()
-    at = _positions(given, videos)
-    found = [row for row, position in enumerate(at) if position is not None]
-    videos = videos.select(KEY).take(pa.array([at[row] for row in found], pa.int64()))
-    complete = complete_mask(store, selected, videos) if found else np.zeros(0, bool)
-    kept = [row for row, is_complete in zip(found, complete, strict=True) if is_complete]
+    by_id = {name: row for row, name in enumerate(videos["video_id"].to_pylist())}
+    by_uri = {uri: row for row, uri in enumerate(videos["uri"].to_pylist()) if uri}
+    at = [
+        by_id.get(name) if name else by_uri.get(uri) for name, uri in zip(given["video_id"], given["uri"], strict=True)
+    ]
+    known = [row for row, position in enumerate(at) if position is not None]
+    videos = videos.select(KEY).take(pa.array([at[row] for row in known], pa.int64()))
+    complete = complete_mask(store, selected, videos) if known else np.zeros(0, bool)
+    kept = [row for row, is_complete in zip(known, complete, strict=True) if is_complete]
     if not kept:
         raise ConfigError([f"--labels {address!r}: none of its {len(at)} rows has a video with all features in OUT"])
     videos = videos.filter(pa.array(complete))
-    indices = np.array([labels.index(given["label"][row]) for row in kept], np.int64)
-    splits, source = _splits(given, kept, videos["video_id"].to_pylist(), indices, seed)
-    blacklist = "; ".join(sorted({name for row in kept if (name := given["blacklist"][row])})) or None
-    return Labelled(videos, indices, splits, source, blacklist, len(at) - len(found), len(found) - len(kept))
+    columns = {name: [values[row] for row in kept] for name, values in given.items()}
+    indices = np.array([labels.index(label) for label in columns["label"]], np.int64)
+    if any(columns["split"]):
+        splits = [name or "" for name in columns["split"]]
+        source = _named(columns["split_source"]) or "the labels file's column split"
+    else:
+        splits = _stratified(videos["video_id"].to_pylist(), indices, seed)
+        source = f"stratified by label, {TRAIN_SHARE:.0%} train, seed {seed}"
+    blacklist = _named(columns["blacklist"]) or None
+    return Labelled(videos, indices, splits, source, blacklist, len(at) - len(known), len(known) - len(kept))
 
 
-def _positions(given: Mapping[str, list], videos: pa.Table) -> list[int | None]:
-    by_id = {name: row for row, name in enumerate(videos["video_id"].to_pylist())}
-    by_uri = {uri: row for row, uri in enumerate(videos["uri"].to_pylist()) if uri}
-    return [
-        by_id.get(name) if name else by_uri.get(uri) for name, uri in zip(given["video_id"], given["uri"], strict=True)
-    ]
+def _named(values: list[str | None]) -> str:
+    return "; ".join(sorted({name for name in values if name}))
 
 
-def _splits(
-    given: Mapping[str, list], kept: list[int], ids: list[str], labels: np.ndarray, seed: int
-) -> tuple[list[str], str]:
-    named = [given["split"][row] for row in kept]
-    if any(named):
-        said = sorted({source for row in kept if (source := given["split_source"][row])})
-        return [name or "" for name in named], "; ".join(said) or "the labels file's column split"
-    splits = ["test"] * len(kept)
+def _stratified(ids: list[str], labels: np.ndarray, seed: int) -> list[str]:
+    splits = ["test"] * len(ids)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         order = sorted(rows, key=lambda row: keyed_rng(seed, "split", ids[row]).random())
         for row in order[: round(len(rows) * TRAIN_SHARE)]:
             splits[row] = "train"
-    return splits, f"stratified by label, {TRAIN_SHARE:.0%} train, seed {seed}"
+    return splits
 
 
 def stored_bytes(store: Store, selected: Mapping[str, Selected]) -> int:
     """What all features of some tables take in memory; reads the shards' footers only."""
-    return 4 * sum(_numbers(feature, store) for feature in selected.values())
+    return 4 * sum(_stored_numbers(feature.table(store)) for feature in selected.values())
 
 
-def _numbers(feature: Selected, store: Store) -> int:
-    table, count = feature.table(store), 0
+def _stored_numbers(table: Table) -> int:
+    count = 0
     for path in table.shards():
         with table.filesystem.open_input_file(path) as stream:
             metadata = pq.read_metadata(stream)
@@ -140,9 +137,13 @@ def _numbers(feature: Selected, store: Store) -> int:
 
 
 def open_data(
-    store: Store, selected: Mapping[str, Selected], videos: pa.Table, labels: np.ndarray, stream: bool | None = None,
+    store: Store,
+    selected: Mapping[str, Selected],
+    videos: pa.Table,
+    labels: np.ndarray,
+    stream: bool | None = None,
     memory: int = MEMORY,
-) -> Data:  # fmt: skip
+) -> Examples:
     """The features of videos that have them all, in the order of ``videos``: the same either way.
 
     Args:
@@ -150,76 +151,90 @@ def open_data(
         selected: the table that serves each feature.
         videos: ``video_id`` and ``content_key``.
         labels: index of each one's label, int64 [n].
-        stream: whether they are spooled to disk rather than held in memory; None decides by their size.
-        memory: bytes that may be held.
+        stream: whether they are read from a memory-mapped file; None decides by their size.
+        memory: bytes that may be held in memory.
     """
+    ids = videos["video_id"].to_pylist()
     if stream is None:
         stream = stored_bytes(store, selected) > memory
     if not stream:
-        return load(store, selected, videos, labels.tolist())
-    spooled = {name: _spooled(store, feature, videos) for name, feature in selected.items()}
-    return Spool(videos["video_id"].to_pylist(), labels, spooled, range(videos.num_rows))
+        return Examples(ids, load_features(store, selected, videos), labels)
+    mapped = {name: _mapped(feature.table(store), videos, feature.width) for name, feature in selected.items()}
+    return Examples(ids, {name: feature.arrays() for name, feature in mapped.items()}, labels)
 
 
-def _spooled(store: Store, feature: Selected, videos: pa.Table) -> Spooled:
+def _mapped(table: Table, videos: pa.Table, width: int) -> MemmapFeatures:
     """One pass over the shards; once more if they were replaced by others meanwhile."""
     at = {key: row for row, key in enumerate(keys(videos).to_pylist())}
-    table = feature.table(store)
     while True:
-        paths, spooled = table.shards(), Spooled.of(len(at), feature.width)
+        paths, features = table.shards(), MemmapFeatures(len(at), width)
+        # A few rows at a time, one shard ahead at most: what is read stays small however large the tables are.
+        batches = table.dataset().to_batches(
+            columns=[*KEY, "feature"], batch_size=64, batch_readahead=1, fragment_readahead=1
+        )
         try:
-            # A few rows at a time, one shard ahead at most: what is read stays small however large the tables are.
-            found = table.dataset().to_batches(
-                columns=[*KEY, "feature"], batch_size=64, batch_readahead=1, fragment_readahead=1
-            )
-            for batch in found:
-                for key, array in zip(keys(batch).to_pylist(), _arrays(batch["feature"], feature.width), strict=True):
+            for batch in batches:
+                for key, value in zip(keys(batch).to_pylist(), batch["feature"], strict=True):
                     if key in at:
-                        spooled.put(at[key], array)
-            spooled.seal()
-            return spooled
+                        features.put(at[key], _array(value, width))
+            return features
         except FileNotFoundError:
             if paths == table.shards():
                 raise
 
 
-def _arrays(column: pa.ListArray, width: int) -> Iterator[np.ndarray]:
-    """The features of some rows, each float32 [length, width], without a Python object a number."""
-    outer, inner = column.offsets.to_numpy(), column.values.offsets.to_numpy()
-    flat = column.values.values.to_numpy(zero_copy_only=False)
-    for first, last in pairwise(outer):
-        yield flat[inner[first] : inner[last]].reshape(-1, width)
-
-
-def classifier_spec(
-    selected: Mapping[str, Selected],
-    length: int,
-    *,
-    d_model: int,
-    heads: int,
-    dropout: float,
-    fusion: Fusion = "cross_attention",
-) -> FusionSpec:
-    """The classifier of these features that takes ``length`` items of each sequence; its normalisation is not measured.
-
-    Raises:
-        ConfigError: the sizes do not fit together.
-    """
-    features = {
-        name: FeatureSpec(
-            width=feature.width,
-            length=length if feature.sequence else 1,
-            sequence=feature.sequence,
-            space=feature.space,
-        )
+def load_features(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> dict[str, list[np.ndarray]]:
+    """The features of videos that have them all, in memory: per feature one float32 array [length, width] a video."""
+    return {
+        name: [_array(value, feature.width) for (value,) in _read(store, feature, videos, "feature")]
         for name, feature in selected.items()
     }
-    try:
-        return FusionSpec(features=features, d_model=d_model, heads=heads, dropout=dropout, fusion=fusion)
-    except ValidationError as error:
-        raise ConfigError([f"--d-model, --heads, --dropout: {item['msg']}" for item in error.errors()]) from error
 
 
-def names_of(selected: Mapping[str, Selected]) -> dict[str, str]:
-    """Feature → the fingerprint that serves it."""
-    return {name: feature.fingerprint for name, feature in selected.items()}
+@dataclass(frozen=True)
+class Timed:
+    """One video's feature with the seconds that each item covers: arrays [length, width], [length], [length]."""
+
+    feature: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+
+    def within(self, window: Window, number: int, is_text: bool) -> np.ndarray:
+        """The items of one window: [length, width]. A text's item is made for one window and serves no other."""
+        start_s = number * window.hop_s
+        if is_text:
+            return self.feature[np.abs(self.start_s - start_s) < window.hop_s / 2]
+        return self.feature[inside(self.start_s, self.end_s, start_s, start_s + window.window_s)]
+
+
+def load_timed(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> dict[str, list[Timed]]:
+    """The features of videos that have them all, with their times, in the order of ``videos``.
+
+    Raises:
+        ConfigError: a feature has no times.
+    """
+    features = {}
+    for name, feature in selected.items():
+        features[name] = [
+            Timed(_array(value, feature.width), *(np.array(times.as_py() or (), np.float64) for times in both))
+            for value, *both in _read(store, feature, videos, "feature", "start_s", "end_s")
+        ]
+        if any(not len(x.feature) == len(x.start_s) == len(x.end_s) for x in features[name]):
+            raise ConfigError([f"feature {name!r}: {store.address} has no times for it, which windows need"])
+    return features
+
+
+def _read(store: Store, feature: Selected, videos: pa.Table, *columns: str) -> Iterator[list[pa.Scalar]]:
+    """The columns of each video's row, in the order of ``videos``."""
+    wanted = keys(videos)
+    rows = feature.table(store).read(columns, of=wanted)
+    at = {key: row for row, key in enumerate(keys(rows).to_pylist())}
+    for key in wanted.to_pylist():
+        yield [rows[column][at[key]] for column in columns]
+
+
+def _array(value: pa.ListScalar, width: int) -> np.ndarray:
+    """A feature as float32 [length, width], without a Python object a number."""
+    if value.values is None or not len(value.values):
+        return np.zeros((0, width), np.float32)
+    return value.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Emotions from committed features: which videos lack a prediction, and theirs."""
+"""Predicts the emotions of the videos that have all features of a classifier and no prediction yet."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.fusion.selection import Selected, complete_mask, load, load_timed
+from vemoclap_batch.fusion.data import Examples
+from vemoclap_batch.fusion.dataset import load_features, load_timed
+from vemoclap_batch.fusion.selection import Selected, complete_mask, names_of
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY, Table, keys
 
 if TYPE_CHECKING:
     from vemoclap_batch.fusion.checkpoint import Checkpoint
-    from vemoclap_batch.fusion.data import Examples
 
 #: Mean valence and arousal of the labels (published with VEMOCLAP).
 AFFECT = {
@@ -49,7 +50,7 @@ class Predicted:
 
 def prediction_fingerprint(model: str, selected: Mapping[str, Selected], window: Window | None = None) -> str:
     """Names a predictions table: a hash of the model's digest, of the features it is fed with and of the windows."""
-    identity: list[Any] = [model, {name: feature.fingerprint for name, feature in sorted(selected.items())}]
+    identity: list[Any] = [model, names_of(selected)]
     if window is not None:
         identity.append([window.window_s, window.hop_s])
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -87,28 +88,31 @@ def predict(
     there = table.committed(keys(videos))
     complete = complete_mask(store, selected, videos)
     result = Predicted(table, fingerprint, there=int(there.sum()), incomplete=int((~there & ~complete).sum()))
-    todo = videos.filter(pa.array(complete & ~there))
-    if not todo.num_rows:
+    pending = videos.filter(pa.array(complete & ~there))
+    if not pending.num_rows:
         return result
-    _describe(store, fingerprint, model, selected, checkpoint, window)
-    durations = _durations(store, todo)
+    description = {
+        "fingerprint": fingerprint,
+        "model": model,
+        "labels": checkpoint.spec.labels,
+        "features": names_of(selected),
+        "window": asdict(window) if window else None,
+    }
+    store.write_json(f"predictions/{fingerprint}/model.json", description)
+    durations = _durations(store, pending)
     for at, count in _chunks(durations):
-        chunk = todo.slice(at, count)
-        if window is None:
-            rows = _whole(store, chunk, checkpoint, selected, durations[at : at + count])
-        else:
-            rows = _windows(store, chunk, checkpoint, selected, durations[at : at + count], window)
+        rows = _predict_chunk(store, pending.slice(at, count), checkpoint, selected, durations[at : at + count], window)
         table.append(rows.append_column("run_id", pa.array([run_id] * rows.num_rows, pa.string())))
         result.new += count
         if report:
-            report(result.new, todo.num_rows)
+            report(result.new, pending.num_rows)
     return result
 
 
 def _durations(store: Store, videos: pa.Table) -> list[float | None]:
-    found = store.videos().read(["duration_s"], of=keys(videos))
-    lengths = dict(zip(keys(found).to_pylist(), found["duration_s"].to_pylist(), strict=True))
-    return [lengths.get(key) for key in keys(videos).to_pylist()]
+    rows = store.videos().read(["duration_s"], of=keys(videos))
+    durations = dict(zip(keys(rows).to_pylist(), rows["duration_s"].to_pylist(), strict=True))
+    return [durations.get(key) for key in keys(videos).to_pylist()]
 
 
 def _chunks(durations: Sequence[float | None]) -> Iterator[tuple[int, int]]:
@@ -121,70 +125,40 @@ def _chunks(durations: Sequence[float | None]) -> Iterator[tuple[int, int]]:
         at += count
 
 
-def _whole(
+def _predict_chunk(
     store: Store, videos: pa.Table, checkpoint: Checkpoint, selected: Mapping[str, Selected],
-    durations: Sequence[float | None],
+    durations: Sequence[float | None], window: Window | None,
 ) -> pa.Table:  # fmt: skip
-    """One row for each video."""
-    examples = load(store, selected, videos)
-    times = np.zeros(videos.num_rows), pa.array(durations, pa.float64())
-    return _rows(videos, *times, checkpoint.probabilities(examples), checkpoint.spec.labels, _missing(examples))
-
-
-def _windows(
-    store: Store, videos: pa.Table, checkpoint: Checkpoint, selected: Mapping[str, Selected],
-    durations: Sequence[float | None], window: Window,
-) -> pa.Table:  # fmt: skip
-    """One row for each window of each video."""
-    from vemoclap_batch.fusion.data import Examples
-
-    timed = load_timed(store, selected, videos)
-    texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
-    owners, numbers, starts, ends = [], [], [], []
-    for row, duration in enumerate(durations):
-        if duration is None:
-            raise ConfigError([f"{videos['video_id'][row].as_py()}: its duration is not known, which windows need"])
-        for number, (start, end) in enumerate(window.over(duration)):
-            owners.append(row)
-            numbers.append(number)
-            starts.append(start)
-            ends.append(end)
-    probabilities, missing = [], []
+    """The table's rows, less the run's id: one for each video, or for each window of each."""
+    if window is None:
+        whole = load_features(store, selected, videos)
+        spans = [(row, 0, 0.0, duration) for row, duration in enumerate(durations)]
+    else:
+        timed = load_timed(store, selected, videos)
+        texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
+        spans = _window_spans(videos, durations, window)
+    parts, missing = [], []
     # Some at a time: overlapping windows hold the same items several times.
-    for at in range(0, len(owners), _WINDOWS):
-        some = list(zip(owners[at : at + _WINDOWS], numbers[at : at + _WINDOWS], strict=True))
-        features = {
-            name: [arrays[row].within(window, number, name in texts) for row, number in some]
-            for name, arrays in timed.items()
-        }
-        examples = Examples([str(row) for row, _ in some], features, np.full(len(some), -1))
-        probabilities.append(checkpoint.probabilities(examples))
-        missing += _missing(examples)
-    owned = videos.take(pa.array(owners, pa.int64()))
-    return _rows(
-        owned, np.array(starts), pa.array(ends, pa.float64()), np.concatenate(probabilities), checkpoint.spec.labels,
-        missing,
-    )  # fmt: skip
-
-
-def _missing(examples: Examples) -> list[list[str]]:
-    return [
-        [name for name, arrays in sorted(examples.features.items()) if not len(arrays[row])]
-        for row in range(len(examples))
-    ]
-
-
-def _rows(
-    videos: pa.Table, starts: np.ndarray, ends: pa.Array, probabilities: np.ndarray, labels: Sequence[str],
-    missing: list[list[str]],
-) -> pa.Table:  # fmt: skip
-    """The table's rows, less the run's id; ``videos`` has one row for each of them."""
+    for at in range(0, len(spans), _WINDOWS):
+        some = spans[at : at + _WINDOWS]
+        if window is None:
+            features = {name: [arrays[row] for row, *_ in some] for name, arrays in whole.items()}
+        else:
+            features = {
+                name: [arrays[row].within(window, number, name in texts) for row, number, *_ in some]
+                for name, arrays in timed.items()
+            }
+        parts.append(checkpoint.probabilities(Examples([""] * len(some), features, np.full(len(some), -1))))
+        missing += [[name for name in sorted(features) if not len(features[name][row])] for row in range(len(some))]
+    owners, _, starts, ends = zip(*spans, strict=True)
+    probabilities, labels = np.concatenate(parts), checkpoint.spec.labels
     valence, arousal = affect(probabilities, labels)
+    owned = videos.take(pa.array(owners, pa.int64()))
     return pa.table(
         {
-            **{name: videos[name] for name in (*KEY, "uri")},
-            "window_start_s": starts,
-            "window_end_s": ends,
+            **{name: owned[name] for name in (*KEY, "uri")},
+            "window_start_s": pa.array(starts, pa.float64()),
+            "window_end_s": pa.array(ends, pa.float64()),
             "label": [labels[at] for at in probabilities.argmax(1)],
             "confidence": probabilities.max(1),
             **{f"p_{label}": probabilities[:, at] for at, label in enumerate(labels)},
@@ -195,23 +169,19 @@ def _rows(
     )
 
 
+def _window_spans(
+    videos: pa.Table, durations: Sequence[float | None], window: Window
+) -> list[tuple[int, int, float, float | None]]:
+    """Every window: its video's row, its number, its first and last second."""
+    spans: list[tuple[int, int, float, float | None]] = []
+    for row, duration in enumerate(durations):
+        if duration is None:
+            raise ConfigError([f"{videos['video_id'][row].as_py()}: its duration is not known, which windows need"])
+        spans += [(row, number, start, end) for number, (start, end) in enumerate(window.over(duration))]
+    return spans
+
+
 def affect(probabilities: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Expected valence and arousal under the probabilities; NaN when a label has no published values."""
     values = np.array([AFFECT.get(label, (np.nan, np.nan)) for label in labels])
     return probabilities @ values[:, 0], probabilities @ values[:, 1]
-
-
-def _describe(
-    store: Store, fingerprint: str, model: str, selected: Mapping[str, Selected], checkpoint: Checkpoint,
-    window: Window | None,
-) -> None:  # fmt: skip
-    store.write_json(
-        f"predictions/{fingerprint}/model.json",
-        {
-            "fingerprint": fingerprint,
-            "model": model,
-            "labels": checkpoint.spec.labels,
-            "features": {name: feature.fingerprint for name, feature in selected.items()},
-            "window": asdict(window) if window else None,
-        },
-    )

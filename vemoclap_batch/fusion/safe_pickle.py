@@ -220,7 +220,7 @@ def _allow_list(budget: _Budget) -> dict[str, Any]:
     allowed["_codecs.encode"] = _Sealed(encode)
     allowed["builtins.bytes"] = _Sealed(lambda: b"")  # as old protocols write b""
     allowed["builtins.set"] = _Sealed(make_set)
-    allowed["collections.OrderedDict"] = _Sealed(lambda: OrderedDict())
+    allowed["collections.OrderedDict"] = _Sealed(lambda: OrderedDict({}))
     allowed["torch._utils._rebuild_tensor_v2"] = _Sealed(_tensor)
     allowed["torch.storage._load_from_bytes"] = _Sealed(storage)
     allowed["torch.Size"] = _Sealed(lambda sizes: sizes)

@@ -10,11 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vemoclap_batch.config import ConfigError
-from vemoclap_batch.fusion.checkpoint import DESCRIPTION, Checkpoint
-from vemoclap_batch.fusion.dataset import find_labelled, names_of, open_data
+from vemoclap_batch.fusion.checkpoint import DESCRIPTION, Checkpoint, used_videos
+from vemoclap_batch.fusion.dataset import find_labelled, open_data
 from vemoclap_batch.fusion.evaluation import draw_confusion, draw_reliability, evaluate, summarise
-from vemoclap_batch.fusion.job import used_videos
-from vemoclap_batch.fusion.selection import select
+from vemoclap_batch.fusion.selection import names_of, select
 from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.store import Store
 
@@ -126,7 +125,7 @@ def _leak(checkpoints: Mapping[str, Checkpoint], members: Mapping[str, str], ids
             return str(said)
     seen: Counter[str] = Counter()
     for folder in members.values():
-        used = used_videos(folder) or {}
+        used = used_videos(folder)
         found = Counter(used[name] for name in ids if name in used)
         seen |= found
     if not seen:

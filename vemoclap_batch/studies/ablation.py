@@ -18,12 +18,11 @@ from vemoclap_batch.config import LABELS, Config, ConfigError
 from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.cost import measure
-from vemoclap_batch.fusion.dataset import MEMORY, find_labelled, names_of
+from vemoclap_batch.fusion.dataset import MEMORY, find_labelled
 from vemoclap_batch.fusion.evaluation import bootstrap, mean_and_deviation
-from vemoclap_batch.fusion.model import FusionSpec
-from vemoclap_batch.fusion.selection import Selected
+from vemoclap_batch.fusion.model import FUSIONS, FusionSpec
+from vemoclap_batch.fusion.selection import Selected, names_of
 from vemoclap_batch.fusion.training import TrainSettings
-from vemoclap_batch.fusion.variants import FUSIONS
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.report.progress import tracking
 from vemoclap_batch.store.folder import Folder

@@ -17,10 +17,10 @@ import torch
 from vemoclap_batch.config import LABELS, ConfigError
 from vemoclap_batch.fusion.confident import Plausibility, fold_numbers, judge, out_of_fold
 from vemoclap_batch.fusion.data import Data
-from vemoclap_batch.fusion.dataset import Labelled, classifier_spec, find_labelled, names_of, open_data
+from vemoclap_batch.fusion.dataset import Labelled, find_labelled, open_data
 from vemoclap_batch.fusion.model import FusionSpec
-from vemoclap_batch.fusion.selection import Selected, select
-from vemoclap_batch.fusion.training import PRESETS, Alone, History, TrainSettings
+from vemoclap_batch.fusion.selection import Selected, names_of, select
+from vemoclap_batch.fusion.training import PRESETS, History, TrainSettings, classifier_spec
 from vemoclap_batch.report.digest import digest, shorten
 from vemoclap_batch.report.pages import as_json
 from vemoclap_batch.sources.blacklist import can_be_listed
@@ -165,7 +165,7 @@ def _cross_validate(
     folds = fold_numbers(data.ids, data.labels, options.folds, options.seed)
     device = "cuda" if options.use_gpu and torch.cuda.is_available() else "cpu"
     settings = options.settings.model_copy(update={"seed": options.seed})
-    return folds, out_of_fold(shape, data, folds, settings, Alone(torch.device(device)), report)
+    return folds, out_of_fold(shape, data, folds, settings, device, report)
 
 
 def _judged(video: str, given: int, probabilities: np.ndarray, plausibility: Plausibility, row: int) -> dict[str, Any]:

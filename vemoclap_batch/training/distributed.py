@@ -1,7 +1,4 @@
-"""A training on several workers, by Ray Train: each reads the shards, takes its share of every batch, and they agree.
-
-The classifier is small, so what travels is one tensor a step: all gradients and the loss, summed over the workers.
-"""
+"""A training on several workers, by Ray Train: each reads the features and takes its share of every batch."""
 
 from __future__ import annotations
 
@@ -11,33 +8,34 @@ import threading
 import time
 from typing import Any
 
+import ray
 import ray.train
-import torch
-import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
+from ray.train.torch import TorchTrainer, get_device
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.fusion.job import STATE, Job, Watch, finished, open_job, work
 from vemoclap_batch.pipeline.cluster import Cluster, connected
 from vemoclap_batch.store.folder import Folder
+from vemoclap_batch.training.train_loop import STATE_FOLDER, OnProgress, TrainLoopConfig, train_loop
 
-#: Times that a lost worker is made up for: all begin again from the state.
+#: Times that a lost worker is replaced: all resume from the state.
 _RETRIES = 3
+#: Seconds between two steps that rank 0 tells of, since each message is a call.
 _TELL_EVERY_S = 1.0
 
 
 def train_distributed(
-    job: Job, config: Config, watch: Watch, address: str | None = None, verbose: bool = False
+    training: TrainLoopConfig, config: Config, on_progress: OnProgress, address: str | None, verbose: bool
 ) -> None:
-    """Run a job on its workers; the first of them leaves the checkpoint in the job's folder.
+    """Train on several workers; rank 0 leaves the checkpoint in the training's folder.
 
     Args:
-        job: its folder and its store must be within reach of every node.
+        training: its folder and its store must be within reach of every node.
         config: says whether GPUs may be used.
-        watch: told how it goes.
+        on_progress: called in this process.
         address: of the Ray cluster; without it, ``RAY_ADDRESS`` or this machine.
         verbose: show Ray's own log too.
 
@@ -46,96 +44,71 @@ def train_distributed(
         RunBroken: workers were lost, or failed, again and again.
     """
     with connected(address, verbose) as cluster:
-        is_gpu = _fits(job.workers, cluster, config)
+        use_gpu = _check_workers(training.workers, cluster, config)
         if not verbose:
             logging.getLogger("ray.train").setLevel(logging.ERROR)
-        queue = Queue(actor_options={"num_cpus": 0})
+        # On this node: the loss of another one must not end the training.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         trainer = TorchTrainer(
-            _on_worker,
-            train_loop_config={"job": job, "queue": queue},
-            scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=is_gpu),
+            _train_loop_per_worker,
+            train_loop_config={"training": training, "queue": queue},
+            scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=use_gpu),
             run_config=RunConfig(
-                name=f"ray-{secrets.token_hex(4)}", storage_path=f"{job.folder}/{STATE}",
+                name=f"ray-{secrets.token_hex(4)}", storage_path=f"{training.folder}/{STATE_FOLDER}",
                 failure_config=FailureConfig(max_failures=_RETRIES),
             ),
         )  # fmt: skip
-        ended = threading.Event()
-        teller = threading.Thread(target=_tell, args=(queue, watch, ended), daemon=True)
-        teller.start()
+        listener = threading.Thread(target=_listen, args=(queue, on_progress), daemon=True)
+        listener.start()
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise RunBroken(f"training on {job.workers} workers: {error}") from error
+            raise RunBroken(f"training on {training.workers} workers: {error}") from error
         finally:
-            ended.set()
-            teller.join()
+            queue.put(None)
+            listener.join()
             queue.shutdown()
-    if finished(job):
+    if training.finished_card():
         # Ray Train's own files, which it wrote until just now.
-        (Folder(job.folder) / STATE).remove()
+        (Folder(training.folder) / STATE_FOLDER).remove()
 
 
-def _fits(workers: int, cluster: Cluster, config: Config) -> bool:
+def _check_workers(workers: int, cluster: Cluster, config: Config) -> bool:
     """Whether the workers train on GPUs.
 
     Raises:
         ConfigError: there is not enough for them: they would wait for ever.
     """
-    is_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and cluster.gpus > 0)
+    use_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and cluster.gpus > 0)
     mistakes = []
     if cluster.cpus < workers:
         mistakes.append(f"--workers {workers}: each takes a CPU, and the cluster has {cluster.cpus:g}")
-    if is_gpu and cluster.gpus < workers:
+    if use_gpu and cluster.gpus < workers:
         mistakes.append(
             f"--workers {workers}: each takes a GPU, and the cluster has {cluster.gpus:g}; --set accelerator=cpu "
             "does without"
         )
     if mistakes:
         raise ConfigError(mistakes)
-    return is_gpu
+    return use_gpu
 
 
-class _Workers:
-    """A worker's place in the process group that Ray Train made: gloo on CPUs, nccl on GPUs."""
+def _train_loop_per_worker(loop_config: dict[str, Any]) -> None:
+    """Runs on each worker, in the process group that Ray Train made: gloo on CPUs, nccl on GPUs."""
+    training: TrainLoopConfig = loop_config["training"]
+    told_at = 0.0
 
-    def __init__(self) -> None:
-        context = ray.train.get_context()
-        self.rank, self.size = context.get_world_rank(), context.get_world_size()
-        self.device: torch.device = ray.train.torch.get_device()
+    def send(step: int, loss: float | None, accuracy: float | None) -> None:
+        nonlocal told_at
+        if loss is not None or time.monotonic() - told_at >= _TELL_EVERY_S:
+            told_at = time.monotonic()
+            loop_config["queue"].put((step, loss, accuracy))
 
-    def add(self, values: torch.Tensor) -> None:
-        """Sum a tensor over the workers, in place."""
-        dist.all_reduce(values)
-
-
-class _Messages:
-    """Sends what the driver is to show; steps at most once a second, since each message is a call."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue, self._told = queue, 0.0
-
-    def at(self, step: int) -> None:
-        now = time.monotonic()
-        if now - self._told >= _TELL_EVERY_S:
-            self._told = now
-            self._queue.put(("at", (step,)))
-
-    def evaluated(self, step: int, loss: float, accuracy: float) -> None:
-        self._queue.put(("evaluated", (step, loss, accuracy)))
+    train_loop(training, training.open_data(), send, get_device())
 
 
-def _on_worker(config: dict[str, Any]) -> None:
-    job: Job = config["job"]
-    work(job, open_job(job), _Messages(config["queue"]), _Workers())
-
-
-def _tell(queue: Queue, watch: Watch, ended: threading.Event) -> None:
-    """Pass on what the first worker says, until the training has ended and all is said."""
-    while True:
-        is_over = ended.is_set()
-        try:
-            what, values = queue.get(timeout=0.2)
-            getattr(watch, what)(*values)
-        except Empty:
-            if is_over:
-                return
+def _listen(queue: Queue, on_progress: OnProgress) -> None:
+    """Pass on what rank 0 tells, until None comes."""
+    while (message := queue.get()) is not None:
+        on_progress(*message)
