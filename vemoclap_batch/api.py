@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from vemoclap_batch.config import Config, load_config, own_checkpoint
 from vemoclap_batch.errors import ConfigError, RunEnded
@@ -234,7 +235,8 @@ class Output:
             wanted = f"{extractor}/{fingerprint}" if fingerprint else extractor
             found = ", ".join(there) or "none"
             raise ConfigError([f"{self._store.address!r}: features {wanted}: expected one fingerprint of {found}"])
-        return self._store.features(extractor, fingerprint, pa.schema([])).dataset().to_table()
+        shards = self._store.features(extractor, fingerprint, pa.schema([])).shards()
+        return ds.dataset(shards, filesystem=self._store.filesystem).to_table()
 
     def errors(self) -> pa.Table:
         """Read the log of failures: one row a failure, of all runs."""

@@ -166,7 +166,8 @@ def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
 def print_json(result: Any, wanted: bool = True) -> None:
     """Print an object as the last line of standard output, if ``--json`` was given."""
     if wanted:
-        print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+        # In ASCII: texts may hold characters at which a reader takes the line for two, such as U+2028.
+        print(json.dumps(result, default=str), flush=True)
 
 
 def read_fingerprints(features: Sequence[str] | None) -> dict[str, str]:
