@@ -14,27 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from vemoclap_batch.api import open_store
-from vemoclap_batch.cli.common import (
-    Address,
-    Dropout,
-    Features,
-    Heads,
-    Hyper,
-    Json,
-    Labels,
-    OutArgument,
-    Profile,
-    Settings,
-    Use,
-    Verbose,
-    Width,
-    print_json,
-    program,
-    read_fingerprints,
-    read_names,
-    read_numbers,
-    run_program,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import print_json, program, read_fingerprints, read_names, read_numbers, run_program
 from vemoclap_batch.config import load_config, read_key_values
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.studies.ablation import STUDIES, Options
@@ -46,15 +27,15 @@ app = program(__doc__)
 
 @app.command(help=__doc__)
 def ablate(
-    out: OutArgument, labels: Labels,
+    out: opt.OutArgument, labels: opt.Labels,
     study: Annotated[str, typer.Option(help=f"One of {', '.join(STUDIES)}, or all.")] = "all",
     preset: Annotated[str, typer.Option(help="published or quick.")] = "quick",
     seeds: Annotated[str, typer.Option(help="Each trains every line once.")] = "1,2,3",
     n: Annotated[str | None, typer.Option(help="Numbers of frames [default: up to 32, as far as extracted].")] = None,
     split: Annotated[str, typer.Option(help="Which split is scored.")] = "test",
-    use: Use = None, features: Features = None, profile: Profile = "lite", settings: Settings = None,
-    hyper: Hyper = None, d_model: Width = 512, heads: Heads = 4, dropout: Dropout = 0.5, address: Address = None,
-    verbose: Verbose = False, as_json: Json = False,
+    use: opt.Use = None, features: opt.Features = None, profile: opt.Profile = "lite", settings: opt.Settings = None,
+    hyper: opt.Hyper = None, d_model: opt.Width = 512, heads: opt.Heads = 4, dropout: opt.Dropout = 0.5,
+    address: opt.Address = None, verbose: opt.Verbose = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Run the studies and print their tables."""
     if study not in {*STUDIES, "all"}:

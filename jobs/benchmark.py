@@ -18,20 +18,21 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import Report
-from vemoclap_batch.cli.common import Json, Profile, Settings, print_json, program, run_program
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import print_json, program, run_program
 
 app = program(__doc__, no_args_is_help=True)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Small and soon done: shows that it works, no more.")]
 Repeats = Annotated[int, typer.Option(help="How often each is measured.")]
 Threads = Annotated[int, typer.Option(help="Threads of each model or decoder.")]
-More = Annotated[list[int] | None, typer.Argument(metavar="[N]...", help="More values of the option before.")]
+More = Annotated[list[int] | None, typer.Argument(metavar="N", help="More values of the option before.")]
 
 
 @app.command()
 def extractors(
     profile: Annotated[Literal["paper", "lite"], typer.Option(help="paper: full-size random weights.")],
-    clips: int = 4, repeats: Repeats = 3, threads: Threads = 1, quick: Quick = False, as_json: Json = False,
+    clips: int = 4, repeats: Repeats = 3, threads: Threads = 1, quick: Quick = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Time per clip of every extractor, batched against one by one."""
     from bench.extractors import lite, paper
@@ -51,7 +52,7 @@ def extractors(
 
 @app.command()
 def decode(
-    seconds: int = 60, repeats: Repeats = 5, threads: Threads = 1, quick: Quick = False, as_json: Json = False
+    seconds: int = 60, repeats: Repeats = 5, threads: Threads = 1, quick: Quick = False, as_json: opt.Json = False
 ) -> None:
     """Decode 16 frames and the audio of a video against all of its frames."""
     from bench.decode import measure
@@ -66,7 +67,7 @@ def decode(
 def pipeline(
     clips: Annotated[int, typer.Option(help="Videos of the larger run.")] = 100,
     sample: Annotated[int, typer.Option(help="Videos that the other ways do.")] = 20,
-    profile: Profile = "lite", settings: Settings = None, quick: Quick = False, as_json: Json = False,
+    profile: opt.Profile = "lite", settings: opt.Settings = None, quick: Quick = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """The whole pipeline against its models' own time and against the published way."""
     from bench.efficiency import measure
@@ -86,7 +87,7 @@ def pipeline(
 def missing(
     rows: int = 1_000_000,
     shards: Annotated[int, typer.Option(help="Of each extractor's table.")] = 2000,
-    profile: Profile = "lite", quick: Quick = False, as_json: Json = False,
+    profile: opt.Profile = "lite", quick: Quick = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Find what is missing of an output folder where all is done: time and memory."""
     from bench.missing import measure
@@ -99,10 +100,10 @@ def missing(
 @app.command()
 def memory(
     clips: Annotated[
-        list[int] | None, typer.Option(metavar="N...", help="Clips of each run [default: 10 100].")
+        list[int] | None, typer.Option(metavar="N", help="Clips of each run [default: 10 100].")
     ] = None,
-    more: More = None, profile: Profile = "lite", settings: Settings = None, quick: Quick = False,
-    as_json: Json = False,
+    more: More = None, profile: opt.Profile = "lite", settings: opt.Settings = None, quick: Quick = False,
+    as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Memory of a few clips against that of many (Linux)."""
     from bench.memory import flat
@@ -114,10 +115,10 @@ def memory(
 @app.command()
 def long(
     seconds: Annotated[
-        list[int] | None, typer.Option(metavar="S...", help="Length of each run's video [default: 60 7200].")
+        list[int] | None, typer.Option(metavar="S", help="Length of each run's video [default: 60 7200].")
     ] = None,
-    more: More = None, profile: Profile = "lite", settings: Settings = None, quick: Quick = False,
-    as_json: Json = False,
+    more: More = None, profile: opt.Profile = "lite", settings: opt.Settings = None, quick: Quick = False,
+    as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Memory of a short video against that of a long one (Linux)."""
     from bench.memory import long as measure

@@ -13,28 +13,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vemoclap_batch.cli.common import (
-    DONE,
-    FAILED,
-    Address,
-    Blacklist,
-    Dropout,
-    Frames,
-    Heads,
-    Hyper,
-    Json,
-    ModelsDir,
-    NoWait,
-    Out,
-    Profile,
-    Settings,
-    Verbose,
-    Width,
-    print_json,
-    program,
-    read_numbers,
-    run_program,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import DONE, FAILED, print_json, program, read_numbers, run_program
 from vemoclap_batch.config import load_config, read_key_values
 from vemoclap_batch.studies.ekman6_page import HTML
 from vemoclap_batch.studies.reproduction import FOLDER, Options, reproduce
@@ -45,19 +25,19 @@ app = program(__doc__)
 @app.command(help=__doc__)
 def ekman6(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder per class, or videos with a label file.")],
-    out: Out,
+    out: opt.Out,
     split: Annotated[
         str | None, typer.Option(help="File of videos and train or test [default: half of each class, drawn].")
     ] = None,
     split_seed: Annotated[int, typer.Option(help="Of the drawn split.")] = 1,
-    blacklist: Blacklist = None, profile: Profile = "paper", models_dir: ModelsDir = None, frames: Frames = None,
-    settings: Settings = None,
+    blacklist: opt.Blacklist = None, profile: opt.Profile = "paper", models_dir: opt.ModelsDir = None,
+    frames: opt.Frames = None, settings: opt.Settings = None,
     preset: Annotated[str, typer.Option(help="published or quick.")] = "published",
-    hyper: Hyper = None,
+    hyper: opt.Hyper = None,
     seeds: Annotated[str, typer.Option(help="Of the trainings.")] = "1,2,3",
-    d_model: Width = 512, heads: Heads = 4, dropout: Dropout = 0.5,
+    d_model: opt.Width = 512, heads: opt.Heads = 4, dropout: opt.Dropout = 0.5,
     workers: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
-    no_wait: NoWait = False, address: Address = None, verbose: Verbose = False, as_json: Json = False,
+    no_wait: opt.NoWait = False, address: opt.Address = None, verbose: opt.Verbose = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Reproduce the published table and print the scores."""
     config = load_config(profile, settings or (), frames=frames, models_dir=models_dir)

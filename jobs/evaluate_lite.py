@@ -14,7 +14,8 @@ import typer
 from lite import sets
 from lite.fusion_training import score_alone
 from vemoclap_batch import Output, label
-from vemoclap_batch.cli.common import Json, print_json, program, run_program
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import print_json, program, run_program
 from vemoclap_batch.config import LABELS, load_config, own_checkpoint
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ def evaluate_lite(
     text: Annotated[Path | None, typer.Option(help="TSV of text, label indices, id.")] = None,
     text_labels: Annotated[Path | None, typer.Option(help="The labels that the indices stand for, one a line.")] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder of videos; those named after a label are scored.")] = None,
-    _: Json = False,
+    _: opt.Json = False,
 ) -> None:  # fmt: skip
     """Score what was given."""
     if text and not text_labels:

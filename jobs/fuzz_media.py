@@ -23,7 +23,8 @@ import typer
 
 from fuzz import broken_files as fuzz
 from fuzz import differential, second_decoder
-from vemoclap_batch.cli.common import BROKEN, DONE, Json, print_json, program, run_program
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import BROKEN, DONE, print_json, program, run_program
 from vemoclap_batch.config import Decode
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.media.sampling import Limits
@@ -34,7 +35,7 @@ app = program(__doc__)
 
 @app.command(help=__doc__)
 def fuzz_media(
-    clips: Annotated[list[Path] | None, typer.Argument(metavar="CLIP...", help="Intact media files.")] = None,
+    clips: Annotated[list[Path] | None, typer.Argument(metavar="CLIP", help="Intact media files.")] = None,
     against: Annotated[
         Literal["ffmpeg"] | None, typer.Option(help="Compare with this decoder, on random files.")
     ] = None,
@@ -46,7 +47,7 @@ def fuzz_media(
     bound: Annotated[float, typer.Option(help="Seconds that a mutant may take.")] = 60,
     memory: Annotated[float, typer.Option(help="GiB that decoding one may take.")] = 4,
     decoder: Annotated[Literal["decord", "pyav"], typer.Option()] = Decode().decoder,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Decode the files and print the counts."""
     if bool(clips) == bool(against):

@@ -17,20 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from vemoclap_batch.api import load_classifier
-from vemoclap_batch.cli.common import (
-    BROKEN,
-    DONE,
-    FAILED,
-    HELD,
-    STOPPED,
-    USAGE,
-    Address,
-    Model,
-    Profile,
-    Settings,
-    program,
-    run_program,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, program, run_program
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import Busy, ConfigError, RunEnded
 from vemoclap_batch.report.failures import describe_failure
@@ -48,10 +36,10 @@ app = program(__doc__)
 
 @app.command(help=__doc__)
 def nightly(
-    source: Annotated[list[str], typer.Option(metavar="SOURCE...", help="Folders, prefixes or manifests.")],
+    source: Annotated[list[str], typer.Option(metavar="SOURCE", help="Folders, prefixes or manifests.")],
     out: Annotated[str, typer.Option(help="Output folder of all nights.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources.")] = None,
-    profile: Profile = "lite", model: Model = None, settings: Settings = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", help="More sources.")] = None,
+    profile: opt.Profile = "lite", model: opt.Model = None, settings: opt.Settings = None,
     settle: Annotated[float, typer.Option(help="Leave files changed in the last SECONDS.")] = 600,
     weeks: Annotated[int, typer.Option(help="Compare labels with the last WEEKS.")] = 4,
     gpu_hour_cost: Annotated[float | None, typer.Option(help="Price of a GPU-hour, for the summary.")] = None,
@@ -59,7 +47,7 @@ def nightly(
         str | None, typer.Option(help="Command to run when a person should look; the summary is its standard input.")
     ] = None,
     hook_on: Annotated[Literal["problems", "always"], typer.Option()] = "problems",
-    address: Address = None,
+    address: opt.Address = None,
 ) -> None:  # fmt: skip
     """Run the night, call the hook if a person should look, and print the summary."""
     _check(settle, weeks, hook)

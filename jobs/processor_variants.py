@@ -96,7 +96,7 @@ app = program(__doc__)
 
 @app.command(help=__doc__)
 def processor_variants(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH]...", help="Tests to choose from.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Tests to choose from.")] = None,
     variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated [default: all].")] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the tests.")] = 2,
 ) -> None:

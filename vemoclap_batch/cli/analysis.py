@@ -6,32 +6,18 @@ from typing import Annotated
 
 import typer
 
-from vemoclap_batch.cli.common import (
-    Blacklist,
-    Features,
-    Heads,
-    Hyper,
-    Json,
-    Labels,
-    OutArgument,
-    Profile,
-    Settings,
-    Use,
-    Width,
-    print_json,
-    read_fingerprints,
-    read_names,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import print_json, read_fingerprints, read_names
 
 _SHOWN = 20
 
 
 def analyze(
-    out: OutArgument, labels: Labels, blacklist: Blacklist = None,
+    out: opt.OutArgument, labels: opt.Labels, blacklist: opt.Blacklist = None,
     folder: Annotated[
         str | None, typer.Option("-o", "--out", help="Where analysis.json, analysis.md and the pictures go.")
     ] = None,
-    profile: Profile = "lite", settings: Settings = None, as_json: Json = False,
+    profile: opt.Profile = "lite", settings: opt.Settings = None, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Say what the labelled videos of OUT are like, by class, and what a blacklist changes. Opens no video."""
     from vemoclap_batch.api import open_store, own_fingerprints
@@ -57,15 +43,14 @@ def analyze(
 
 
 def suggest_blacklist(
-    out: OutArgument, labels: Labels,
+    out: opt.OutArgument, labels: opt.Labels,
     file: Annotated[str, typer.Option("-o", "--out", help="The list to write; a .csv and a .json go beside it.")],
-    profile: Profile = "lite", settings: Settings = None, features: Features = None,
-    use: Use = None,
+    profile: opt.Profile = "lite", settings: opt.Settings = None, features: opt.Features = None, use: opt.Use = None,
     split: Annotated[str, typer.Option(help="Which split's labels are judged; all for every labelled video.")] = "all",
     folds: Annotated[int, typer.Option(help="Classifiers, each trained without its share of the videos.")] = 5,
-    d_model: Width = 512, heads: Heads = 4, hyper: Hyper = None,
+    d_model: opt.Width = 512, heads: opt.Heads = 4, hyper: opt.Hyper = None,
     seed: Annotated[int, typer.Option(help="Same seed, same list.")] = 1,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """List the labelled videos of OUT whose label looks wrong, in the form that --blacklist takes.
 

@@ -10,24 +10,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from vemoclap_batch.cli import analysis, imports, models, train, upkeep
+from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import (
     DONE,
     FAILED,
-    Address,
-    Features,
-    Frames,
-    HopS,
-    Json,
-    Model,
-    ModelsDir,
-    NoWait,
-    Out,
-    OutArgument,
-    Profile,
-    Settings,
-    Sources,
-    Verbose,
-    WindowS,
     counts_of_ended_run,
     print_json,
     program,
@@ -45,9 +31,10 @@ app = program(
 
 @app.command()
 def label(
-    source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, model: Model = None,
-    settings: Settings = None, no_wait: NoWait = False, as_json: Json = False, address: Address = None,
-    verbose: Verbose = False, models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
+    source: opt.Sources, out: opt.Out, profile: opt.Profile = "lite", frames: opt.Frames = None,
+    model: opt.Model = None, settings: opt.Settings = None, no_wait: opt.NoWait = False, as_json: opt.Json = False,
+    address: opt.Address = None, verbose: opt.Verbose = False, models_dir: opt.ModelsDir = None,
+    window: opt.WindowS = None, hop: opt.HopS = None,
 ) -> None:  # fmt: skip
     """Extract what is missing, predict the emotion of every video, write all of it to OUT and print a table."""
     from vemoclap_batch import api
@@ -62,9 +49,9 @@ def label(
 
 @app.command()
 def extract(
-    source: Sources, out: Out, profile: Profile = "lite", frames: Frames = None, settings: Settings = None,
-    no_wait: NoWait = False, as_json: Json = False, address: Address = None, verbose: Verbose = False,
-    models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
+    source: opt.Sources, out: opt.Out, profile: opt.Profile = "lite", frames: opt.Frames = None,
+    settings: opt.Settings = None, no_wait: opt.NoWait = False, as_json: opt.Json = False, address: opt.Address = None,
+    verbose: opt.Verbose = False, models_dir: opt.ModelsDir = None, window: opt.WindowS = None, hop: opt.HopS = None,
 ) -> None:  # fmt: skip
     """Extract the features that are missing and write them to OUT; the first half of label."""
     from vemoclap_batch import api
@@ -79,9 +66,9 @@ def extract(
 
 @app.command()
 def predict(
-    out: OutArgument, model: Annotated[str, typer.Option("--model", help="Fusion checkpoint.")],
-    features: Features = None, profile: Profile = "lite", settings: Settings = None, no_wait: NoWait = False,
-    as_json: Json = False, window: WindowS = None, hop: HopS = None,
+    out: opt.OutArgument, model: Annotated[str, typer.Option("--model", help="Fusion checkpoint.")],
+    features: opt.Features = None, profile: opt.Profile = "lite", settings: opt.Settings = None,
+    no_wait: opt.NoWait = False, as_json: opt.Json = False, window: opt.WindowS = None, hop: opt.HopS = None,
 ) -> None:  # fmt: skip
     """Predict every video of OUT that has the model's features; the second half of label."""
     from vemoclap_batch import api
@@ -101,10 +88,10 @@ def predict(
 
 @app.command()
 def plan(
-    source: Sources,
+    source: opt.Sources,
     out: Annotated[str | None, typer.Option("-o", "--out", help="Output folder to compare with.")] = None,
-    profile: Profile = "lite", frames: Frames = None, settings: Settings = None, as_json: Json = False,
-    models_dir: ModelsDir = None, window: WindowS = None, hop: HopS = None,
+    profile: opt.Profile = "lite", frames: opt.Frames = None, settings: opt.Settings = None, as_json: opt.Json = False,
+    models_dir: opt.ModelsDir = None, window: opt.WindowS = None, hop: opt.HopS = None,
 ) -> None:  # fmt: skip
     """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
     from vemoclap_batch.api import run_config
@@ -129,7 +116,8 @@ def plan(
 
 @app.command()
 def manifest(
-    source: Sources, out: Annotated[str, typer.Option("-o", "--out", help="File to write: .csv, .jsonl or .parquet.")],
+    source: opt.Sources,
+    out: Annotated[str, typer.Option("-o", "--out", help="File to write: .csv, .jsonl or .parquet.")],
     split: Annotated[str | None, typer.Option(help="With ekman6: file of videos and train or test.")] = None,
     blacklist: Annotated[str | None, typer.Option(help="With ekman6: text file of videos to leave out.")] = None,
     seed: Annotated[int | None, typer.Option(help="With ekman6: of the split, without --split [default: 1].")] = None,
@@ -153,7 +141,7 @@ def manifest(
 @app.command()
 def demo(
     out: Annotated[str, typer.Option("-o", "--out", help="Folder for the clips and the output.")] = "demo-out",
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Make a few clips from what installed packages carry, label them and show where everything is."""
     from vemoclap_batch import api

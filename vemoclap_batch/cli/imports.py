@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from vemoclap_batch.cli.common import Heads, Json, NoWait, print_json, program
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import print_json, program
 from vemoclap_batch.errors import ConfigError
 
 app = program("Import the authors' files; no code in them is run.", no_args_is_help=True)
@@ -20,8 +21,8 @@ app = program("Import the authors' files; no code in them is run.", no_args_is_h
 def features(
     file: Annotated[str, typer.Argument(metavar="FILE.pkl", help="The authors' feature file.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Output folder, as of extract.")],
-    no_wait: NoWait = False,
-    as_json: Json = False,
+    no_wait: opt.NoWait = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Write the features of a pickle to OUT as if extract had made them, and its labels to OUT/labels.parquet."""
     from vemoclap_batch.fusion.import_features import LABELS_FILE, import_features, read_samples
@@ -52,8 +53,8 @@ def checkpoint(
     stats: Annotated[
         str | None, typer.Option(help="Their stats.pt, for the normalisation [default: the released values].")
     ] = None,
-    heads: Heads = 4,
-    as_json: Json = False,
+    heads: opt.Heads = 4,
+    as_json: opt.Json = False,
 ) -> None:
     """Make a checkpoint of the authors' weights, for predict, label and evaluate."""
     from vemoclap_batch.fusion.published import read_checkpoint

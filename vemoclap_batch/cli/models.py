@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vemoclap_batch.cli.common import (
-    BROKEN,
-    DONE,
-    FAILED,
-    Json,
-    ModelsDir,
-    Profile,
-    Settings,
-    print_json,
-    program,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, print_json, program
 from vemoclap_batch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +23,10 @@ Accept = Annotated[bool, typer.Option("--accept", help="Take the hashes that wer
 
 @app.command("list")
 def list_models(
-    profile: Profile = "paper", settings: Settings = None, models_dir: ModelsDir = None, as_json: Json = False
+    profile: opt.Profile = "paper",
+    settings: opt.Settings = None,
+    models_dir: opt.ModelsDir = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Show the models of a profile: what for, which, how large, on what terms, and where they are."""
     from rich.console import Console
@@ -81,8 +75,8 @@ def _row(reference: str, roles: list[str], folder: Path) -> dict[str, Any]:
 
 @app.command("pull")
 def pull_models(
-    profile: Profile = "paper", settings: Settings = None, models_dir: ModelsDir = None, accept: Accept = False,
-    as_json: Json = False,
+    profile: opt.Profile = "paper", settings: opt.Settings = None, models_dir: opt.ModelsDir = None,
+    accept: Accept = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Fetch the models that are missing and record what they are; afterwards nothing needs the network."""
     from vemoclap_batch.models.download import HashMismatch, HubError, connect, locked, pull
@@ -136,8 +130,8 @@ def _show(reference: str, record: ModelRecord) -> None:
 
 @app.command("verify")
 def verify_models(
-    profile: Profile = "paper", settings: Settings = None, models_dir: ModelsDir = None, accept: Accept = False,
-    as_json: Json = False,
+    profile: opt.Profile = "paper", settings: opt.Settings = None, models_dir: opt.ModelsDir = None,
+    accept: Accept = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Read every recorded file again and compare; with --accept, record first what was put there by hand."""
     from vemoclap_batch.models.download import locked

@@ -7,25 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vemoclap_batch.cli.common import (
-    Address,
-    Dropout,
-    Features,
-    Heads,
-    Hyper,
-    Json,
-    Labels,
-    OutArgument,
-    Profile,
-    Settings,
-    Use,
-    Verbose,
-    Width,
-    print_json,
-    read_fingerprints,
-    read_names,
-    read_numbers,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import print_json, read_fingerprints, read_names, read_numbers
 
 Stream = Annotated[
     bool | None,
@@ -34,11 +17,11 @@ Stream = Annotated[
 
 
 def train(
-    out: OutArgument, labels: Labels,
+    out: opt.OutArgument, labels: opt.Labels,
     checkpoint: Annotated[str, typer.Option("-o", "--out", help="Where the checkpoint goes.")],
-    profile: Profile = "lite", settings: Settings = None, features: Features = None, use: Use = None,
+    profile: opt.Profile = "lite", settings: opt.Settings = None, features: opt.Features = None, use: opt.Use = None,
     preset: Annotated[str, typer.Option(help="published (200,000 steps, 1e-5) or quick (2,000, 1e-3).")] = "published",
-    hyper: Hyper = None, d_model: Width = 512, heads: Heads = 4, dropout: Dropout = 0.5,
+    hyper: opt.Hyper = None, d_model: opt.Width = 512, heads: opt.Heads = 4, dropout: opt.Dropout = 0.5,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
     seeds: Annotated[
         str | None, typer.Option(help="Several, comma-separated: one checkpoint each in CKPT/seed-N.")
@@ -46,7 +29,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Processes that train together, on Ray; 1 does without it.")] = 1,
     stream: Stream = None,
     save_every: Annotated[float, typer.Option(help="Seconds of work that a kill may cost.")] = 30.0,
-    address: Address = None, verbose: Verbose = False, as_json: Json = False,
+    address: opt.Address = None, verbose: opt.Verbose = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Train the fusion classifier on the features of OUT and given labels; the split called train is used."""
     from vemoclap_batch import api
@@ -76,15 +59,15 @@ def _validation_line(result: Mapping[str, Any]) -> str:
 
 
 def evaluate(
-    out: OutArgument,
+    out: opt.OutArgument,
     model: Annotated[str, typer.Option("--model", help="Fusion checkpoint, or a folder of one a seed.")],
-    labels: Labels,
+    labels: opt.Labels,
     folder: Annotated[
         str | None, typer.Option("-o", "--out", help="Where metrics.json, confusion.png and reliability.png go.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which split is scored; all for every labelled video.")] = "test",
-    features: Features = None, profile: Profile = "lite", settings: Settings = None, stream: Stream = None,
-    as_json: Json = False,
+    features: opt.Features = None, profile: opt.Profile = "lite", settings: opt.Settings = None, stream: Stream = None,
+    as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Score a checkpoint on labelled videos: accuracy, macro F1, per class, confusion matrix, calibration."""
     from vemoclap_batch import api

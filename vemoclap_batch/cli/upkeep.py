@@ -8,23 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vemoclap_batch.cli.common import (
-    DONE,
-    Address,
-    Frames,
-    HopS,
-    Json,
-    ModelsDir,
-    NoWait,
-    OutArgument,
-    Profile,
-    Settings,
-    Verbose,
-    WindowS,
-    counts_of_ended_run,
-    print_json,
-    show_run,
-)
+from vemoclap_batch.cli import options as opt
+from vemoclap_batch.cli.common import DONE, counts_of_ended_run, print_json, show_run
 
 if TYPE_CHECKING:
     from vemoclap_batch.config import Config
@@ -38,8 +23,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.
 
 
 def status(
-    out: OutArgument, profile: Profile = "lite", settings: Settings = None, as_json: Json = False,
-    models_dir: ModelsDir = None, frames: Frames = None, window: WindowS = None, hop: HopS = None,
+    out: opt.OutArgument, profile: opt.Profile = "lite", settings: opt.Settings = None, as_json: opt.Json = False,
+    models_dir: opt.ModelsDir = None, frames: opt.Frames = None, window: opt.WindowS = None, hop: opt.HopS = None,
 ) -> None:  # fmt: skip
     """Say what is done, missing and failed in OUT, for each extractor of the profile. Loads no model.
 
@@ -69,10 +54,10 @@ def status(
 
 
 def retry(
-    out: OutArgument, stage: Stage = None, error_type: Type = None, profile: Profile = "lite",
-    model: Model = None, settings: Settings = None, no_wait: NoWait = False, as_json: Json = False,
-    address: Address = None, verbose: Verbose = False, models_dir: ModelsDir = None, frames: Frames = None,
-    window: WindowS = None, hop: HopS = None,
+    out: opt.OutArgument, stage: Stage = None, error_type: Type = None, profile: opt.Profile = "lite",
+    model: Model = None, settings: opt.Settings = None, no_wait: opt.NoWait = False, as_json: opt.Json = False,
+    address: opt.Address = None, verbose: opt.Verbose = False, models_dir: opt.ModelsDir = None,
+    frames: opt.Frames = None, window: opt.WindowS = None, hop: opt.HopS = None,
 ) -> None:  # fmt: skip
     """Run what has failed in OUT again, whatever the failure and however often it was tried.
 
@@ -101,7 +86,7 @@ def retry(
     show_run(run_summary(done), as_json)
 
 
-def compact(out: OutArgument, no_wait: NoWait = False, as_json: Json = False) -> None:
+def compact(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json = False) -> None:
     """Merge the many small shards of each table of OUT into few large ones. Safe to kill at any moment."""
     from vemoclap_batch.api import open_store
     from vemoclap_batch.store.compaction import compact as run_compact
@@ -122,8 +107,8 @@ def compact(out: OutArgument, no_wait: NoWait = False, as_json: Json = False) ->
 
 
 def gc(
-    out: OutArgument, dry_run: DryRun = False, profile: Profile = "lite", settings: Settings = None,
-    no_wait: NoWait = False, as_json: Json = False, models_dir: ModelsDir = None,
+    out: opt.OutArgument, dry_run: DryRun = False, profile: opt.Profile = "lite", settings: opt.Settings = None,
+    no_wait: opt.NoWait = False, as_json: opt.Json = False, models_dir: opt.ModelsDir = None,
     uncovered: Annotated[
         bool, typer.Option("--uncovered", help="Older features go even where there are no current ones.")
     ] = False,
