@@ -111,10 +111,10 @@ def pull(reference: str, folder: Path, hub: HfApi, accept: bool, say: Say) -> tu
         raise HashMismatch(
             f"{reference}: was put there by hand and has changed since; models verify --accept records it"
         )
-    return "fetched", _fetch(reference, weights, hub, accept, say)
+    return "fetched", _fetch(weights, hub, accept, say)
 
 
-def _fetch(reference: str, weights: Weights, hub: HfApi, accept: bool, say: Say) -> ModelRecord:
+def _fetch(weights: Weights, hub: HfApi, accept: bool, say: Say) -> ModelRecord:
     repo, earlier = weights.repo or "", weights.downloaded
     fact = known(repo)
     revision = next((record.revision for record in earlier if record.revision), fact.revision)
@@ -136,7 +136,7 @@ def _fetch(reference: str, weights: Weights, hub: HfApi, accept: bool, say: Say)
         to_come = size - sum(part.stat().st_size for file in missing if (part := _part(file, partial)).is_file())
         if to_come > (free := shutil.disk_usage(partial).free):
             raise HubError(f"{repo}: not enough room: {decimal(to_come)} to come, {decimal(free)} free in {partial}")
-        say(f"fetching {reference} at {str(info.sha)[:12]}: {len(missing)} files, {decimal(size)}")
+        say(f"fetching {weights.reference} at {str(info.sha)[:12]}: {len(missing)} files, {decimal(size)}")
         for file in missing:
             places[file.rfilename] = _download(hub, repo, str(info.sha), file, partial)
         found = {name: record_file(place) for name, place in places.items()}
@@ -146,7 +146,7 @@ def _fetch(reference: str, weights: Weights, hub: HfApi, accept: bool, say: Say)
         if accept or record.hashes.items() <= accepted.items():
             record = record.accept()
         # Recorded before the files are moved: what the manifest does not list counts as put there by a person.
-        weights.save(reference, record)
+        weights.save(weights.reference, record)
         for name, place in places.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             place.replace(target / name)

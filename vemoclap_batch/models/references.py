@@ -42,6 +42,7 @@ class Weights:
     """A reference with what the disk and the manifest say of it.
 
     Attributes:
+        reference: a local path as an absolute one.
         key: the reference under which the manifest lists the files: this one, or another of the same repository.
         repo, file: of a hub reference; None for a local path.
         folder: of the manifest, and of the hub's repositories.
@@ -49,6 +50,7 @@ class Weights:
         record: None where the manifest does not list it: a person put it there, or it is missing.
     """
 
+    reference: str
     key: str
     repo: str | None
     file: str | None
@@ -103,12 +105,14 @@ def look_up(reference: str, folder: Path) -> Weights:
         path = Path(reference).expanduser().absolute()
         folder = hashes.manifest_folder(path)
         manifest = hashes.read_manifest(folder)
-        return Weights(str(path), None, None, folder, path, manifest, manifest.models.get(str(path)))
+        record = manifest.models.get(str(path))
+        return Weights(str(path), str(path), None, None, folder, path, manifest, record)
     repo, file = split(reference)
     manifest = hashes.read_manifest(folder)
     listing = (key for key, record in manifest.models.items() if record.repo == repo and file in record.files)
     key = reference if reference in manifest.models else next(listing, reference)
-    return Weights(key, repo, file, folder, folder / repo / (file or ""), manifest, manifest.models.get(key))
+    path = folder / repo / (file or "")
+    return Weights(reference, key, repo, file, folder, path, manifest, manifest.models.get(key))
 
 
 def locate(reference: str, folder: str | Path | None = None) -> Path:

@@ -22,13 +22,12 @@ class Problem:
     found: str | None = None
 
     def __str__(self) -> str:
-        if self.kind == "differs":
-            return f"{self.path} differs: expected sha256 {self.expected}, found {self.found}"
-        if self.kind == "missing":
-            return f"{self.path} is missing: expected sha256 {self.expected}"
-        if self.kind == "extra":
-            return f"{self.path} is extra: no manifest lists it (sha256 {self.found})"
-        return f"{self.path} is {self.kind}; models verify --accept does it"
+        what = {
+            "differs": f"differs: expected sha256 {self.expected}, found {self.found}",
+            "missing": f"is missing: expected sha256 {self.expected}",
+            "extra": f"is extra: no manifest lists it (sha256 {self.found})",
+        }
+        return f"{self.path} {what.get(self.kind, f'is {self.kind}; models verify --accept does it')}"
 
 
 def verify(folder: Path, references: Iterable[str]) -> tuple[int, list[Problem]]:
@@ -73,20 +72,19 @@ def accept(folder: Path, references: Iterable[str]) -> list[tuple[str, ModelReco
         The references that are accepted now and were not before, with their records.
     """
     changed = []
-    for reference in references:
-        weights = look_up(reference, folder)
-        record = weights.record
-        if record and record.revision:
-            if record.accepted or _compare(record.root(weights.key, weights.folder), record):
-                continue
-            key, record = weights.key, record.accept()
+    for weights in (look_up(reference, folder) for reference in references):
+        recorded, key = weights.record, weights.reference
+        if recorded and recorded.revision:
+            key = weights.key
+            is_right = not recorded.accepted and not _compare(recorded.root(key, weights.folder), recorded)
+            record = recorded.accept() if is_right else None
         else:
-            own = _record(weights)
-            if own is None or (record and record.files == own.files):
-                continue
-            key, record = (weights.key if not weights.repo else reference), own
-        weights.save(key, record)
-        changed.append((key, record))
+            record = _record(weights)
+            if record and recorded and record.files == recorded.files:
+                record = None
+        if record:
+            weights.save(key, record)
+            changed.append((key, record))
     return changed
 
 
