@@ -8,16 +8,16 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.policy import SCHEMES, Policy
 
+_PACKAGE = Path(__file__).parent
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 
@@ -32,9 +32,8 @@ class Sampling(_Settings):
     short_side: int = Field(360, ge=32, le=4320, description="pixels; larger frames are scaled down, none is enlarged")
     # Left out of fingerprints where it is not set, so that it changes none.
     every_s: float | None = Field(
-        None, gt=0, exclude_if=lambda value: value is None,
-        description="seconds from frame to frame of a video that is long enough to give more than `frames` so",
-    )  # fmt: skip
+        None, gt=0, exclude_if=lambda value: value is None, description="seconds between frames, if that makes more"
+    )
 
 
 class Cost(_Settings):
@@ -57,7 +56,7 @@ class Decode(_Settings):
     part_s: float = Field(120, ge=1, description="seconds of audio in a chunk, at most; ASR is cut there")
     part_frames: int = Field(16, ge=1, description="frames in a chunk, at most")
     decoder: Literal["decord", "pyav"] = Field(
-        "pyav", description="reads the frames; PyAV alone detects damaged ones, and reads what decord cannot"
+        "pyav", description="reads frames; PyAV alone detects damaged ones, and reads what decord cannot"
     )
     actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
     cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
@@ -88,22 +87,12 @@ class Pool(_Settings):
 class Pipeline(_Settings):
     """Sizes of blocks, retries and time-outs of a run."""
 
-    block_videos: int | None = Field(
-        None, ge=1, description="videos of a block, batched together, at most; without it 4 for GPUs, else 1"
-    )
-    compact_shards: int = Field(
-        2000, ge=0, description="a run compacts its output in the end when a table has more shards; 0: never"
-    )
+    block_videos: int | None = Field(None, ge=1, description="videos of a block, at most; None: 4 for GPUs, else 1")
+    compact_shards: int = Field(2000, ge=0, description="a run compacts tables with more shards in the end; 0: never")
     max_attempts: int = Field(3, ge=1, description="how often a cell is tried whose failure may pass")
-    extract_timeout_s: float = Field(
-        1800.0, gt=0, description="how long an extractor may take for one batch before its process is killed"
-    )
+    extract_timeout_s: float = Field(1800.0, gt=0, description="an extractor silent for this long is killed")
     max_actor_restarts: int = Field(1000, ge=0, description="restarts of one actor before the run gives up")
-    wait_for_nodes_s: float = Field(
-        1800.0,
-        gt=0,
-        description="how long a run without progress waits for new nodes",
-    )
+    wait_for_nodes_s: float = Field(1800.0, gt=0, description="how long a run without progress waits for new nodes")
 
 
 class ExtractorEntry(BaseModel):
@@ -113,16 +102,11 @@ class ExtractorEntry(BaseModel):
 
     class_path: str = Field(alias="class", description="package.module:Class")
     input: str | None = Field(None, description="whose text it reads, for a text extractor")
-    detections: tuple[str, ...] = Field((), description="extractors whose faces and lines of text it is told of")
+    # Profiles of version 0.1 call it evidence.
+    detections: tuple[str, ...] = Field(
+        (), validation_alias=AliasChoices("detections", "evidence"), description="extractors whose finds it is given"
+    )
     pool: Pool = Pool()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_version_0_1(cls, entry: Any) -> Any:
-        """Take ``evidence``, which ``detections`` was called in version 0.1."""
-        if not (isinstance(entry, Mapping) and "evidence" in entry):
-            return entry
-        return {name: value for name, value in entry.items() if name != "evidence"} | {"detections": entry["evidence"]}
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -162,12 +146,9 @@ class Config(_Settings):
 
 
 def load_config(
-    profile: str = "lite",
-    settings: Sequence[str] | Mapping[str, Any] = (),
-    *,
-    frames: int | None = None,
+    profile: str = "lite", settings: Sequence[str] | Mapping[str, Any] = (), *, frames: int | None = None,
     models_dir: str | None = None,
-) -> Config:
+) -> Config:  # fmt: skip
     """Read a profile, change some of its settings and validate the result.
 
     Args:
@@ -193,8 +174,8 @@ def load_config(
     return config
 
 
-def read_key_values(option: str, items: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """Read the ``key=value`` items of an option; a mapping is returned as it is.
+def read_key_values(option: str, items: Sequence[str]) -> dict[str, Any]:
+    """Read the ``key=value`` items of an option; the values are YAML.
 
     Raises:
         ConfigError: an item is not ``key=value``, or its value is not YAML.
@@ -212,11 +193,9 @@ def own_checkpoint(config: Config) -> str:
         ConfigError: the profile has none.
     """
     if config.checkpoint is None:
-        message = (
-            f"profile {config.profile!r} has no fusion checkpoint of its own: give one with --model, or use extract"
-        )
-        raise ConfigError([message])
-    return str(resources.files("vemoclap_batch") / config.checkpoint)
+        message = "has no fusion checkpoint of its own: give one with --model, or use extract"
+        raise ConfigError([f"profile {config.profile!r} {message}"])
+    return str(_PACKAGE / config.checkpoint)
 
 
 def has_gpu() -> bool:
@@ -226,27 +205,18 @@ def has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def profiles() -> list[str]:
-    """List the names of the shipped profiles."""
-    return sorted(
-        item.name[:-5] for item in resources.files("vemoclap_batch.profiles").iterdir() if item.name.endswith(".yaml")
-    )
-
-
 def _read_profile(profile: str) -> dict[str, Any]:
-    if profile in profiles():
-        text, name = (resources.files("vemoclap_batch.profiles") / f"{profile}.yaml").read_text("utf-8"), profile
-    elif profile.endswith((".yaml", ".yml")) and Path(profile).is_file():
-        text, name = Path(profile).read_text("utf-8"), profile
-    else:
-        raise ConfigError([f"--profile {profile!r}: expected one of {', '.join(profiles())}, or a .yaml file"])
+    shipped = {path.stem: path for path in sorted((_PACKAGE / "profiles").glob("*.yaml"))}
+    path = shipped.get(profile) or Path(profile)
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        raise ConfigError([f"--profile {profile!r}: expected one of {', '.join(shipped)}, or a .yaml file"])
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError([f"--profile {profile!r} is not YAML: {error}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"--profile {profile!r}: expected a mapping of settings"])
-    return {"profile": name, **raw}
+    return {"profile": profile, **raw}
 
 
 def _key_values(option: str, items: Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -18,9 +18,8 @@ DONE, BROKEN, USAGE, FAILED, HELD, INTERRUPTED, STOPPED = 0, 1, 2, 3, 4, 130, 14
 
 def program(text: str | None = None, **options: Any) -> typer.Typer:
     """Make a Typer program with plain help and plain exceptions."""
-    return typer.Typer(
-        help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **options
-    )
+    plain: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+    return typer.Typer(help=text, **plain, **options)
 
 
 def run_program(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, print_json, program
@@ -23,14 +24,11 @@ Accept = Annotated[bool, typer.Option("--accept", help="Take the hashes that wer
 
 @app.command("list")
 def list_models(
-    profile: opt.Profile = "paper",
-    settings: opt.Settings = None,
-    models_dir: opt.ModelsDir = None,
+    profile: opt.Profile = "paper", settings: opt.Settings = None, models_dir: opt.ModelsDir = None,
     as_json: opt.Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Show the models of a profile: what for, which, how large, on what terms, and where they are."""
     from rich.console import Console
-    from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
 
@@ -120,8 +118,6 @@ def _recorded(record: ModelRecord | None) -> dict[str, Any]:
 
 
 def _show(reference: str, record: ModelRecord) -> None:
-    from rich.filesize import decimal
-
     accepted = "accepted" if record.accepted else "not accepted"
     print(f"{reference} at {record.revision or 'no revision'}, licence {record.licence}: {accepted}")
     for name, file in record.files.items():

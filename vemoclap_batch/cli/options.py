@@ -8,9 +8,7 @@ import typer
 
 Sources = Annotated[
     list[str],
-    typer.Argument(
-        metavar="SOURCE", help="Videos, folders, globs, or manifests (.csv, .jsonl, .parquet with a column uri)."
-    ),
+    typer.Argument(metavar="SOURCE", help="Videos, folders, globs, manifests (.csv, .jsonl, .parquet with uri)."),
 ]
 Out = Annotated[str, typer.Option("-o", "--out", help="Output folder; what is there already is not computed again.")]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
@@ -22,22 +20,14 @@ HopS = Annotated[float | None, typer.Option("--hop", help="Seconds from window t
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
 Features = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--features", metavar="NAME=FINGERPRINT", help="Which features table to use, where there are several."
-    ),
+    list[str] | None, typer.Option("--features", metavar="NAME=FINGERPRINT", help="Which of several tables to use.")
 ]
 Use = Annotated[str | None, typer.Option(help="Features to use, comma-separated [default: all].")]
-Labels = Annotated[
-    str, typer.Option(help="File with video_id or uri, label and, if you like, split (.csv, .jsonl, .parquet).")
-]
-Blacklist = Annotated[
-    str | None, typer.Option(help="Text file of videos to leave out, one id or file name a line; # for comments.")
-]
+Labels = Annotated[str, typer.Option(help="Columns video_id or uri, label, maybe split (.csv, .jsonl, .parquet).")]
+Blacklist = Annotated[str | None, typer.Option(help="Text file of videos to leave out: one id or file name a line.")]
 Profile = Annotated[str, typer.Option(help="Which extractors and models: lite, paper, or a .yaml file of your own.")]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. extractors.asr.beam_size=1."),
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: extractors.asr.beam_size=1.")
 ]
 Hyper = Annotated[
     list[str] | None,
@@ -50,7 +40,5 @@ Hyper = Annotated[
 Width = Annotated[int, typer.Option("--d-model", help="Width of the classifier.")]
 Heads = Annotated[int, typer.Option(help="Attention heads of the classifier.")]
 Dropout = Annotated[float, typer.Option(help="Dropout of the classifier.")]
-ModelsDir = Annotated[
-    str | None, typer.Option("--models-dir", help="Folder of the models [default: $VEMOCLAP_MODELS, else the cache].")
-]
+ModelsDir = Annotated[str | None, typer.Option(help="Folder of the models [default: $VEMOCLAP_MODELS or the cache].")]
 Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal
 
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import DONE, counts_of_ended_run, print_json, show_run
@@ -46,10 +47,12 @@ def status(
         print(f"failed: {failure['count']:>6} {where}: {failure['error_type']}")
     for table in result["tables"]:
         note = "" if table["current"] else "  (not of these settings)" if table["table"].startswith("features") else ""
-        print(f"{table['table']:<40} {table['rows']:>9} rows {table['shards']:>6} shards {_size(table['bytes'])}{note}")
+        print(
+            f"{table['table']:<40} {table['rows']:>9} rows {table['shards']:>6} shards {decimal(table['bytes']):>10}{note}"
+        )
     for run in result["runs"]["latest"]:
         print(f"run {run['run_id']} {run['command']}: {json.dumps(run['counts'])} in {run['wall_s']} s")
-    print(f"{result['runs']['count']} runs, {result['shards']} shards, {_size(result['bytes']).strip()}")
+    print(f"{result['runs']['count']} runs, {result['shards']} shards, {decimal(result['bytes'])}")
     print_json({"out": out} | result, as_json)
 
 
@@ -96,7 +99,7 @@ def compact(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json
     with store.writing(new_run_id(), wait=not no_wait):
         tables = run_compact(store)
     for table in tables:
-        sizes = f"{_size(table.bytes_before)} → {_size(table.bytes_after)}"
+        sizes = f"{decimal(table.bytes_before)} → {decimal(table.bytes_after)}"
         print(
             f"{table.table:<40} {table.shards_before:>6} → {table.shards_after:>4} shards {table.rows:>9} rows {sizes}"
         )
@@ -132,13 +135,13 @@ def gc(
             collect(store, found)
     for table in found.tables:
         size = table.size
-        print(f"{size.table:<40} {size.rows:>9} rows {size.shards:>6} shards {_size(size.bytes)}  {table.why}")
+        print(f"{size.table:<40} {size.rows:>9} rows {size.shards:>6} shards {decimal(size.bytes):>10}  {table.why}")
     for older in found.kept:
         print(f"{older.table:<40} stays: {older.videos} of its videos have no current features; see --uncovered")
     total = found.as_dict()
     if found.leftovers:
-        print(f"{len(found.leftovers)} files that killed processes left, {_size(found.leftover_bytes).strip()}")
-    what = f"{len(found.tables)} tables, {total['rows']} rows, {_size(total['bytes']).strip()}"
+        print(f"{len(found.leftovers)} files that killed processes left, {decimal(found.leftover_bytes)}")
+    what = f"{len(found.tables)} tables, {total['rows']} rows, {decimal(total['bytes'])}"
     print(f"{what} would be removed" if dry_run else f"{what} removed")
     print_json({"out": out, "dry_run": dry_run} | total, as_json)
 
@@ -152,7 +155,3 @@ def _classifier(store: Store, config: Config, model: str | None) -> Classifier |
         return None
     classifier = load_classifier(config, model)
     return classifier if model is not None or newest_model(store) == classifier.digest else None
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:>10.1f} MB" if count >= 1e5 else f"{count / 1e3:>10.1f} kB"
