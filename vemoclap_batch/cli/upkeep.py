@@ -46,10 +46,9 @@ def status(
         where = failure["extractor"] or failure["stage"]
         print(f"failed: {failure['count']:>6} {where}: {failure['error_type']}")
     for table in result["tables"]:
-        note = "" if table["current"] else "  (not of these settings)" if table["table"].startswith("features") else ""
-        print(
-            f"{table['table']:<40} {table['rows']:>9} rows {table['shards']:>6} shards {decimal(table['bytes']):>10}{note}"
-        )
+        older = table["table"].startswith("features") and not table["current"]
+        size = decimal(table["bytes"]) + ("  (not of these settings)" if older else "")
+        print(f"{table['table']:<40} {table['rows']:>9} rows {table['shards']:>6} shards {size:>10}")
     for run in result["runs"]["latest"]:
         print(f"run {run['run_id']} {run['command']}: {json.dumps(run['counts'])} in {run['wall_s']} s")
     print(f"{result['runs']['count']} runs, {result['shards']} shards, {decimal(result['bytes'])}")
