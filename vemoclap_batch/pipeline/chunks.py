@@ -24,6 +24,8 @@ from vemoclap_batch.store.table import keys
 
 #: Columns that decoding adds.
 DECODED, FRAMES, WAVEFORM = "decoded", "frames", "waveform"
+#: Columns of a row that enters and stays as it is.
+_PENDING = ["video_id", "content_key", "uri", "wanted"]
 #: What an extractor may read of another one's results: its text, the same in pieces with times, or frame numbers.
 TEXT, PIECES, DETECTIONS = "text", "pieces", "detections"
 #: Types of the columns that bring those from the store.
@@ -112,38 +114,30 @@ class ChunkMerger:
         """
         self._specs = specs
         self._waiting: defaultdict[str, dict[int, _Packed]] = defaultdict(dict)
-        self._schemas: list[pa.Schema] = []
         self._stopped: set[str] = set()
 
     def add(self, block: pa.Table) -> pa.Table:
         """Take a finished block; returns its rows of short videos and those of the videos that it completes."""
         if DECODED not in block.column_names:
             return block
-        counts = pc.fill_null(pc.struct_field(block[DECODED], "chunks"), 1)
-        if pc.all(pc.equal(counts, 1)).as_py():
+        is_short = pc.equal(pc.fill_null(pc.struct_field(block[DECODED], "chunks"), 1), 1)
+        if pc.all(is_short).as_py():
             return block
-        ready = [block.filter(pc.equal(counts, 1))]
-        long = block.filter(pc.not_equal(counts, 1))
+        ready = [block.filter(is_short)]
+        long = block.filter(pc.invert(is_short))
         for at, key in enumerate(keys(long).to_pylist()):
             row = long.slice(at, 1)
             decoded = row[DECODED][0].as_py()
             if not decoded["chunks"]:
                 self._stopped.add(key)
             waiting = self._waiting[key]
-            waiting[decoded["chunk"]] = self._packed(row, decoded["chunks"])
+            waiting[decoded["chunk"]] = _Packed.of(row, decoded["chunks"])
             if key in self._stopped:
                 del self._waiting[key]
             elif len(waiting) == _expected(waiting.values()):
                 ready.append(merge([waiting[number].row() for number in sorted(waiting)], self._specs))
                 del self._waiting[key]
         return pa.concat_tables(ready, promote_options="default")
-
-    def _packed(self, row: pa.Table, chunks: int) -> _Packed:
-        schema = next((known for known in self._schemas if known.equals(row.schema)), None)
-        if schema is None:
-            self._schemas.append(schema := row.schema)
-        [batch] = row.combine_chunks().to_batches()
-        return _Packed(chunks, schema, batch.serialize())
 
     def incomplete(self) -> pa.Table | None:
         """Once no block is left: a failed row for each video some of whose chunks never came, or None."""
@@ -152,36 +146,36 @@ class ChunkMerger:
             count = f"only {len(waiting)} of its {_expected(waiting.values())} chunks"
             message = f"{count} came through; the process of the others died"
             failure = {"error_type": str(ErrorType.WORKER_DIED), "message": message, "seconds": 0.0, "ready_at": 0.0}
-            row = _pending(next(iter(waiting.values())).row())
+            row = next(iter(waiting.values())).row().select(_PENDING)
             failed.append(row.append_column(DECODED, pa.array([failure], DECODED_TYPE)))
         self._waiting.clear()
         return pa.concat_tables(failed) if failed else None
 
 
 class _Packed(NamedTuple):
-    """A chunk's row while it waits, as Arrow sends it: a table's own objects would take more memory than its numbers.
+    """A chunk's row while it waits, as an Arrow stream: a table's own objects would take more memory than its numbers.
 
     Attributes:
         chunks: how many the video has, as far as this one knew.
-        schema: of the row, one for all.
-        batch: the row.
     """
 
     chunks: int
-    schema: pa.Schema
-    batch: pa.Buffer
+    stream: pa.Buffer
+
+    @classmethod
+    def of(cls, row: pa.Table, chunks: int) -> _Packed:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, row.schema) as writer:
+            writer.write_table(row)
+        return cls(chunks, sink.getvalue())
 
     def row(self) -> pa.Table:
-        return pa.Table.from_batches([pa.ipc.read_record_batch(self.batch, self.schema)])
+        return pa.ipc.open_stream(self.stream).read_all()
 
 
 def _expected(waiting: Iterable[_Packed]) -> int:
     """How many chunks there will be: fewer than first said when decoding failed midway."""
     return min(packed.chunks for packed in waiting)
-
-
-def _pending(row: pa.Table) -> pa.Table:
-    return row.select(["video_id", "content_key", "uri", "wanted"])
 
 
 def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
@@ -191,7 +185,7 @@ def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
     failed or the run stopped, has no result. Features, their times and other lists are those of the chunks one after
     the other, with frames numbered through. See :func:`_merged_scalars` for single values.
     """
-    row = _pending(rows[0])
+    row = rows[0].select(_PENDING)
     decoded = [chunk[DECODED][0].as_py() for chunk in rows]
     row = row.append_column(DECODED, pa.array([_merged_media(decoded)], DECODED_TYPE))
     for name, spec in specs.items():
@@ -229,12 +223,9 @@ def _merged_result(
     fields = list(results[0].type)
     ran = [result for result in results if result[0].is_valid]
     # Numbers of features stay Arrow's: as Python objects those of an hour would take gigabytes.
-    lists = {"feature": schemas.FEATURE} | (
-        {"start_s": schemas.SECONDS, "end_s": schemas.SECONDS} if spec.cls.sequence else {}
-    )
-    values = [
-        {f.name: pc.struct_field(result, f.name)[0].as_py() for f in fields if f.name not in lists} for result in ran
-    ]
+    large = {"feature", "start_s", "end_s"} - set(spec.cls.columns)
+    small = [field.name for field in fields if field.name not in large]
+    values = [{name: pc.struct_field(result, name)[0].as_py() for name in small} for result in ran]
     failed = any(value["error_type"] is not None for value in values)
     if not failed and len(ran) < len(results):
         return pa.nulls(1, results[0].type)
@@ -243,10 +234,10 @@ def _merged_result(
         merged |= merged_extras(values, spec.cls.columns, decoded, spec.reads_frames)
     good = [result for result, value in zip(ran, values, strict=True) if value["error_type"] is None]
     arrays = [
-        _concatenated([pc.struct_field(result, f.name) for result in good], f.type)
-        if f.name in lists
-        else pa.array([merged.get(f.name)], f.type)
-        for f in fields
+        _concatenated([pc.struct_field(result, field.name) for result in good], field.type)
+        if field.name in large
+        else pa.array([merged.get(field.name)], field.type)
+        for field in fields
     ]
     return pa.StructArray.from_arrays(arrays, fields=fields)
 
@@ -258,12 +249,14 @@ def _concatenated(lists: Sequence[pa.ListArray], kind: pa.ListType) -> pa.ListAr
 
 
 def merged_extras(
-    chunks: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, pa.DataType],
-    decoded: Sequence[Mapping[str, Any]],
+    chunks: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType], decoded: Sequence[Mapping[str, Any]],
     written: bool,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """An extractor's own columns for the video.
+
+    Measures (floats, where no other single values are among the columns) are averaged over the chunks. Of other single
+    values (a language with its probability, a caption with its frame) all are those of one chunk: the one with most
+    text, else the middle one of those that have them.
 
     Args:
         chunks: its columns for every chunk.
@@ -273,29 +266,32 @@ def merged_extras(
     """
     # A chunk weighs as much as it has frames, or samples.
     weights = [float((each["frame_shape"] or [0])[0] if written else each["own_samples"] or 0) for each in decoded]
-    merged = _merged_scalars(chunks, columns, decoded, weights)
+    single = [name for name, kind in columns.items() if not pa.types.is_list(kind) and name != "text"]
+    merged: dict[str, Any] = {}
+    if all(pa.types.is_floating(columns[name]) for name in single):
+        merged = {name: _mean([chunk[name] for chunk in chunks], weights) for name in single}
+    elif there := [at for at, chunk in enumerate(chunks) if any(chunk[name] is not None for name in single)]:
+        middle = there[(len(there) - 1) // 2]
+        chosen = max(there, key=lambda at: len(chunks[at]["text"] or "")) if "text" in columns else middle
+        values = {name: chunks[chosen][name] for name in single}
+        merged = _renumbered(values, decoded[chosen]["first_frame"])
     for name, kind in columns.items():
-        values = [chunk[name] for chunk in chunks]
         if name == "text":
-            texts = [value for value in values if value]
+            texts = [chunk[name] for chunk in chunks if chunk[name]]
             # The text of a chunk's frames is put together of each frame's; what several show is taken once.
-            merged[name] = joined_text(
-                [t for text in texts for t in (text.split(". ") if written else [text])], written
-            )
-        elif pa.types.is_list(kind) and _field_names(kind) >= {"label", "probability"}:
-            merged[name] = _merged_ranking(values, weights)
+            pieces = [piece for text in texts for piece in (text.split(". ") if written else [text])]
+            merged[name] = joined_text(pieces, written)
         elif pa.types.is_list(kind):
-            merged[name] = [
-                _renumbered(item, each["first_frame"])
-                for value, each in zip(values, decoded, strict=True)
-                for item in value or ()
-            ]
+            lists = [chunk[name] or [] for chunk in chunks]
+            is_ranking = pa.types.is_struct(kind.value_type) and {"label", "probability"} <= set(kind.value_type.names)
+            merged[name] = _merged_ranking(lists, weights) if is_ranking else _numbered_through(lists, decoded)
     return merged
 
 
-def _field_names(kind: pa.ListType) -> set[str]:
-    value = kind.value_type
-    return {field.name for field in value} if pa.types.is_struct(value) else set()
+def _numbered_through(lists: Sequence[Sequence[Any]], decoded: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Lists put one after the other, with frames that count from the video's first one."""
+    pairs = zip(lists, decoded, strict=True)
+    return [_renumbered(item, each["first_frame"]) for items, each in pairs for item in items]
 
 
 def _renumbered(item: Any, first_frame: int) -> Any:
@@ -304,41 +300,17 @@ def _renumbered(item: Any, first_frame: int) -> Any:
     return item
 
 
-def _merged_ranking(rankings: Sequence[Any], weights: Sequence[float]) -> list[dict[str, Any]]:
+def _merged_ranking(rankings: Sequence[Sequence[Any]], weights: Sequence[float]) -> list[dict[str, Any]]:
     """The labels whose probabilities are highest on average; one that a chunk does not name counts 0 there."""
     sums: defaultdict[str, float] = defaultdict(float)
     items: dict[str, Mapping[str, Any]] = {}
     for ranking, weight in zip(rankings, weights, strict=True):
-        for item in ranking or ():
+        for item in ranking:
             sums[item["label"]] += item["probability"] * weight
             items[item["label"]] = item
     total = sum(weights) or 1.0
-    longest = max((len(ranking or ()) for ranking in rankings), default=0)
-    best = sorted(sums, key=lambda label: (-sums[label], label))[:longest]
+    best = sorted(sums, key=lambda label: (-sums[label], label))[: max(map(len, rankings))]
     return [{**items[label], "probability": sums[label] / total} for label in best]
-
-
-def _merged_scalars(
-    chunks: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, pa.DataType],
-    decoded: Sequence[Mapping[str, Any]],
-    weights: Sequence[float],
-) -> dict[str, Any]:
-    """Single values: measures (floats alone) are averaged by the chunks' weights.
-
-    Where there are others among them (a language with its probability, a caption with its frame), all are those of one
-    chunk: the one with most text, else the middle one of those that have them.
-    """
-    names = [name for name, kind in columns.items() if not pa.types.is_list(kind) and name != "text"]
-    if all(pa.types.is_floating(columns[name]) for name in names):
-        return {name: _mean([chunk[name] for chunk in chunks], weights) for name in names}
-    there = [at for at, chunk in enumerate(chunks) if any(chunk[name] is not None for name in names)]
-    if not there:
-        return dict.fromkeys(names)
-    chosen = there[(len(there) - 1) // 2]
-    if "text" in columns:
-        chosen = max(there, key=lambda at: len(chunks[at]["text"] or ""))
-    return _renumbered({name: chunks[chosen][name] for name in names}, decoded[chosen]["first_frame"])
 
 
 def _mean(values: Sequence[float | None], weights: Sequence[float]) -> float | None:

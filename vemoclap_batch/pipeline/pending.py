@@ -237,25 +237,20 @@ class _Failures:
         again: frozenset[Cell],
     ) -> None:  # fmt: skip
         self._keys = video_keys
-        self._max_attempts = max_attempts
-        self._again = again
-        log = store.errors().read(["fingerprint", "error_type", "attempts", "run_id"])
         self.attempts: dict[Cell, int] = {}
         self._open: dict[str | None, set[str]] = {}
         self._final: dict[str | None, set[str]] = {}
-        over = decoded_since(store, specs, log)
-        for key, is_over, failure in zip(keys(log).to_pylist(), over, log.to_pylist(), strict=True):
-            if not is_over:
-                self._note(key, failure)
-
-    def _note(self, key: str, failure: Mapping[str, Any]) -> None:
-        fingerprint = failure["fingerprint"]
-        attempts = max(failure["attempts"], self.attempts.get((key, fingerprint), 0))
-        self.attempts[key, fingerprint] = attempts
-        self._open.setdefault(fingerprint, set()).add(key)
-        final = failure["error_type"] not in TRANSIENT or attempts >= self._max_attempts
-        if final and (key, fingerprint) not in self._again:
-            self._final.setdefault(fingerprint, set()).add(key)
+        log = store.errors().read(["fingerprint", "error_type", "attempts", "run_id"])
+        log = log.filter(pa.array(~decoded_since(store, specs, log)))
+        is_final = pc.invert(pc.is_in(log["error_type"], pa.array(sorted(TRANSIENT), pa.string())))
+        cells = log.select(["fingerprint", "attempts"]).append_column("key", keys(log)).append_column("final", is_final)
+        cells = cells.group_by(["key", "fingerprint"]).aggregate([("attempts", "max"), ("final", "any")])
+        for cell in cells.to_pylist():
+            key, fingerprint, attempts = cell["key"], cell["fingerprint"], cell["attempts_max"]
+            self.attempts[key, fingerprint] = attempts
+            self._open.setdefault(fingerprint, set()).add(key)
+            if (cell["final_any"] or attempts >= max_attempts) and (key, fingerprint) not in again:
+                self._final.setdefault(fingerprint, set()).add(key)
 
     def final(self, spec: Spec) -> np.ndarray:
         """Which videos the extractor is not to try again: bool [n]."""

@@ -25,22 +25,12 @@ MAX_LOADS = 3
 class Quarantine:
     """A small actor that counts, per stage, how often a video was begun and not finished.
 
-    It counts the same for blocks and for the loading of models. What has gone well is forgotten.
+    Blocks and the loading of models are counted likewise, as stages of their own. What went well is forgotten.
     """
 
     def __init__(self) -> None:
         self._unfinished: Counter[tuple[str, str]] = Counter()
-        self._held: Counter[tuple[str, str]] = Counter()
         self._stopped = False
-
-    def enter(self, what: str, name: str) -> int:
-        """Note that an actor has a block, or loads its model; returns how often that was lost before."""
-        self._held[what, name] += 1
-        return self._held[what, name] - 1
-
-    def leave(self, what: str, name: str) -> None:
-        """Take back all that :meth:`enter` noted of it: it went well."""
-        del self._held[what, name]
 
     def stop(self) -> None:
         """From now on nothing is begun."""
@@ -59,7 +49,7 @@ class Quarantine:
         return before
 
     def finish(self, stage: str, keys: Sequence[str], alone: bool) -> None:
-        """Take back what :meth:`begin` noted; the loss of an earlier batch stays noted."""
+        """Forget what :meth:`begin` noted; for a video alone, the loss of an earlier batch stays noted."""
         for key in keys:
             self._unfinished[stage, key] -= 1
             if not alone or self._unfinished[stage, key] <= 0:
@@ -120,13 +110,11 @@ def holding(quarantine: Any, stage: str, keys: Sequence[str]) -> Iterator[Failur
         stage: name of the stage.
         keys: one per video of the block.
     """
-    if not keys:
-        yield None
-        return
-    losses = ray.get(quarantine.enter.remote(stage, keys[0]))
+    block = keys[:1]
+    losses = _losses(quarantine, f"{stage} blocks", block)
     message = f"the {stage} process died {losses} times while it held this video"
     yield Failure(ErrorType.WORKER_DIED, message) if losses >= len(keys) + SPARE_LOSSES else None
-    ray.get(quarantine.leave.remote(stage, keys[0]))
+    ray.get(quarantine.finish.remote(f"{stage} blocks", block, alone=False))
 
 
 @contextmanager
@@ -136,14 +124,20 @@ def loading(quarantine: Any, stage: str) -> Iterator[None]:
     Raises:
         RuntimeError: it died too often in a row.
     """
-    actor = ray.get_runtime_context().get_actor_id()
-    losses = ray.get(quarantine.enter.remote(f"{stage} loads", actor))
+    actor = [ray.get_runtime_context().get_actor_id() or ""]
+    losses = _losses(quarantine, f"{stage} loads", actor)
     if losses >= MAX_LOADS:
         raise RuntimeError(f"the {stage} process died {losses} times while it loaded its model")
     try:
         yield
     finally:  # An exception is no death.
-        ray.get(quarantine.leave.remote(f"{stage} loads", actor))
+        ray.get(quarantine.finish.remote(f"{stage} loads", actor, alone=False))
+
+
+def _losses(quarantine: Any, stage: str, keys: Sequence[str]) -> int:
+    """Begin a block, or the loading of a model; returns how often it was lost before."""
+    counts = ray.get(quarantine.begin.remote(stage, list(keys), alone=True))
+    return counts[0] if counts else 0
 
 
 @contextmanager
