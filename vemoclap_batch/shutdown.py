@@ -28,18 +28,17 @@ class StopRequest:
     def __init__(self) -> None:
         """Not yet."""
         self.asked = False
-        self._heard = False
+        # Outside a process's main thread no signal arrives.
+        self._hears = threading.current_thread() is threading.main_thread()
         self._error: Exception = Stopped()
         self._on_stop: Callable[[], object] | None = None
         self._grace_s = GRACE_S
 
     def listen(self) -> None:
         """Hear SIGTERM from now on; again, when something else has put a handler in place, as Ray does."""
-        # Outside a process's main thread no signal arrives.
-        if threading.current_thread() is threading.main_thread():
+        if self._hears:
             signal.signal(signal.SIGTERM, self._at_term)
-            signal.signal(signal.SIGALRM, self._at_the_end)
-            self._heard = True
+            signal.signal(signal.SIGALRM, self._raise)
 
     @contextmanager
     def gently(self, on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterator[None]:
@@ -55,7 +54,8 @@ class StopRequest:
             yield
         finally:
             self._on_stop = None
-            self._rest()
+            if self._hears:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def abort(self, error: Exception) -> None:
         """Have an error raised in the main thread, for any thread to call.
@@ -63,7 +63,7 @@ class StopRequest:
         That is where it waits in Python, as for the next block of a run; a wait inside Ray's own core goes on.
         """
         self._error = error
-        if self._heard:
+        if self._hears:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def _at_term(self, number: int, frame: FrameType | None) -> None:
@@ -73,12 +73,8 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)
         self._on_stop()
 
-    def _at_the_end(self, number: int, frame: FrameType | None) -> None:
+    def _raise(self, number: int, frame: FrameType | None) -> None:
         raise self._error
-
-    def _rest(self) -> None:
-        if self._heard:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager

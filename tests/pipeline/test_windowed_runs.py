@@ -19,8 +19,8 @@ from vemoclap_batch.fusion.selection import select, selected_from
 from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Window
-from vemoclap_batch.pipeline.actors import with_media, with_results
-from vemoclap_batch.pipeline.chunks import FRAMES, PIECES, WAVEFORM, ChunkMerger, merged_extras, text_in, timed_text_of
+from vemoclap_batch.pipeline.actors import timed_text_of, with_media, with_results
+from vemoclap_batch.pipeline.chunks import FRAMES, PIECES, WAVEFORM, ChunkMerger, merged_extras, text_in
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import DeferredText, find_pending
 from vemoclap_batch.report.digest import digest, show

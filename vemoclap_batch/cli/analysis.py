@@ -74,7 +74,7 @@ def suggest_blacklist(
     with tracking("folds", folds) as tracker:
         result = suspects.suggest_blacklist(
             store, labels, options, chosen=read_fingerprints(features), preferred=preferred,
-            names=read_names(use), report=lambda number, _: tracker.at(number + 1),
+            names=read_names(use), report=lambda number, _: tracker.update(number + 1),
         )  # fmt: skip
     files = suspects.write_suggestions(result, file)
     for suspect in result["suspects"][:_SHOWN]:

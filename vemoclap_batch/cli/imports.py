@@ -33,7 +33,7 @@ def features(
     run_id = new_run_id()
     store = Store(out)
     with store.writing(run_id, wait=not no_wait), tracking("videos", len(samples.ids)) as tracker:
-        done = import_features(store, samples, Path(file).name, run_id, tracker.at)
+        done = import_features(store, samples, Path(file).name, run_id, tracker.update)
     for note in done.notes:
         print(f"note: {note}")
     for name, count in done.present.items():

@@ -22,23 +22,25 @@ from vemoclap_batch.extractors.base import Extractor, Resources, Result
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.sampling import Limits, Sampling
-from vemoclap_batch.media.windows import TimedText
+from vemoclap_batch.media.windows import Piece, TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chunks import (
     DECODED,
-    DECODED_TYPE,
     DETECTIONS,
     FRAMES,
-    STATUS,
+    PIECES,
     WAVEFORM,
     chunks_of,
     stored_column,
     text_of,
-    timed_text_of,
 )
 from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
 from vemoclap_batch.store import schemas
+from vemoclap_batch.store.table import keys
+
+#: What a row says of its clip in the clip's own names.
+_OF_CLIP = ("duration_s", "start_s", "chunk", "chunks", "first_frame", "audio_samples")
 
 
 class DecodeActor:
@@ -219,12 +221,12 @@ def _trim() -> None:
 
 
 def _keys(rows: pa.Table, at: Sequence[int]) -> list[str]:
-    names = [f"{rows['video_id'][row]}\0{rows['content_key'][row]}" for row in at]
-    if DECODED not in rows.column_names:
-        return names
-    # Chunks of one video are in several actors at a time.
-    chunks = pc.struct_field(rows[DECODED], "chunk").to_pylist()
-    return [f"{name}\0{chunks[row]}" if chunks[row] else name for name, row in zip(names, at, strict=True)]
+    names = keys(rows).to_pylist()
+    if DECODED in rows.column_names:
+        # Chunks of one video are in several actors at a time.
+        chunks = pc.struct_field(rows[DECODED], "chunk").to_pylist()
+        names = [f"{name}\0{chunk}" if chunk else name for name, chunk in zip(names, chunks, strict=True)]
+    return [names[row] for row in at]
 
 
 def with_media(
@@ -243,19 +245,10 @@ def with_media(
         clip, info = item
         frames = clip.frames
         waveform = np.concatenate([to_int16(clip.waveform), to_int16(clip.lookahead)])
-        decoded |= asdict(info) | {
-            "duration_s": clip.duration_s,
-            "frame_times": clip.frame_times,
-            "frame_shape": list(clip.frames.shape),
-            "start_s": clip.start_s,
-            "chunk": clip.chunk,
-            "chunks": clip.chunks,
-            "first_frame": clip.first_frame,
-            "audio_samples": clip.audio_samples,
-            "own_samples": len(clip.waveform),
-        }
+        decoded |= asdict(info) | {name: getattr(clip, name) for name in (*_OF_CLIP, "frame_times")}
+        decoded |= {"frame_shape": list(clip.frames.shape), "own_samples": len(clip.waveform)}
     is_decoded = item is not None or chunk > 0
-    row = row.append_column(DECODED, pa.array([decoded if is_decoded else None], DECODED_TYPE))
+    row = row.append_column(DECODED, pa.array([decoded if is_decoded else None], schemas.DECODED))
     return row.append_column(FRAMES, _binary(frames)).append_column(WAVEFORM, _binary(waveform))
 
 
@@ -291,14 +284,15 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
         frames=frames,
         frame_times=np.asarray(decoded["frame_times"], float)[: len(frames)],
         waveform=waveform[:own],
-        duration_s=decoded["duration_s"],
-        start_s=decoded["start_s"],
-        chunk=decoded["chunk"],
-        chunks=decoded["chunks"],
-        first_frame=decoded["first_frame"],
         lookahead=waveform[own:],
-        audio_samples=decoded["audio_samples"],
+        **{name: decoded[name] for name in _OF_CLIP},
     )
+
+
+def timed_text_of(rows: pa.Table, row: int, source: Spec) -> TimedText | None:
+    """The text that an extractor gave, in pieces with their times; None when there is none."""
+    pieces = text_of(rows, row, source, PIECES)
+    return None if pieces is None else TimedText([Piece(**piece) for piece in pieces], written=source.reads_frames)
 
 
 def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
@@ -320,27 +314,22 @@ def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
 def with_results(
     rows: pa.Table, spec: Spec, results: Sequence[Result | Failure | None], seconds: float, ready_at: float
 ) -> pa.Table:
-    """Add an extractor's column; None for a row it did not run on."""
+    """Add an extractor's column; None for a row it did not run on. ``seconds`` are shared among those it ran on."""
+    share = seconds / max(sum(result is not None for result in results), 1)
+
+    def values(result: Result | Failure) -> dict[str, Any]:
+        status = {"seconds": share, "ready_at": ready_at}
+        if isinstance(result, Failure):
+            return status | {"error_type": str(result.error_type), "message": result.message}
+        return status | {"start_s": result.start_s, "end_s": result.end_s} | result.extras
+
     schema = schemas.features(spec.cls.sequence, spec.cls.columns)
-    fields = [pa.field(*item) for item in STATUS]
-    fields += [field for field in schema if field.name not in {"video_id", "content_key", "run_id"}]
-    no_times = np.zeros(0) if spec.cls.sequence else None
-    nothing = Result(np.zeros((0, spec.width), np.float32), no_times, no_times)
-    good = [item if isinstance(item, Result) else nothing for item in results]
-    bad = [item if isinstance(item, Failure) else None for item in results]
-    ran = sum(item is not None for item in results)
-    columns: dict[str, pa.Array] = {
-        "error_type": pa.array([None if item is None else str(item.error_type) for item in bad], pa.string()),
-        "message": pa.array([None if item is None else item.message for item in bad], pa.string()),
-        "seconds": pa.array([seconds / ran if ran else 0.0] * len(results), pa.float64()),
-        "ready_at": pa.array([ready_at] * len(results), pa.float64()),
-        "feature": schemas.feature_array([item.feature for item in good]),
-    }
-    if spec.cls.sequence:
-        columns["start_s"] = pa.array([item.start_s for item in good], schemas.SECONDS)
-        columns["end_s"] = pa.array([item.end_s for item in good], schemas.SECONDS)
-    for name, column_type in spec.cls.columns.items():
-        columns[name] = pa.array([item.extras.get(name) for item in good], column_type)
-    absent = pa.array([item is None for item in results], pa.bool_())
-    arrays = [columns[field.name] for field in fields]
-    return rows.append_column(spec.name, pa.StructArray.from_arrays(arrays, fields=fields, mask=absent))
+    fields = [*schemas.STATUS, *(field for field in schema if field.name not in {"video_id", "content_key", "run_id"})]
+    others = pa.struct([field for field in fields if field.name != "feature"])
+    column = pa.array([None if result is None else values(result) for result in results], others)
+    # Apart, since Arrow would make a Python object of every number of a feature.
+    nothing = np.zeros((0, spec.width), np.float32)
+    features = [result.feature if isinstance(result, Result) else nothing for result in results]
+    arrays = dict(zip(others.names, column.flatten(), strict=True)) | {"feature": schemas.feature_array(features)}
+    struct = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields, mask=column.is_null())
+    return rows.append_column(spec.name, struct)

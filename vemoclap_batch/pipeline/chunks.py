@@ -9,8 +9,8 @@ its own name.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,41 +18,16 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.media.windows import Piece, TimedText, joined_text
+from vemoclap_batch.media.windows import joined_text
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.table import keys
 
 #: Columns that decoding adds.
 DECODED, FRAMES, WAVEFORM = "decoded", "frames", "waveform"
-#: Columns of a row that enters and stays as it is.
-_PENDING = ["video_id", "content_key", "uri", "wanted"]
 #: What an extractor may read of another one's results: its text, the same in pieces with times, or frame numbers.
 TEXT, PIECES, DETECTIONS = "text", "pieces", "detections"
-#: Types of the columns that bring those from the store.
-STORED_TYPES: dict[str, pa.DataType] = {
-    TEXT: pa.string(),
-    PIECES: pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])),
-    DETECTIONS: pa.list_(pa.int32()),
-}
-STATUS: list[tuple[str, pa.DataType]] = [
-    ("error_type", pa.string()),
-    ("message", pa.string()),
-    ("seconds", pa.float64()),  # of the stage's own time, an equal share of its batch's
-    ("ready_at", pa.float64()),  # when the stage's actor had its model, seconds since the epoch
-]
-DECODED_TYPE = pa.struct(
-    [
-        *STATUS,
-        ("frame_shape", pa.list_(pa.int32())),
-        ("start_s", pa.float64()),
-        ("chunk", pa.int32()),
-        ("chunks", pa.int32()),
-        ("first_frame", pa.int32()),
-        ("audio_samples", pa.int64()),
-        ("own_samples", pa.int64()),  # the rest of the waveform is the beginning of the next chunk's
-        *[field for field in schemas.VIDEOS if field.name not in {"video_id", "content_key", "uri", "run_id"}],
-    ]
-)
+#: Columns of a row that enters and stays as it is.
+_PENDING = ["video_id", "content_key", "uri", "wanted"]
 
 
 def stored_column(kind: str, extractor: str) -> str:
@@ -66,18 +41,8 @@ def chunks_of(row: pa.Table) -> int:
     return 0 if decoded is None or decoded["error_type"] is not None else decoded["chunks"]
 
 
-def text_of(rows: pa.Table, row: int, source: Spec) -> str | None:
-    """The text that an extractor gave, in this run or as the store has it; None when there is none."""
-    return _read_text(rows, row, source, TEXT)
-
-
-def timed_text_of(rows: pa.Table, row: int, source: Spec) -> TimedText | None:
-    """As :func:`text_of`, in pieces with their times."""
-    pieces = _read_text(rows, row, source, PIECES)
-    return None if pieces is None else TimedText([Piece(**piece) for piece in pieces], written=source.reads_frames)
-
-
-def _read_text(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
+def text_of(rows: pa.Table, row: int, source: Spec, kind: str = TEXT) -> Any:
+    """The text that an extractor gave, or its pieces, in this run or as the store has it; None when there is none."""
     result = rows[source.name][row].as_py() if source.name in rows.column_names else None
     if result is not None:
         return None if result["error_type"] is not None else text_in(result, kind)
@@ -113,8 +78,9 @@ class ChunkMerger:
             specs: the run's extractors.
         """
         self._specs = specs
-        self._waiting: defaultdict[str, dict[int, _Packed]] = defaultdict(dict)
-        self._stopped: set[str] = set()
+        self._waiting: defaultdict[str, dict[int, pa.Buffer]] = defaultdict(dict)
+        #: How many chunks a video will have: fewer than first said when decoding fails midway, 0 when the run stops.
+        self._expected: dict[str, int] = {}
 
     def add(self, block: pa.Table) -> pa.Table:
         """Take a finished block; returns its rows of short videos and those of the videos that it completes."""
@@ -126,56 +92,40 @@ class ChunkMerger:
         ready = [block.filter(is_short)]
         long = block.filter(pc.invert(is_short))
         for at, key in enumerate(keys(long).to_pylist()):
-            row = long.slice(at, 1)
+            row, waiting = long.slice(at, 1), self._waiting[key]
             decoded = row[DECODED][0].as_py()
-            if not decoded["chunks"]:
-                self._stopped.add(key)
-            waiting = self._waiting[key]
-            waiting[decoded["chunk"]] = _Packed.of(row, decoded["chunks"])
-            if key in self._stopped:
+            waiting[decoded["chunk"]] = _packed(row)
+            self._expected[key] = min(decoded["chunks"], self._expected.get(key, decoded["chunks"]))
+            if not self._expected[key]:
                 del self._waiting[key]
-            elif len(waiting) == _expected(waiting.values()):
-                ready.append(merge([waiting[number].row() for number in sorted(waiting)], self._specs))
-                del self._waiting[key]
+            elif len(waiting) == self._expected[key]:
+                ready.append(merge([_unpacked(waiting[number]) for number in sorted(waiting)], self._specs))
+                del self._waiting[key], self._expected[key]
         return pa.concat_tables(ready, promote_options="default")
 
     def incomplete(self) -> pa.Table | None:
         """Once no block is left: a failed row for each video some of whose chunks never came, or None."""
         failed = []
-        for waiting in self._waiting.values():
-            count = f"only {len(waiting)} of its {_expected(waiting.values())} chunks"
+        for key, waiting in self._waiting.items():
+            count = f"only {len(waiting)} of its {self._expected[key]} chunks"
             message = f"{count} came through; the process of the others died"
             failure = {"error_type": str(ErrorType.WORKER_DIED), "message": message, "seconds": 0.0, "ready_at": 0.0}
-            row = next(iter(waiting.values())).row().select(_PENDING)
-            failed.append(row.append_column(DECODED, pa.array([failure], DECODED_TYPE)))
+            row = _unpacked(next(iter(waiting.values()))).select(_PENDING)
+            failed.append(row.append_column(DECODED, pa.array([failure], schemas.DECODED)))
         self._waiting.clear()
         return pa.concat_tables(failed) if failed else None
 
 
-class _Packed(NamedTuple):
-    """A chunk's row while it waits, as an Arrow stream: a table's own objects would take more memory than its numbers.
-
-    Attributes:
-        chunks: how many the video has, as far as this one knew.
-    """
-
-    chunks: int
-    stream: pa.Buffer
-
-    @classmethod
-    def of(cls, row: pa.Table, chunks: int) -> _Packed:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, row.schema) as writer:
-            writer.write_table(row)
-        return cls(chunks, sink.getvalue())
-
-    def row(self) -> pa.Table:
-        return pa.ipc.open_stream(self.stream).read_all()
+def _packed(row: pa.Table) -> pa.Buffer:
+    """A row that waits, as an Arrow stream: a table's own objects would take more memory than the numbers in it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, row.schema) as writer:
+        writer.write_table(row)
+    return sink.getvalue()
 
 
-def _expected(waiting: Iterable[_Packed]) -> int:
-    """How many chunks there will be: fewer than first said when decoding failed midway."""
-    return min(packed.chunks for packed in waiting)
+def _unpacked(row: pa.Buffer) -> pa.Table:
+    return pa.ipc.open_stream(row).read_all()
 
 
 def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
@@ -187,7 +137,7 @@ def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
     """
     row = rows[0].select(_PENDING)
     decoded = [chunk[DECODED][0].as_py() for chunk in rows]
-    row = row.append_column(DECODED, pa.array([_merged_media(decoded)], DECODED_TYPE))
+    row = row.append_column(DECODED, pa.array([_merged_media(decoded)], schemas.DECODED))
     for name, spec in specs.items():
         if name in rows[0].column_names:
             results = [pc.take(chunk[name].combine_chunks(), [0]) for chunk in rows]

@@ -182,18 +182,13 @@ def _init(address: str, verbose: bool) -> None:
 def _end_half_started(others: Collection[psutil.Process]) -> None:
     """End what Ray has started, which it leaves running where not all of it came up; other children stay."""
     ray.shutdown()
-    children = psutil.Process().children(recursive=True)
-    mine = [process for process in children if process not in others and _belongs_to_ray(process)]
-    for process in mine:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(mine, timeout=_END_S)
-
-
-def _belongs_to_ray(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return any(part.startswith(os.path.dirname(ray.__file__)) for part in process.cmdline())
-    return False
+    ended = []
+    for process in set(psutil.Process().children(recursive=True)).difference(others):
+        with suppress(psutil.Error):
+            if any(word.startswith(os.path.dirname(ray.__file__)) for word in process.cmdline()):
+                process.kill()
+                ended.append(process)
+    psutil.wait_procs(ended, timeout=_END_S)
 
 
 @contextmanager

@@ -19,12 +19,10 @@ from vemoclap_batch.pipeline.chunks import (
     DECODED,
     DETECTIONS,
     PIECES,
-    STORED_TYPES,
     TEXT,
     stored_column,
     text_in,
     text_of,
-    timed_text_of,
 )
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
@@ -122,10 +120,10 @@ def _reads(spec: Spec) -> list[tuple[str, str]]:
 def _stored(store: Store, source: Spec, kind: str, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
     """Text, pieces or detections from an extractor's table, for these rows: [n], null elsewhere."""
     if not rows.any():
-        return pa.nulls(len(rows), STORED_TYPES[kind])
+        return pa.nulls(len(rows), schemas.STORED[kind])
     columns, convert = _conversion(source, kind)
     features = features_table(store, source).read(columns, of=pc.filter(video_keys, pa.array(rows)))
-    values = pa.array([convert(row) for row in features.select(columns).to_pylist()], STORED_TYPES[kind])
+    values = pa.array([convert(row) for row in features.select(columns).to_pylist()], schemas.STORED[kind])
     at = pc.index_in(video_keys, value_set=keys(features).combine_chunks()).combine_chunks()
     return values.take(pc.if_else(pa.array(rows), at, None))
 
@@ -175,17 +173,10 @@ class DeferredText:
         long = merged.filter(pc.greater(pc.fill_null(pc.struct_field(merged[DECODED], "chunks"), 1), 1))
         for row, key in enumerate(keys(long).to_pylist()):
             self._texts[key] = {
-                stored_column(kind, source): self._text(long, row, kind, self._specs[source])
+                stored_column(kind, source): text_of(long, row, self._specs[source], kind)
                 for kind, source in self._kinds
                 if source in long.column_names
             }
-
-    @staticmethod
-    def _text(rows: pa.Table, row: int, kind: str, source: Spec) -> Any:
-        if kind == TEXT:
-            return text_of(rows, row, source)
-        timed = timed_text_of(rows, row, source)
-        return None if timed is None else [piece._asdict() for piece in timed.pieces]
 
     def rows(self) -> pa.Table | None:
         """What the extractors of texts have left to do; None when there is nothing."""
@@ -197,7 +188,7 @@ class DeferredText:
         texts = [self._texts[key] for key in keys(rows).to_pylist()]
         for kind, source in sorted(self._kinds):
             column = stored_column(kind, source)
-            values = pa.array([text.get(column) for text in texts], STORED_TYPES[kind])
+            values = pa.array([text.get(column) for text in texts], schemas.STORED[kind])
             deferred = deferred.append_column(column, pc.coalesce(values, rows[column].combine_chunks()))
         deferred = deferred.filter(pc.greater(pc.list_value_length(deferred["wanted"]), 0))
         return deferred if deferred.num_rows else None

@@ -180,21 +180,17 @@ def _sized(stages: Sequence[StagePlan], blocks: int, cluster: Cluster) -> list[S
 
 
 def _check_fit(stages: Sequence[StagePlan], cluster: Cluster) -> None:
-    mistakes = []
     gpus = {stage.name: stage.gpus * (stage.actors or 1) for stage in stages if stage.gpus}
-    if sum(gpus.values()) > cluster.gpus:
-        who = ", ".join(f"{name} {wanted:g}" for name, wanted in gpus.items())
-        mistakes.append(f"the pools want {sum(gpus.values()):g} GPUs ({who}); the cluster has {cluster.gpus:g}")
     memory = {stage.name: stage.memory_gb * (stage.actors or 1) for stage in stages}
-    if sum(memory.values()) > cluster.memory_gb:
-        who = ", ".join(f"{name} {wanted:g}" for name, wanted in memory.items())
-        total = f"{sum(memory.values()):.1f} GiB of memory"
-        mistakes.append(f"the pools want {total} ({who}); the cluster has {cluster.memory_gb:.1f}")
-    mistakes += [
+    mistakes = [
         f"{stage.name} wants {stage.threads} threads an actor; the cluster has {cluster.cpus:g} CPUs"
         for stage in stages
         if stage.threads > cluster.cpus
     ]
+    for unit, wanted, has in (("GPUs", gpus, cluster.gpus), ("GiB of memory", memory, cluster.memory_gb)):
+        if sum(wanted.values()) > has:
+            who = ", ".join(f"{name} {count:g}" for name, count in wanted.items())
+            mistakes.append(f"the pools want {sum(wanted.values()):g} {unit} ({who}); the cluster has {has:g}")
     if mistakes:
         raise ConfigError(mistakes)
 

@@ -188,29 +188,23 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
     with tracking("videos", count) as tracker, connected(address, verbose) as cluster:
         stop.listen()  # Ray has put a handler of its own in place.
         this.plan = make_plan(this.config, this.specs, pending.wanted, count, cluster)
-        tracker.say(f"run {this.run_id}: {count} videos to do {this.plan}")
+        tracker.log(f"run {this.run_id}: {count} videos to do {this.plan}")
         committer = Committer(this.store, this.specs, pending, this.run_id)
         this.totals = committer.totals
         monitor = capacity_monitor(
             this.plan.lacks, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
             lambda reason: stop.abort(RunBroken(reason)),
         )  # fmt: skip
-        with start_quarantine() as quarantine, stop.gently(quarantine.stop.remote), _held(this), monitor:
-            for block in run_graph(pending.rows, this.config, this.specs, this.plan, quarantine):
-                committer.commit(block)
-                tracker.at(committer.totals.videos, committer.totals.failed_videos)
+        began = time.monotonic()
+        try:
+            with start_quarantine() as quarantine, stop.gently(quarantine.stop.remote), monitor:
+                for block in run_graph(pending.rows, this.config, this.specs, this.plan, quarantine):
+                    committer.commit(block)
+                    tracker.update(committer.totals.videos, committer.totals.failed_videos)
+        finally:
+            this.held_s = time.monotonic() - began
         if stop.asked:
             raise Stopped
-
-
-@contextmanager
-def _held(this: Run) -> Iterator[None]:
-    """Measure how long the run has its actors."""
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        this.held_s += time.monotonic() - began
 
 
 def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window | None) -> None:

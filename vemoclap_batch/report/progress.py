@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,64 +13,41 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _EVERY_S = 5.0
 
 
-class Tracker(Protocol):
-    """What a run tells of itself."""
+class Tracker:
+    """Shows how many of some items are done, in a bar or in lines, of which there is at most one every few seconds."""
 
-    def say(self, text: str) -> None:
-        """One line that stays."""
+    def __init__(self, what: str, total: int, bar: Progress | None) -> None:
+        self._what, self._total, self._bar = what, total, bar
+        self._task = bar.add_task(what, total=total, failed=0) if bar else None
+        self._began = self._shown = time.monotonic()
 
-    def at(self, done: int, failed: int = 0) -> None:
-        """How many items are done, those that failed among them."""
+    def log(self, text: str) -> None:
+        """Print one line that stays."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
-
-class Lines:
-    """Plain lines, at most one every few seconds: for logs."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total = what, total
-        self._began = time.monotonic()
-        self._said = self._began
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        print(text, file=sys.stderr, flush=True)
-
-    def at(self, done: int, failed: int = 0) -> None:
-        """How many items are done, those that failed among them."""
+    def update(self, done: int, failed: int = 0) -> None:
+        """Show how many items are done, those that failed among them."""
         now = time.monotonic()
-        if now - self._said < _EVERY_S and done < self._total:
-            return
-        self._said = now
-        elapsed = now - self._began
-        left = f", about {elapsed / done * (self._total - done):.0f} s left" if 0 < done < self._total else ""
-        self.say(f"{self._what}: {done}/{self._total} done, {failed} failed, {elapsed:.0f} s{left}")
-
-
-class Bar:
-    """A live bar."""
-
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(what, total=total, failed=0)
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        self._progress.console.print(text, markup=False, highlight=False)
-
-    def at(self, done: int, failed: int = 0) -> None:
-        """How many items are done, those that failed among them."""
-        self._progress.update(self._task, completed=done, failed=failed)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, failed=failed)
+        elif now - self._shown >= _EVERY_S or done >= self._total:
+            self._shown, elapsed = now, now - self._began
+            left = f", about {elapsed / done * (self._total - done):.0f} s left" if 0 < done < self._total else ""
+            self.log(f"{self._what}: {done}/{self._total} done, {failed} failed, {elapsed:.0f} s{left}")
 
 
 @contextmanager
 def tracking(what: str, total: int) -> Iterator[Tracker]:
     """Follow some work of ``total`` items."""
     if not sys.stderr.isatty():
-        yield Lines(what, total)
+        yield Tracker(what, total, None)
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(progress, what, total)
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield Tracker(what, total, bar)

@@ -46,6 +46,36 @@ ERRORS = pa.schema(
     ]
 )
 
+#: What each stage of a run says of a row, in the struct column that it adds.
+STATUS = pa.schema(
+    [
+        ("error_type", pa.string()),
+        ("message", pa.string()),
+        ("seconds", pa.float64()),  # of the stage's own time, an equal share of its batch's
+        ("ready_at", pa.float64()),  # when the stage's actor had its model, seconds since the epoch
+    ]
+)
+#: The struct column that decoding adds; a row is a chunk of a video. Frames and waveform are columns of their own.
+DECODED = pa.struct(
+    [
+        *STATUS,
+        ("frame_shape", pa.list_(pa.int32())),
+        ("start_s", pa.float64()),
+        ("chunk", pa.int32()),
+        ("chunks", pa.int32()),
+        ("first_frame", pa.int32()),
+        ("audio_samples", pa.int64()),
+        ("own_samples", pa.int64()),  # the rest of the waveform is the beginning of the next chunk's
+        *[field for field in VIDEOS if field.name not in {"video_id", "content_key", "uri", "run_id"}],
+    ]
+)
+#: Columns that bring to a run what the store has already: a text, the same in pieces with their times, frame numbers.
+STORED: dict[str, pa.DataType] = {
+    "text": pa.string(),
+    "pieces": pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])),
+    "detections": pa.list_(pa.int32()),
+}
+
 
 def features(sequence: bool, columns: Mapping[str, pa.DataType], width: int = 0) -> pa.Schema:
     """The schema of one extractor's table: keys, the feature, its times if it is a sequence, the extra columns."""

@@ -265,7 +265,7 @@ def _train(store: Store, setup: Setup, trials: Mapping[str, tuple[Arm, int]]) ->
                 arm, seed = trials[path]
                 # The last line is the cause; the others are the task's stack.
                 broken.append(f"{arm.name}, seed {seed}: {str(error).strip().splitlines()[-1]}")
-            tracker.at(len(results) + len(broken), len(broken))
+            tracker.update(len(results) + len(broken), len(broken))
     if broken:
         raise RunBroken("; ".join(broken))
     return results
