@@ -26,7 +26,6 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        """Not yet."""
         self.asked = False
         # Outside a process's main thread no signal arrives.
         self._hears = threading.current_thread() is threading.main_thread()

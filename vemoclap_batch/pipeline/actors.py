@@ -29,10 +29,10 @@ from vemoclap_batch.pipeline.chunks import (
     DETECTIONS,
     FRAMES,
     PIECES,
+    TEXT,
     WAVEFORM,
     chunks_of,
-    stored_column,
-    text_of,
+    input_from,
 )
 from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
@@ -185,8 +185,7 @@ class ExtractActor:
 
     def _input(self, rows: pa.Table, row: int, spec: Spec) -> Clip | str | TimedText | None:
         if spec.source is not None:
-            source = self._specs[spec.source]
-            return timed_text_of(rows, row, source) if spec.reads_times else text_of(rows, row, source)
+            return text_of(rows, row, spec, self._specs[spec.source])
         clip = clip_of(rows, row)
         if clip is not None:
             clip.detections = {name: detections_of(rows, row, self._specs[name]) for name in spec.detections}
@@ -289,25 +288,22 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
     )
 
 
-def timed_text_of(rows: pa.Table, row: int, source: Spec) -> TimedText | None:
-    """The text that an extractor gave, in pieces with their times; None when there is none."""
-    pieces = text_of(rows, row, source, PIECES)
+def text_of(rows: pa.Table, row: int, spec: Spec, source: Spec) -> str | TimedText | None:
+    """The text that an extractor reads, in pieces with their times if it needs them; None when there is none."""
+    if not spec.reads_times:
+        return input_from(rows, row, source, TEXT)
+    pieces = input_from(rows, row, source, PIECES)
     return None if pieces is None else TimedText([Piece(**piece) for piece in pieces], written=source.reads_frames)
 
 
 def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
-    """Numbers of the row's own frames in which an extractor detected something, from this run or the store: int32 [n].
-
-    Empty when that is not known. The store's are numbers of the whole video's frames.
-    """
+    """Numbers of the row's own frames in which an extractor detected something: int32 [n]; empty when not known."""
+    frames = np.array(input_from(rows, row, source, DETECTIONS) or (), np.int32)
     if source.name in rows.column_names and rows[source.name][row].is_valid:
-        detections = rows[source.name][row].as_py()[source.cls.detections] or ()
-        return np.array([item["frame"] for item in detections], np.int32)
-    column = stored_column(DETECTIONS, source.name)
-    if column not in rows.column_names:
-        return np.zeros(0, np.int32)
+        return frames
+    # The store numbers the frames of the whole video.
     decoded = rows[DECODED][row].as_py()
-    frames = np.array(rows[column][row].as_py() or (), np.int32) - decoded["first_frame"]
+    frames = frames - decoded["first_frame"]
     return frames[(frames >= 0) & (frames < decoded["frame_shape"][0])]
 
 

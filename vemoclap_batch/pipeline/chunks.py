@@ -35,29 +35,36 @@ def stored_column(kind: str, extractor: str) -> str:
     return f"{kind}_{extractor}"
 
 
+def is_long(rows: pa.Table) -> pa.ChunkedArray:
+    """Which rows of a decoded table are of a video in several chunks: bool [n]."""
+    return pc.not_equal(pc.fill_null(pc.struct_field(rows[DECODED], "chunks"), 1), 1)
+
+
 def chunks_of(row: pa.Table) -> int:
     """How many chunks the video of a decoded row has; 0 when a failure or the run's end leaves no further one."""
     decoded = row[DECODED][0].as_py()
     return 0 if decoded is None or decoded["error_type"] is not None else decoded["chunks"]
 
 
-def text_of(rows: pa.Table, row: int, source: Spec, kind: str = TEXT) -> Any:
-    """The text that an extractor gave, or its pieces, in this run or as the store has it; None when there is none."""
+def input_from(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
+    """What an extractor reads of another one's result, of this run or as the store has it; None when there is none."""
     result = rows[source.name][row].as_py() if source.name in rows.column_names else None
     if result is not None:
-        return None if result["error_type"] is not None else text_in(result, kind)
+        return None if result["error_type"] is not None else input_in(result, source, kind)
     column = stored_column(kind, source.name)
     return rows[column][row].as_py() if column in rows.column_names else None
 
 
-def text_in(features: Mapping[str, Any], kind: str) -> Any:
-    """The text of a features row, or its pieces with their times, in order.
+def input_in(features: Mapping[str, Any], source: Spec, kind: str) -> Any:
+    """What other extractors read of a features row: its text, that text in pieces in order of time, or frame numbers.
 
     A transcript has ``segments``, text read off frames has ``lines``: those of one frame are one piece, by a space
     between them and in lower case, or in English where ``texts`` has that.
     """
     if kind == TEXT:
         return features["text"]
+    if kind == DETECTIONS:
+        return [item["frame"] for item in features[source.cls.detections or ""] or ()]
     if features.get("segments") is not None:
         return [{name: segment[name] for name in ("start_s", "end_s", "text")} for segment in features["segments"]]
     frames: dict[int, tuple[float, list[str]]] = {}
@@ -72,11 +79,6 @@ class ChunkMerger:
     """Holds the results of chunks until a video has them all; frames and waveforms never get here."""
 
     def __init__(self, specs: Mapping[str, Spec]) -> None:
-        """Start with nothing.
-
-        Args:
-            specs: the run's extractors.
-        """
         self._specs = specs
         self._waiting: defaultdict[str, dict[int, pa.Buffer]] = defaultdict(dict)
         #: How many chunks a video will have: fewer than first said when decoding fails midway, 0 when the run stops.
@@ -86,11 +88,11 @@ class ChunkMerger:
         """Take a finished block; returns its rows of short videos and those of the videos that it completes."""
         if DECODED not in block.column_names:
             return block
-        is_short = pc.equal(pc.fill_null(pc.struct_field(block[DECODED], "chunks"), 1), 1)
-        if pc.all(is_short).as_py():
+        is_chunk = is_long(block)
+        if not pc.any(is_chunk).as_py():
             return block
-        ready = [block.filter(is_short)]
-        long = block.filter(pc.invert(is_short))
+        ready = [block.filter(pc.invert(is_chunk))]
+        long = block.filter(is_chunk)
         for at, key in enumerate(keys(long).to_pylist()):
             row, waiting = long.slice(at, 1), self._waiting[key]
             decoded = row[DECODED][0].as_py()

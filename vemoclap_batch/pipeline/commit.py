@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.chunks import DECODED
+from vemoclap_batch.pipeline.chunks import DECODED, is_long
 from vemoclap_batch.pipeline.pending import Pending, features_table
 from vemoclap_batch.pipeline.plan import DECODE
 from vemoclap_batch.store import schemas
@@ -66,8 +66,7 @@ class Committer:
         again = self._long.intersection(keys(block).to_pylist())
         if DECODED in block.column_names:
             failed |= self._commit_column(block, DECODED, self._videos, None)
-            long = block.filter(pc.greater(pc.fill_null(pc.struct_field(block[DECODED], "chunks"), 1), 1))
-            self._long.update(keys(long).to_pylist())
+            self._long.update(keys(block.filter(is_long(block))).to_pylist())
         for name, spec in self._specs.items():
             if name in block.column_names:
                 failed |= self._commit_column(block, name, self._features[name], spec)
@@ -90,8 +89,7 @@ class Committer:
             if spec is None:
                 self.totals.video_seconds += pc.sum(pc.struct_field(good[column], "duration_s")).as_py()
             values = good[column].combine_chunks()
-            names = [field.name for field in values.type]
-            results = pa.table(dict(zip(names, values.flatten(), strict=True)))
+            results = pa.table(dict(zip(values.type.names, values.flatten(), strict=True)))
             for name in _VIDEO:
                 results = results.append_column(name, good[name])
             table.append(results.append_column("run_id", pa.array([self._run_id] * good.num_rows)))

@@ -45,66 +45,69 @@ def run_graph(
     Raises:
         RunBroken: a model does not load, or actors died more often than allowed.
     """
+    shared = {"specs": dict(specs), "quarantine": quarantine}
+    extract = [stage for stage in plan.stages if stage.name != DECODE]
     merger, deferred = ChunkMerger(specs), DeferredText(pending, specs)
 
-    # 1-3. Videos are decoded and go through the extractors, block by block, each stage a pool of equal actors.
-    for block in _blocks(build_dataset(pending, config, specs, plan, plan.stages, quarantine)):
-        # 4. The chunks of a long video become one row; what reads its text has had none so far.
+    # 1. Pending videos, as many to a block as are batched together.
+    dataset = _dataset(pending, config, plan, plan.stages)
+
+    # 2. Decode: each video is opened once, for all extractors, in a process that may hang or crash.
+    for stage in plan.stages:
+        if stage.name == DECODE:
+            arguments = {"config": config, **shared}
+            dataset = dataset.map_batches(DecodeActor, fn_constructor_kwargs=arguments, **_pool(stage, config))
+
+    # 3. Extract: first what reads frames, then audio, then text, so that the large columns leave the rows early.
+    for number, stage in enumerate(extract):
+        later = [specs[name] for following in extract[number + 1 :] for name in following.extractors]
+        arguments = {**_extractors(stage, later, config), **shared}
+        dataset = dataset.map_batches(ExtractActor, fn_constructor_kwargs=arguments, **_pool(stage, config))
+
+    # 4. Merge: the chunks of a long video become one row. Of one whose process died for good, some never come.
+    for block in _blocks(dataset):
         merged = merger.add(block)
         deferred.add(merged)
         if merged.num_rows:
             yield merged
-    # A chunk whose process died for good never comes.
     if (incomplete := merger.incomplete()) is not None:
         yield incomplete
 
-    # 5. Texts of long videos are whole now: their readers run, and no video is opened.
+    # 5. Texts of long videos are whole only now: what reads them runs, and no video is opened.
     if (texts := deferred.rows()) is not None:
-        readers = [stage for stage in plan.stages if stage.name != DECODE and specs[stage.extractors[0]].source]
-        yield from _blocks(build_dataset(texts, config, specs, plan, readers, quarantine))
+        readers = [stage for stage in extract if specs[stage.extractors[0]].source]
+        dataset = _dataset(texts, config, plan, readers)
+        for stage in readers:
+            arguments = {**_extractors(stage, [], config), **shared}
+            dataset = dataset.map_batches(ExtractActor, fn_constructor_kwargs=arguments, **_pool(stage, config))
+        yield from _blocks(dataset)
 
 
-def build_dataset(
-    rows: pa.Table, config: Config, specs: Mapping[str, Spec], plan: Plan, stages: Sequence[StagePlan], quarantine: Any
-) -> ray.data.Dataset:
-    """The stages as a lazy Ray Dataset, whose rows have a column for each extractor."""
+def _dataset(rows: pa.Table, config: Config, plan: Plan, stages: Sequence[StagePlan]) -> ray.data.Dataset:
+    """Rows as the blocks that these stages take."""
     size = plan.block_videos
     _bound_memory(size * _video_bytes(config), sum(stage.actors for stage in stages))
-
-    # 1. Pending videos. Each slice stays a block; from_arrow would start a process on the cluster to look at them.
-    dataset = ray.data.from_blocks([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
-    for number, stage in enumerate(stages):
-        pool = partial(dataset.map_batches, **_pool(stage, config))
-        if stage.name == DECODE:
-            # 2. Decode: each video is opened once, for all extractors, in a process that may hang or crash.
-            arguments = {"config": config, "specs": dict(specs), "quarantine": quarantine}
-            dataset = pool(DecodeActor, fn_constructor_kwargs=arguments)
-        else:
-            # 3. Extract: first what reads frames, then audio, then text, so that the large columns leave early.
-            later = [specs[name] for following in stages[number + 1 :] for name in following.extractors]
-            read_later = {FRAMES: any(spec.reads_frames for spec in later)}
-            read_later[WAVEFORM] = any(spec.reads_waveform for spec in later)
-            arguments = {
-                "names": stage.extractors,
-                "specs": dict(specs),
-                "threads": stage.threads,
-                "device": "cuda" if stage.gpus else "cpu",
-                "quarantine": quarantine,
-                "timeout_s": config.pipeline.extract_timeout_s,
-                "drop": [column for column, is_read in read_later.items() if not is_read],
-            }
-            dataset = pool(ExtractActor, fn_constructor_kwargs=arguments)
-    return dataset
+    # Each slice stays a block; from_arrow would start a process on the cluster to look at them.
+    return ray.data.from_blocks([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
 
 
-def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    except RayError as error:
-        raise RunBroken(str(error).strip().splitlines()[-1]) from error
+def _extractors(stage: StagePlan, later: Sequence[Spec], config: Config) -> dict[str, Any]:
+    """What a pool's actors run, and the columns that they drop, since no later extractor reads them."""
+    unread = {
+        FRAMES: not any(spec.reads_frames for spec in later),
+        WAVEFORM: not any(spec.reads_waveform for spec in later),
+    }
+    return {
+        "names": stage.extractors,
+        "threads": stage.threads,
+        "device": "cuda" if stage.gpus else "cpu",
+        "timeout_s": config.pipeline.extract_timeout_s,
+        "drop": [column for column, is_unread in unread.items() if is_unread],
+    }
 
 
 def _pool(stage: StagePlan, config: Config) -> dict[str, Any]:
+    restarts = config.pipeline.max_actor_restarts
     return {
         "batch_size": None,  # a block is a batch
         "batch_format": "pyarrow",
@@ -114,12 +117,15 @@ def _pool(stage: StagePlan, config: Config) -> dict[str, Any]:
         "num_gpus": stage.gpus,
         # Both are endless by default: a video that kills its actor would be replayed for ever. The quarantine ends that
         # after two deaths a video; a block that waits behind it loses a retry with each, so the two bounds are one.
-        "ray_remote_args_fn": partial(
-            dict,
-            max_restarts=config.pipeline.max_actor_restarts,
-            max_task_retries=config.pipeline.max_actor_restarts,
-        ),
+        "ray_remote_args_fn": partial(dict, max_restarts=restarts, max_task_retries=restarts),
     }
+
+
+def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except RayError as error:
+        raise RunBroken(str(error).strip().splitlines()[-1]) from error
 
 
 def _video_bytes(config: Config) -> int:

@@ -5,7 +5,7 @@ Resuming after a crash, tonight's new videos and reprocessing after one model ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,10 @@ from vemoclap_batch.pipeline.chunks import (
     DETECTIONS,
     PIECES,
     TEXT,
+    input_from,
+    input_in,
+    is_long,
     stored_column,
-    text_in,
-    text_of,
 )
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
@@ -81,7 +82,7 @@ def find_pending(
     """
     videos = videos.select(["video_id", "content_key", "uri"])
     video_keys = keys(videos)
-    failures = _Failures(store, specs, video_keys, max_attempts, frozenset(again))
+    failures = _Failures(store, specs, max_attempts, frozenset(again))
     pending = Pending(videos, incomplete=videos, rows=videos, attempts=failures.attempts)
     complete = np.ones(videos.num_rows, bool)
     todo: dict[str, np.ndarray] = {}
@@ -90,8 +91,8 @@ def find_pending(
     for name, spec in specs.items():
         done = features_table(store, spec).committed(video_keys)
         complete &= done
-        failed[name] = ~done & failures.open(spec)
-        given_up = ~done & failures.final(spec)
+        failed[name] = ~done & failures.among(video_keys, spec)
+        given_up = ~done & failures.among(video_keys, spec, final=True)
         todo[name] = ~done & ~given_up
         for kind, source in _reads(spec):
             from_store = todo[name] & ~todo[source]
@@ -121,20 +122,12 @@ def _stored(store: Store, source: Spec, kind: str, video_keys: pa.ChunkedArray, 
     """Text, pieces or detections from an extractor's table, for these rows: [n], null elsewhere."""
     if not rows.any():
         return pa.nulls(len(rows), schemas.STORED[kind])
-    columns, convert = _conversion(source, kind)
+    columns = {TEXT: ["text"], PIECES: ["segments", "lines", "texts"], DETECTIONS: [source.cls.detections or ""]}[kind]
+    columns = [name for name in columns if name in source.cls.columns]
     features = features_table(store, source).read(columns, of=pc.filter(video_keys, pa.array(rows)))
-    values = pa.array([convert(row) for row in features.select(columns).to_pylist()], schemas.STORED[kind])
+    values = [input_in(row, source, kind) for row in features.select(columns).to_pylist()]
     at = pc.index_in(video_keys, value_set=keys(features).combine_chunks()).combine_chunks()
-    return values.take(pc.if_else(pa.array(rows), at, None))
-
-
-def _conversion(source: Spec, kind: str) -> tuple[list[str], Callable[[Mapping[str, Any]], Any]]:
-    """The columns of a features table that hold such values, and what makes one of a row."""
-    if kind == DETECTIONS:
-        column = source.cls.detections or ""
-        return [column], lambda row: None if row[column] is None else [item["frame"] for item in row[column]]
-    names = ("text",) if kind == TEXT else ("segments", "lines", "texts")
-    return [name for name in names if name in source.cls.columns], lambda row: text_in(row, kind)
+    return pa.array(values, schemas.STORED[kind]).take(pc.if_else(pa.array(rows), at, None))
 
 
 def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str, pa.Array]) -> pa.Table:
@@ -154,12 +147,7 @@ class DeferredText:
     """Texts of long videos, known only when their chunks are merged, and the extractors that wait for them."""
 
     def __init__(self, rows: pa.Table, specs: Mapping[str, Spec]) -> None:
-        """Start with nothing.
-
-        Args:
-            rows: the run's pending rows.
-            specs: its extractors.
-        """
+        """Take the run's pending rows and its extractors."""
         self._rows, self._specs = rows, specs
         self._kinds = {read for spec in specs.values() for read in _reads(spec) if read[0] != DETECTIONS}
         self._texts: dict[str, dict[str, Any]] = {}
@@ -170,10 +158,10 @@ class DeferredText:
             return
         wanted = {*KEY, DECODED, *(source for _, source in self._kinds)}
         merged = merged.select([name for name in merged.column_names if name in wanted])
-        long = merged.filter(pc.greater(pc.fill_null(pc.struct_field(merged[DECODED], "chunks"), 1), 1))
+        long = merged.filter(is_long(merged))
         for row, key in enumerate(keys(long).to_pylist()):
             self._texts[key] = {
-                stored_column(kind, source): text_of(long, row, self._specs[source], kind)
+                stored_column(kind, source): input_from(long, row, self._specs[source], kind)
                 for kind, source in self._kinds
                 if source in long.column_names
             }
@@ -223,38 +211,21 @@ def _latest(runs: dict[str, str], rows: pa.Table) -> dict[str, str]:
 class _Failures:
     """The errors log, reduced to what decides whether a cell is tried again."""
 
-    def __init__(
-        self, store: Store, specs: Mapping[str, Spec], video_keys: pa.ChunkedArray, max_attempts: int,
-        again: frozenset[Cell],
-    ) -> None:  # fmt: skip
-        self._keys = video_keys
-        self.attempts: dict[Cell, int] = {}
-        self._open: dict[str | None, set[str]] = {}
-        self._final: dict[str | None, set[str]] = {}
+    def __init__(self, store: Store, specs: Mapping[str, Spec], max_attempts: int, again: Collection[Cell]) -> None:
         log = store.errors().read(["fingerprint", "error_type", "attempts", "run_id"])
         log = log.filter(pa.array(~decoded_since(store, specs, log)))
         is_final = pc.invert(pc.is_in(log["error_type"], pa.array(sorted(TRANSIENT), pa.string())))
         cells = log.select(["fingerprint", "attempts"]).append_column("key", keys(log)).append_column("final", is_final)
         cells = cells.group_by(["key", "fingerprint"]).aggregate([("attempts", "max"), ("final", "any")])
-        for cell in cells.to_pylist():
-            key, fingerprint, attempts = cell["key"], cell["fingerprint"], cell["attempts_max"]
-            self.attempts[key, fingerprint] = attempts
-            self._open.setdefault(fingerprint, set()).add(key)
-            if (cell["final_any"] or attempts >= max_attempts) and (key, fingerprint) not in again:
-                self._final.setdefault(fingerprint, set()).add(key)
+        names = zip(cells["key"].to_pylist(), cells["fingerprint"].to_pylist(), strict=True)
+        self.attempts: dict[Cell, int] = dict(zip(names, cells["attempts_max"].to_pylist(), strict=True))
+        is_final = pc.or_(cells["final_any"], pc.greater_equal(cells["attempts_max"], max_attempts))
+        is_asked_for = pa.array([cell in again for cell in self.attempts], pa.bool_())
+        self._cells = cells.append_column("is_final", pc.and_not(is_final, is_asked_for))
 
-    def final(self, spec: Spec) -> np.ndarray:
-        """Which videos the extractor is not to try again: bool [n]."""
-        return self._among(self._final, spec)
-
-    def open(self, spec: Spec) -> np.ndarray:
-        """Which videos failed in the extractor, or before it in decoding: bool [n]."""
-        return self._among(self._open, spec)
-
-    def _among(self, noted: Mapping[str | None, set[str]], spec: Spec) -> np.ndarray:
-        cells = set(noted.get(spec.fingerprint, ()))
-        if spec.source is None:
-            cells |= noted.get(None, set())
-        if not cells:
-            return np.zeros(len(self._keys), bool)
-        return pc.is_in(self._keys, value_set=pa.array(sorted(cells))).to_numpy(zero_copy_only=False)
+    def among(self, video_keys: pa.ChunkedArray, spec: Spec, final: bool = False) -> np.ndarray:
+        """Which videos failed in the extractor, or before it in decoding; with ``final`` for good: bool [n]."""
+        # Decoding has no fingerprint; its failure is that of the extractors that read media.
+        of_spec = pc.fill_null(pc.equal(self._cells["fingerprint"], spec.fingerprint), spec.source is None)
+        failed = self._cells.filter(pc.and_(of_spec, self._cells["is_final"]) if final else of_spec)["key"]
+        return pc.is_in(video_keys, value_set=failed.combine_chunks()).to_numpy(zero_copy_only=False)
