@@ -6,6 +6,7 @@ import datetime
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,14 +45,14 @@ class Totals:
 
 
 class Committer:
-    """Writes finished blocks to the store, each table's rows as one small shard."""
+    """Writes finished blocks to the store: one commit a table, all tables side by side."""
 
     def __init__(self, store: Store, specs: Mapping[str, Spec], pending: Pending, run_id: str) -> None:
         """Prepare the tables of the extractors that have work, and say beside each what made it."""
         self._pending, self._run_id = pending, run_id
+        self._videos, self._errors = store.videos(), store.errors()
         self._specs = {name: specs[name] for name in pending.wanted}
         self._features = {name: features_table(store, spec) for name, spec in self._specs.items()}
-        self._videos, self._errors = store.videos(), store.errors()
         self.totals = Totals()
         #: When a block was committed last, by the monotonic clock.
         self.advanced_at = time.monotonic()
@@ -62,38 +63,40 @@ class Committer:
 
     def commit(self, block: pa.Table) -> None:
         """Commit one finished block."""
-        failed: set[str] = set()
+        failures: list[dict[str, Any]] = []
+        appends: list[tuple[Table, pa.Table]] = []
         again = self._long.intersection(keys(block).to_pylist())
         if DECODED in block.column_names:
-            failed |= self._commit_column(block, DECODED, self._videos, None)
+            videos = self._results(block, DECODED, None, failures)
+            self.totals.video_seconds += pc.sum(videos["duration_s"]).as_py() or 0.0
+            # Before the features: a video that has all of them is not looked at again, and needs its row by then.
+            self._videos.append(videos)
             self._long.update(keys(block.filter(is_long(block))).to_pylist())
         for name, spec in self._specs.items():
             if name in block.column_names:
-                failed |= self._commit_column(block, name, self._features[name], spec)
+                appends.append((self._features[name], self._results(block, name, spec, failures)))
+        appends.append((self._errors, pa.Table.from_pylist(failures, schema=schemas.ERRORS)))
+        with ThreadPoolExecutor(len(appends)) as pool:
+            for commit in [pool.submit(table.append, rows) for table, rows in appends]:
+                commit.result()
+        failed = {f"{row['video_id']}\0{row['content_key']}" for row in failures}
         self.totals.videos += block.num_rows - len(again)
         self.totals.failed_videos += len(failed - again)
         self.advanced_at = time.monotonic()
 
-    def _commit_column(self, block: pa.Table, column: str, table: Table, spec: Spec | None) -> set[str]:
-        """Commit the results in one column, and log its failures; returns the keys of the failed rows."""
+    def _results(self, block: pa.Table, column: str, spec: Spec | None, failures: list[dict[str, Any]]) -> pa.Table:
+        """The rows of a table, from those of a struct column that did not fail; the others go to ``failures``."""
         rows = picked(block, pc.is_valid(block[column]))
-        if not rows.num_rows:
-            return set()
         is_good = pc.is_null(pc.struct_field(rows[column], "error_type"))
         good, bad = picked(rows, is_good), rows.filter(pc.invert(is_good))
-        self._count(spec.name if spec else DECODE, rows, column, bad.num_rows)
-        if bad.num_rows:
-            failures = [self._failure(row, column, spec) for row in bad.select([*_VIDEO, column]).to_pylist()]
-            self._errors.append(pa.Table.from_pylist(failures, schema=schemas.ERRORS))
-        if good.num_rows:
-            if spec is None:
-                self.totals.video_seconds += pc.sum(pc.struct_field(good[column], "duration_s")).as_py()
-            values = good[column].combine_chunks()
-            results = pa.table(dict(zip(values.type.names, values.flatten(), strict=True)))
-            for name in _VIDEO:
-                results = results.append_column(name, good[name])
-            table.append(results.append_column("run_id", pa.array([self._run_id] * good.num_rows)))
-        return set(keys(bad).to_pylist())
+        failures += [self._failure(row, column, spec) for row in bad.select([*_VIDEO, column]).to_pylist()]
+        if rows.num_rows:
+            self._count(spec.name if spec else DECODE, rows[column], bad.num_rows)
+        values = good[column].combine_chunks()
+        results = pa.table(dict(zip(values.type.names, values.flatten(), strict=True)))
+        for name in _VIDEO:
+            results = results.append_column(name, good[name])
+        return results.append_column("run_id", pa.array([self._run_id] * good.num_rows, pa.string()))
 
     def _failure(self, row: Mapping[str, Any], column: str, spec: Spec | None) -> dict[str, Any]:
         fingerprint = spec.fingerprint if spec else None
@@ -110,12 +113,12 @@ class Committer:
             "time": datetime.datetime.now(datetime.UTC),
         }
 
-    def _count(self, stage: str, rows: pa.Table, column: str, failed: int) -> None:
+    def _count(self, stage: str, results: pa.ChunkedArray, failed: int) -> None:
         totals = self.totals.stages[stage]
         totals.failed += failed
-        totals.items += rows.num_rows - failed
-        totals.seconds += pc.sum(pc.struct_field(rows[column], "seconds")).as_py()
-        self.totals.ready_at = max(self.totals.ready_at, pc.max(pc.struct_field(rows[column], "ready_at")).as_py())
+        totals.items += len(results) - failed
+        totals.seconds += pc.sum(pc.struct_field(results, "seconds")).as_py()
+        self.totals.ready_at = max(self.totals.ready_at, pc.max(pc.struct_field(results, "ready_at")).as_py())
 
 
 def _description(spec: Spec) -> dict[str, Any]:
