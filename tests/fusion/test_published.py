@@ -185,9 +185,15 @@ def test_all_mistakes_are_named_with_their_file(reference):
         (lambda _: [1, 2], "found a list"),
         (lambda state: {f"module.{name}": x for name, x in state.items()}, "encoders of no feature"),
         (lambda state: {name.replace(".clip.", ".gait."): x for name, x in state.items()}, "encoders of gait"),
-        (lambda state: {k: x for k, x in state.items() if "norms" not in k}, "lacks attn_norms.beats_clip.bias, "),
-        (lambda state: state | {"extra.weight": torch.ones(1)}, "parameters that the classifier has not: extra.weight"),
-        (lambda state: state | {"cls_mlp.0.weight": torch.ones(6, 8)}, "cls_mlp.0.weight has shape [6, 8], expected"),
+        (
+            lambda state: {k: x for k, x in state.items() if "norms" not in k},
+            'Missing key(s) in state_dict: "attn_norms.beats_clip.weight", ',
+        ),
+        (lambda state: state | {"extra.weight": torch.ones(1)}, 'Unexpected key(s) in state_dict: "extra.weight"'),
+        (
+            lambda state: state | {"cls_mlp.0.weight": torch.ones(6, 8)},
+            "size mismatch for cls_mlp.0.weight: copying a param with shape torch.Size([6, 8])",
+        ),
         (lambda state: state | {"encoders.clip.weight": torch.ones(8)}, "has shape [8], expected [d_model, width]"),
         (
             lambda state: state | {"encoders.clip.bias": torch.full((32,), torch.nan)},
@@ -195,7 +201,10 @@ def test_all_mistakes_are_named_with_their_file(reference):
         ),
         (lambda state: state | {"encoders.clip.bias": torch.ones(32, dtype=torch.int64)}, "holds int64"),
         # A wrong shape that would ask for 40 GB if the classifier were made of it.
-        (lambda state: state | {"encoders.asr_sentiment.weight": torch.ones(100_000, 1)}, "expected [100000, 16]"),
+        (
+            lambda state: state | {"encoders.asr_sentiment.weight": torch.ones(100_000, 1)},
+            "current model is torch.Size([100000, 16])",
+        ),
     ],
 )
 def test_other_contents_are_refused_by_name(reference, change, message):

@@ -1,9 +1,11 @@
-"""The authors' feature file becomes tables of the store, as if the ``paper`` profile had made them."""
+"""Writes the authors' feature file to tables of the store, as if the ``paper`` profile had made them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vemoclap_batch.config import LABELS, ConfigError
-from vemoclap_batch.fusion.published import FEATURES, feature_space
-from vemoclap_batch.fusion.safe_pickle import load
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
+from vemoclap_batch.fusion.published import FEATURES, feature_space, read_files
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.filesystem import write_atomically
 from vemoclap_batch.store.schemas import feature_array
 from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import Table
 
 #: Where the labels go, below OUT.
 LABELS_FILE = "labels.parquet"
@@ -71,38 +74,38 @@ def read_samples(path: str | Path) -> Samples:
     Raises:
         ConfigError: with the mistakes of all samples, the first ones of each kind.
     """
-    try:
-        content = load(path)
-    except FileNotFoundError as error:
-        raise ConfigError([f"{str(path)!r}: no such file"]) from error
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
+    [content] = read_files(path)
     samples = content.get("samples") if isinstance(content, dict) else None
     if not isinstance(samples, dict) or not samples:
-        found = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
-        raise ConfigError([f"{str(path)!r}: expected a dict with 'samples' (video id → sample); found {found}"])
+        names = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
+        raise ConfigError([f"{str(path)!r}: expected a dict with 'samples' (video id → sample); found {names}"])
     mistakes = _Mistakes(str(path))
-    names = _feature_names(samples, mistakes)
-    mistakes.raise_any()
-    notes: list[str] = []
-    labels = _index_to_label(content.get("idx_to_label"), mistakes, notes)
-    ids = [_video_id(name, mistakes) for name in samples]
-    if len(set(ids)) < len(ids):
+    result = Samples([], {name: [] for name in _feature_names(samples, mistakes)}, {}, [], _fingerprint(path))
+    index_to_label = _index_to_label(content.get("idx_to_label"), mistakes, result.notes)
+    widths: dict[str, dict[Any, int]] = {name: {} for name in result.features}
+    for key, sample in samples.items():
+        with mistakes.of("ids", key):
+            result.ids.append(_video_id(key))
+        for name, arrays in result.features.items():
+            with mistakes.of("features", key):
+                arrays.append(_array(sample["features"][name], name))
+                if len(arrays[-1]):
+                    widths[name][key] = arrays[-1].shape[1]
+        with mistakes.of("labels", key):
+            result.labels.append(_label(sample, index_to_label))
+    if len({str(key) for key in samples}) < len(samples):
         mistakes.add("ids", "two samples have one id")
-    arrays = {
-        name: [_array(s["features"].get(name), name, key, mistakes) for key, s in samples.items()] for name in names
-    }
-    widths = {name: _width(name, ids, found, mistakes, notes) for name, found in arrays.items()}
-    given = [_label(sample, key, labels, mistakes) for key, sample in samples.items()]
+    result.widths = {name: _width(name, of, mistakes, result.notes) for name, of in widths.items()}
     mistakes.raise_any()
-    shaped = {name: [_shaped(x, widths[name]) for x in found] for name, found in arrays.items()}
-    return Samples(ids, shaped, widths, given, _fingerprint(path), notes)
+    for name, arrays in result.features.items():
+        result.features[name] = [x if len(x) else np.zeros((0, result.widths[name]), np.float32) for x in arrays]
+    return result
 
 
 def import_features(
     store: Store, samples: Samples, source: str, run_id: str, report: Callable[[int], None] | None = None
 ) -> Imported:
-    """Commit the samples; what is there already is left as it is, so that an import can be repeated or gone on with.
+    """Commit the samples; what is there already is left as it is, so that an import can be repeated or resumed.
 
     The caller holds the store's lock. Memory beyond the samples is that of one chunk.
 
@@ -114,21 +117,20 @@ def import_features(
         report: called with the videos committed so far.
     """
     spaces = {name: feature_space(name, width) for name, width in samples.widths.items()}
-    tables = {}
-    for name, width in samples.widths.items():
-        if samples.fingerprint not in store.fingerprints(name):
-            store.describe_features(
-                name, samples.fingerprint, _description(name, width, spaces[name], samples.fingerprint, source)
-            )
-        schema = schemas.features(FEATURES[name].sequence, {}, width)
-        tables[name] = store.features(name, samples.fingerprint, schema)
+    tables = {name: _table(store, samples, name, source) for name in samples.features}
     videos, total, new = store.videos(), len(samples.ids), 0
-    notes = samples.notes + _shadowed(store, samples)
-    for rows in _chunks(total):
-        keys = _key_columns(samples, rows, run_id)
+    content_key = f"import-{samples.fingerprint}"
+    notes = samples.notes + _replaced(store, samples.ids, content_key)
+    for start in range(0, total, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        keys = {"video_id": samples.ids[rows]} | {
+            name: [value] * len(samples.ids[rows]) for name, value in (("content_key", content_key), ("run_id", run_id))
+        }
         for name, table in tables.items():
-            table.append(_feature_rows(keys, samples.features[name][rows], FEATURES[name].sequence))
-        new += videos.append(_video_rows(keys))
+            feature = {"feature": feature_array(samples.features[name][rows])}
+            # Other columns are null: the file does not say when its items are.
+            table.append(_with_nulls(keys | feature, table.schema))
+        new += videos.append(_with_nulls(keys | {"warnings": [[]] * len(keys["video_id"])}, schemas.VIDEOS))
         if report:
             report(min(rows.stop, total))
     labelled = _write_labels(store, samples)
@@ -143,95 +145,90 @@ class _Mistakes:
     """Mistakes in the samples, the first few of each kind named."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.found: dict[str, list[str]] = {}
+        self._path = path
+        self._by_kind: dict[str, list[str]] = {}
 
-    def add(self, kind: str, what: str) -> None:
-        self.found.setdefault(kind, []).append(what)
+    def add(self, kind: str, mistake: str) -> None:
+        self._by_kind.setdefault(kind, []).append(mistake)
+
+    @contextmanager
+    def of(self, kind: str, key: Any) -> Iterator[None]:
+        """Record a ValueError as a mistake in a sample."""
+        try:
+            yield
+        except ValueError as error:
+            self.add(kind, f"sample {key!r}: {error}")
 
     def raise_any(self) -> None:
         lines = []
-        for kind, found in self.found.items():
-            lines += [f"{self.path!r}: {what}" for what in found[:_SHOWN]]
-            if len(found) > _SHOWN:
-                lines.append(f"{self.path!r}: {len(found) - _SHOWN} more samples with wrong {kind}")
+        for kind, mistakes in self._by_kind.items():
+            lines += [f"{self._path!r}: {mistake}" for mistake in mistakes[:_SHOWN]]
+            if len(mistakes) > _SHOWN:
+                lines.append(f"{self._path!r}: {len(mistakes) - _SHOWN} more samples with wrong {kind}")
         if lines:
             raise ConfigError(lines)
 
 
 def _feature_names(samples: Mapping[Any, Any], mistakes: _Mistakes) -> list[str]:
     """The names that the samples have together; every sample has to have them all, empty or not."""
-    names: dict[str, Any] = {}
+    names: dict[str, None] = {}
     for key, sample in samples.items():
-        if not isinstance(sample, dict) or not isinstance(sample.get("features"), dict):
-            mistakes.add("layout", f"sample {key!r}: expected a dict with 'features' (name → array)")
-            continue
-        for name in sample["features"]:
-            names.setdefault(name, key)
+        with mistakes.of("layout", key):
+            if not isinstance(sample, dict) or not isinstance(sample.get("features"), dict):
+                raise ValueError("expected a dict with 'features' (name → array)")
+            names |= dict.fromkeys(sample["features"])
     mistakes.raise_any()
-    for name, key in names.items():
-        if name not in FEATURES:
-            expected = ", ".join(FEATURES)
-            mistakes.add("features", f"sample {key!r}: unknown feature {name!r}; expected some of {expected}")
     for key, sample in samples.items():
-        if lacking := sorted(names.keys() - sample["features"].keys()):
-            mistakes.add("features", f"sample {key!r}: no {', '.join(lacking)}, which others have (empty when missing)")
+        with mistakes.of("features", key):
+            if unknown := [name for name in sample["features"] if name not in FEATURES]:
+                raise ValueError(f"unknown feature {unknown[0]!r}; expected some of {', '.join(FEATURES)}")
+            if lacking := sorted(names.keys() - sample["features"].keys()):
+                raise ValueError(f"no {', '.join(lacking)}, which others have (empty when missing)")
     if not names:
         mistakes.add("features", "no sample has a feature")
+    mistakes.raise_any()
     return sorted(names)
 
 
-def _video_id(name: Any, mistakes: _Mistakes) -> str:
-    text = str(name)
+def _video_id(key: Any) -> str:
+    text = str(key)
     if not text or not text.isprintable():
-        mistakes.add("ids", f"sample {name!r}: a video id is printable text")
+        raise ValueError("a video id is printable text")
     return text
 
 
-def _array(value: Any, name: str, key: Any, mistakes: _Mistakes) -> np.ndarray:
-    """One feature of one sample as float32 [length, width], or [0, 0] when it is missing or wrong."""
-    nothing = np.zeros((0, 0), np.float32)
+def _array(value: Any, name: str) -> np.ndarray:
+    """One feature of one sample as float32 [length, width], [0, 0] when it is missing."""
     if value is None or (isinstance(value, list | tuple) and not value):
-        return nothing
+        return np.zeros((0, 0), np.float32)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        mistakes.add("features", f"sample {key!r}: {name} is no array of numbers")
-        return nothing
-    array = value
-    if not array.size:
-        return nothing
+        raise ValueError(f"{name} is no array of numbers")
+    if not value.size:
+        return np.zeros((0, 0), np.float32)
     sequence = FEATURES[name].sequence
-    if array.ndim == 1 and not sequence:
-        array = array[None]
+    array = value[None] if value.ndim == 1 and not sequence else value
     if array.ndim != 2 or (len(array) > 1 and not sequence):
         expected = "[length, width]" if sequence else "[1, width]"
-        mistakes.add("shapes", f"sample {key!r}: {name} has shape {list(array.shape)}, expected {expected}")
-        return nothing
+        raise ValueError(f"{name} has shape {list(array.shape)}, expected {expected}")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        mistakes.add("numbers", f"sample {key!r}: {name} has {bad} numbers that are not finite")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{name} has {bad} numbers that are not finite")
     return array
 
 
-def _width(name: str, ids: list[str], arrays: list[np.ndarray], mistakes: _Mistakes, notes: list[str]) -> int:
-    """The one width of a feature: the published one, or another that all samples have."""
-    published = FEATURES[name].width
-    widths = {array.shape[1] for array in arrays if len(array)}
-    if len(widths) > 1:
-        expected = published if published in widths else max(widths, key=[x.shape[-1] for x in arrays].count)
-        for key, array in zip(ids, arrays, strict=True):
-            if len(array) and array.shape[1] != expected:
-                mistakes.add("widths", f"sample {key!r}: {name} has width {array.shape[1]}, others have {expected}")
-        return expected
-    width = widths.pop() if widths else published
-    if width != published:
-        notes.append(f"{name} has width {width}, not the published {published}: only a checkpoint of that width fits")
-    return width
-
-
-def _shaped(array: np.ndarray, width: int) -> np.ndarray:
-    return array if len(array) else np.zeros((0, width), np.float32)
+def _width(name: str, widths: Mapping[Any, int], mistakes: _Mistakes, notes: list[str]) -> int:
+    """The one width of a feature, from those of the samples: the published one, or another that all have."""
+    published, counts = FEATURES[name].width, Counter(widths.values())
+    expected = published if published in counts or not counts else counts.most_common(1)[0][0]
+    for key, width in widths.items():
+        if width != expected:
+            mistakes.add("widths", f"sample {key!r}: {name} has width {width}, others have {expected}")
+    if expected != published:
+        notes.append(
+            f"{name} has width {expected}, not the published {published}: only a checkpoint of that width fits"
+        )
+    return expected
 
 
 def _index_to_label(given: Any, mistakes: _Mistakes, notes: list[str]) -> dict[int, str]:
@@ -243,14 +240,13 @@ def _index_to_label(given: Any, mistakes: _Mistakes, notes: list[str]) -> dict[i
         labels = {int(index): str(label).lower() for index, label in pairs}
     except (TypeError, ValueError):
         labels = {}
-    unknown = sorted(set(labels.values()) - set(LABELS))
-    if not labels or unknown or len(set(labels.values())) < len(labels):
+    if not labels or not set(labels.values()) <= set(LABELS) or len(set(labels.values())) < len(labels):
         expected = f"expected index → each of {', '.join(LABELS)} at most once"
         mistakes.add("labels", f"idx_to_label is {given!r}"[:300] + f"; {expected}")
     return labels
 
 
-def _label(sample: Mapping[str, Any], key: Any, labels: Mapping[int, str], mistakes: _Mistakes) -> str | None:
+def _label(sample: Mapping[str, Any], labels: Mapping[int, str]) -> str | None:
     value = sample.get("label", sample.get("labels"))
     if value is None:
         return None
@@ -266,9 +262,8 @@ def _label(sample: Mapping[str, Any], key: Any, labels: Mapping[int, str], mista
     elif set(numbers) == {0.0, 1.0} and numbers.sum() == 1:
         index = float(numbers.argmax())
     if index not in labels:
-        told = f"expected an index or a one-hot vector of {', '.join(labels.values())}"
-        mistakes.add("labels", f"sample {key!r}: label {value!r}"[:200] + f"; {told}")
-        return None
+        expected = f"expected an index or a one-hot vector of {', '.join(labels.values())}"
+        raise ValueError(f"label {value!r}"[:200] + f"; {expected}")
     return labels[int(index)]
 
 
@@ -281,72 +276,46 @@ def _fingerprint(path: str | Path) -> str:
 # ---- writing
 
 
-def _chunks(total: int) -> Iterator[slice]:
-    return (slice(at, at + _CHUNK) for at in range(0, total, _CHUNK))
+def _table(store: Store, samples: Samples, name: str, source: str) -> Table:
+    """The features table of the import, described as an extractor's."""
+    width, sequence = samples.widths[name], FEATURES[name].sequence
+    if samples.fingerprint not in store.fingerprints(name):
+        description = {
+            "extractor": name,
+            "fingerprint": samples.fingerprint,
+            "space": feature_space(name, width),
+            "width": width,
+            "sequence": sequence,
+            "identity": {"imported_from": source, "import_version": _VERSION},
+        }
+        store.describe_features(name, samples.fingerprint, description)
+    return store.features(name, samples.fingerprint, schemas.features(sequence, {}, width))
 
 
-def _shadowed(store: Store, samples: Samples) -> list[str]:
-    there = store.videos().read([])
-    ids = set(samples.ids)
-    pairs = zip(there["video_id"].to_pylist(), there["content_key"].to_pylist(), strict=True)
-    other = {video for video, key in pairs if video in ids and key != _content_key(samples)}
-    if not other:
-        return []
-    return [f"{len(other)} of the videos are in OUT with other content too; the latest import or run is what counts"]
+def _replaced(store: Store, ids: list[str], content_key: str) -> list[str]:
+    known = store.videos().read([])
+    pairs = zip(known["video_id"].to_pylist(), known["content_key"].to_pylist(), strict=True)
+    wanted = set(ids)
+    if other := {video for video, key in pairs if video in wanted and key != content_key}:
+        return [f"{len(other)} of the videos are in OUT with other content too; the latest import or run counts"]
+    return []
 
 
-def _content_key(samples: Samples) -> str:
-    return f"import-{samples.fingerprint}"
-
-
-def _key_columns(samples: Samples, rows: slice, run_id: str) -> dict[str, list[str]]:
-    ids = samples.ids[rows]
-    return {
-        "video_id": ids,
-        "content_key": [_content_key(samples)] * len(ids),
-        "run_id": [run_id] * len(ids),
-    }
-
-
-def _feature_rows(keys: Mapping[str, list[str]], arrays: list[np.ndarray], sequence: bool) -> pa.Table:
-    columns: dict[str, Iterable[Any]] = {**keys, "feature": feature_array(arrays)}
-    if sequence:
-        # The file does not say when its items are.
-        nulls = pa.nulls(len(arrays), schemas.SECONDS)
-        columns |= {"start_s": nulls, "end_s": nulls}
-    return pa.table(columns)
-
-
-def _video_rows(keys: Mapping[str, list[str]]) -> pa.Table:
-    count = len(keys["video_id"])
-    columns = {field.name: pa.nulls(count, field.type) for field in schemas.VIDEOS} | dict(keys)
-    columns["warnings"] = pa.array([[]] * count, pa.list_(pa.string()))
-    return pa.table(columns, schema=schemas.VIDEOS)
-
-
-def _description(name: str, width: int, space: str | None, fingerprint: str, source: str) -> dict[str, Any]:
-    return {
-        "extractor": name,
-        "fingerprint": fingerprint,
-        "space": space,
-        "width": width,
-        "sequence": FEATURES[name].sequence,
-        "identity": {"imported_from": source, "import_version": _VERSION},
-    }
+def _with_nulls(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """Rows of a schema, of which some columns are given and the others null."""
+    count = len(columns["video_id"])
+    return pa.table({field.name: pa.nulls(count, field.type) for field in schema} | dict(columns), schema=schema)
 
 
 def _write_labels(store: Store, samples: Samples) -> int:
     """Add the labels to those of earlier imports, a video named again taking its new label; returns how many."""
     given = {name: label for name, label in zip(samples.ids, samples.labels, strict=True) if label}
-    path = f"{store.root}/{LABELS_FILE}"
-    merged = given
+    path, known = f"{store.root}/{LABELS_FILE}", {}
     if store.filesystem.get_file_info(path).type == pafs.FileType.File:
         with store.filesystem.open_input_file(path) as stream:
-            there = pq.read_table(stream)
-        merged = dict(zip(there["video_id"].to_pylist(), there["label"].to_pylist(), strict=True)) | given
-        if len(merged) == there.num_rows and there["label"].to_pylist() == list(merged.values()):
-            return len(given)
-    if merged:
+            rows = pq.read_table(stream)
+        known = dict(zip(rows["video_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    if (merged := known | given) != known:
         table = pa.table({"video_id": list(merged), "label": list(merged.values())})
         write_atomically(store.filesystem, path, table, store.check)
     return len(given)

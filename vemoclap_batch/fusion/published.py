@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS, describe_errors
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.safe_pickle import load
@@ -84,22 +85,26 @@ def read_checkpoint(
     Raises:
         ConfigError: with every mistake found in the files.
     """
+    state, settings, ranges = read_files(model, config, stats)
+    weights = _weights(str(model), state)
+    released = _Configuration.read(str(config), {} if config is None else settings)
     mistakes: list[str] = []
-    state = _read(model, mistakes)
-    settings = _read(config, mistakes) if config is not None else None
-    measured = _read(stats, mistakes) if stats is not None else None
+    features = _features(weights, released, str(config), mistakes)
+    if stats is not None:
+        features = {name: _with_range(name, x, str(stats), ranges, mistakes) for name, x in features.items()}
+    labels = _labels(weights, released, str(model), config and str(config), mistakes)
+    d_model = next(iter(_encoders(weights).values())).shape[0]
+    if released.d_model not in {None, d_model}:
+        mistakes.append(f"{str(config)!r}: d_model is {released.d_model}; the weights have {d_model}")
     if mistakes:
         raise ConfigError(mistakes)
-    weights = _weights(model, state, mistakes)
-    given = _Configuration.of(config, settings, mistakes)
-    if mistakes:
-        raise ConfigError(mistakes)
-    features = _features(weights, given, measured, stats, mistakes)
-    spec = _spec(model, weights, features, given, heads, mistakes)
-    if spec is None or mistakes:
-        raise ConfigError(mistakes)
-    result = Imported(Checkpoint(_classifier(model, spec, weights)))
-    _explain(result, given, heads, stats)
+    try:
+        spec = FusionSpec(features=features, labels=labels, d_model=d_model, heads=heads, dropout=released.dropout)
+    except ValidationError as error:
+        told = [item["msg"].removeprefix("Value error, ") for item in error.errors()]
+        raise ConfigError([f"{str(model)!r}: --heads {heads}: {message}" for message in told]) from error
+    result = Imported(Checkpoint(_classifier(str(model), spec, weights)))
+    _explain(result, released, heads, stats)
     result.checkpoint.card = {
         "imported_from": Path(model).name,
         "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
@@ -109,49 +114,60 @@ def read_checkpoint(
     return result
 
 
-def _read(path: str | Path, mistakes: list[str]) -> Any:
-    try:
-        return load(path)
-    except FileNotFoundError:
-        mistakes.append(f"{str(path)!r}: no such file")
-    except ValueError as error:
-        mistakes.append(str(error))
-    return None
+def read_files(*paths: str | Path | None) -> list[Any]:
+    """The content of files of the authors, None for no path; runs no code of theirs.
+
+    Raises:
+        ConfigError: files that are not there, are broken or hold anything but numbers, text and containers.
+    """
+    contents, mistakes = [], []
+    for path in paths:
+        try:
+            contents.append(None if path is None else load(path))
+        except FileNotFoundError:
+            mistakes.append(f"{str(path)!r}: no such file")
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return contents
 
 
 # ---- model.pt
 
 
-def _weights(path: str | Path, state: Any, mistakes: list[str]) -> dict[str, np.ndarray]:
-    """The parameters as float32, or a mistake that says what the file holds instead."""
-    is_state = isinstance(state, dict) and state and all(isinstance(x, np.ndarray) for x in state.values())
-    if not is_state:
-        found = f"a {type(state).__name__}"
-        if isinstance(state, dict):
-            found += f" with {', '.join(map(str, list(state)[:_SHOWN]))}"
-        mistakes.append(f"{str(path)!r}: expected a plain state_dict, parameter → tensor; found {found}")
-        return {}
-    weights = {}
+def _weights(path: str, state: Any) -> dict[str, np.ndarray]:
+    """The parameters as float32.
+
+    Raises:
+        ConfigError: it is no state_dict of this classifier; says what it is instead.
+    """
+    if not (isinstance(state, dict) and state and all(isinstance(x, np.ndarray) for x in state.values())):
+        names = f" with {', '.join(map(str, list(state)[:_SHOWN]))}" if isinstance(state, dict) else ""
+        content = f"a {type(state).__name__}{names}"
+        raise ConfigError([f"{path!r}: expected a plain state_dict, parameter → tensor; found {content}"])
+    mistakes, weights = [], {}
     for name, array in state.items():
         if not np.issubdtype(array.dtype, np.floating):
-            mistakes.append(f"{str(path)!r}: {name} holds {array.dtype}, no real numbers")
+            mistakes.append(f"{path!r}: {name} holds {array.dtype}, no real numbers")
             continue
         weights[str(name)] = array.astype(np.float32)
         if not np.isfinite(weights[str(name)]).all():
-            mistakes.append(f"{str(path)!r}: {name} holds numbers that are not finite")
+            mistakes.append(f"{path!r}: {name} holds numbers that are not finite")
     encoders = _encoders(weights)
     unknown = sorted(set(encoders) - set(FEATURES))
     if unknown or not encoders:
-        mistakes.append(
-            f"{str(path)!r}: encoders of {', '.join(unknown) or 'no feature'}; expected some of {', '.join(FEATURES)}"
-        )
+        names = ", ".join(unknown) or "no feature"
+        mistakes.append(f"{path!r}: encoders of {names}; expected some of {', '.join(FEATURES)}")
     mistakes += [
-        f"{str(path)!r}: encoders.{name}.weight has shape {list(array.shape)}, expected [d_model, width]"
+        f"{path!r}: encoders.{name}.weight has shape {list(array.shape)}, expected [d_model, width]"
         for name, array in encoders.items()
         if array.ndim != 2 or not array.size
     ]
     if "cls_mlp.0.bias" not in weights or not weights["cls_mlp.0.bias"].size:
-        mistakes.append(f"{str(path)!r}: no cls_mlp.0.bias")
+        mistakes.append(f"{path!r}: no cls_mlp.0.bias")
+    if mistakes:
+        raise ConfigError(mistakes)
     return weights
 
 
@@ -163,182 +179,120 @@ def _encoders(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _classifier(path: str | Path, spec: FusionSpec, weights: Mapping[str, np.ndarray]) -> AttentionClassifier:
+def _classifier(path: str, spec: FusionSpec, weights: Mapping[str, np.ndarray]) -> AttentionClassifier:
     # Without memory of its own until the weights fit: a wrong shape could ask for any amount.
     with torch.device("meta"):
         model = AttentionClassifier(spec)
-    expected = {name: list(x.shape) for name, x in model.state_dict().items()}
-    found = {name: list(array.shape) for name, array in weights.items()}
-    mistakes = [
-        f"{str(path)!r}: {what} {_some(names)}"
-        for what, names in (
-            ("lacks", sorted(expected.keys() - found.keys())),
-            ("has parameters that the classifier has not:", sorted(found.keys() - expected.keys())),
-        )
-        if names
-    ]
-    mistakes += [
-        f"{str(path)!r}: {name} has shape {found[name]}, expected {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
-    ]
-    if mistakes:
-        raise ConfigError(mistakes)
-    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, assign=True)
+    try:
+        model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, assign=True)
+    except RuntimeError as error:  # Its first line names the class, each further one a mistake.
+        told = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ConfigError([f"{path!r}: {mistake}" for mistake in told]) from error
     return model.eval()
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+# ---- model_config.pt and stats.pt
 
 
-# ---- model_config.pt
-
-
-@dataclass
-class _Configuration:
-    """The settings of ``model_config.pt`` that shape the classifier; None for what it does not say."""
-
-    name: str = ""
-    dims: dict[str, int] | None = None
-    lengths: dict[str, int] | None = None
-    features: list[str] | None = None
-    labels: tuple[str, ...] | None = None
-    d_model: int | None = None
-    n_labels: int | None = None
-    heads: int | None = None
-    frames: int | None = None
-    dropout: float | None = None
-    normalises: bool = True
-
-    @classmethod
-    def of(cls, path: str | Path | None, settings: Any, mistakes: list[str]) -> _Configuration:
-        if path is None:
-            return cls()
-        if not isinstance(settings, dict):
-            mistakes.append(f"{str(path)!r}: expected a dict of settings, found a {type(settings).__name__}")
-            return cls()
-        read = _Reader(str(path), settings, mistakes)
-        return cls(
-            name=str(path),
-            dims=read("feature_dims", "feature → width", lambda x: {str(k): _count(v) for k, v in x.items()}),
-            lengths=read("feature_lengths", "feature → items", lambda x: {str(k): _count(v) for k, v in x.items()}),
-            features=read("features", "a list of names", lambda x: sorted(_names(x))),
-            labels=read("labels", "a list of names", lambda x: tuple(name.lower() for name in _names(x))),
-            d_model=read("d_model", "a number", _count),
-            n_labels=read("n_labels", "a number", _count),
-            heads=read("n_heads", "a number", _count),
-            frames=read("n_frames", "a number", _count),
-            dropout=read("dropout", "a number", float),
-            normalises=read("normalize_data", "true or false", bool) is not False,
-        )
-
-
-class _Reader:
-    def __init__(self, name: str, settings: Mapping[str, Any], mistakes: list[str]) -> None:
-        self.name, self.settings, self.mistakes = name, settings, mistakes
-
-    def __call__(self, key: str, expected: str, convert: Any) -> Any:
-        if self.settings.get(key) is None:
-            return None
-        try:
-            return convert(self.settings[key])
-        except (TypeError, ValueError, AttributeError):
-            self.mistakes.append(f"{self.name!r}: {key} = {self.settings[key]!r}: expected {expected}")
-            return None
-
-
-def _count(value: Any) -> int:
-    if int(value) != value or value < 1:
-        raise ValueError
-    return int(value)
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
 def _names(value: Any) -> list[str]:
     """A list of names; a mapping index → name counts as one."""
-    if isinstance(value, dict):
-        value = [value[index] for index in sorted(value, key=int)]
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError
-    return [str(name) for name in value]
+    try:
+        if isinstance(value, dict):
+            value = [value[index] for index in sorted(value, key=int)]
+        if not isinstance(value, str):
+            return [str(name) for name in value]
+    except TypeError:
+        pass
+    raise ValueError("expected a list of names")
 
 
-# ---- what they say together
+_Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+_Names = Annotated[list[str], BeforeValidator(_names)]
+
+
+class _Configuration(BaseModel):
+    """The settings of ``model_config.pt`` that shape the classifier; None for what it does not say."""
+
+    feature_dims: dict[str, _Count] | None = None
+    feature_lengths: dict[str, _Count] | None = None
+    features: _Names | None = None
+    labels: _Names | None = None
+    d_model: _Count | None = None
+    n_labels: _Count | None = None
+    n_heads: _Count | None = None
+    n_frames: _Count = FRAMES
+    dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = DROPOUT
+    normalize_data: Annotated[bool, BeforeValidator(_number)] = True
+
+    @classmethod
+    def read(cls, path: str, settings: Any) -> _Configuration:
+        if not isinstance(settings, dict):
+            raise ConfigError([f"{path!r}: expected a dict of settings, found a {type(settings).__name__}"])
+        try:
+            return cls.model_validate({str(name): value for name, value in settings.items() if value is not None})
+        except ValidationError as error:
+            told = describe_errors("", error)
+            raise ConfigError([f"{path!r}: {mistake.removeprefix('.')}" for mistake in told]) from error
 
 
 def _features(
-    weights: Mapping[str, np.ndarray], given: _Configuration, measured: Any, stats: str | Path | None,
-    mistakes: list[str],
-) -> dict[str, FeatureSpec]:  # fmt: skip
+    weights: Mapping[str, np.ndarray], released: _Configuration, path: str, mistakes: list[str]
+) -> dict[str, FeatureSpec]:
     encoders = _encoders(weights)
-    for key, names in (("feature_dims", given.dims), ("feature_lengths", given.lengths), ("features", given.features)):
+    for key in ("feature_dims", "feature_lengths", "features"):
+        names = getattr(released, key)
         if names is not None and set(names) != set(encoders):
-            told, have = ", ".join(sorted(names)), ", ".join(encoders)
-            mistakes.append(f"{given.name!r}: {key} names {told}; the weights have {have}")
+            mistakes.append(f"{path!r}: {key} names {', '.join(sorted(names))}; the weights have {', '.join(encoders)}")
     features = {}
     for name, array in encoders.items():
         width, published = array.shape[1], FEATURES[name]
-        if given.dims and given.dims.get(name, width) != width:
-            mistakes.append(f"{given.name!r}: feature_dims of {name} is {given.dims[name]}; the weights take {width}")
-        length = given.frames or FRAMES if published.sequence else 1
-        length = (given.lengths or {}).get(name, length)
+        if (told := (released.feature_dims or {}).get(name, width)) != width:
+            mistakes.append(f"{path!r}: feature_dims of {name} is {told}; the weights take {width}")
+        length = (released.feature_lengths or {}).get(name, released.n_frames if published.sequence else 1)
         if length > 1 and not published.sequence:
-            mistakes.append(f"{given.name!r}: feature_lengths of {name} is {length}; it is a single vector")
-        low, high = (published.minimum, published.maximum) if given.normalises else (0.0, 1.0)
-        if stats is not None:
-            low, high = _range(str(stats), measured, name, mistakes)
-        features[name] = FeatureSpec(
-            width=width, length=length, sequence=published.sequence, minimum=low, maximum=high,
-            space=feature_space(name, width),
-        )  # fmt: skip
+            mistakes.append(f"{path!r}: feature_lengths of {name} is {length}; it is a single vector")
+        shape = {"width": width, "length": length, "space": feature_space(name, width)}
+        features[name] = published.model_copy(
+            update=shape if released.normalize_data else shape | {"minimum": 0.0, "maximum": 1.0}
+        )
     return features
 
 
-def _range(path: str, measured: Any, name: str, mistakes: list[str]) -> tuple[float, float]:
-    """The minimum and maximum of one feature in ``stats.pt``."""
+def _with_range(name: str, feature: FeatureSpec, path: str, ranges: Any, mistakes: list[str]) -> FeatureSpec:
+    """The feature with its minimum and maximum in ``stats.pt``."""
     try:
-        low, high = (float(np.asarray(measured[name][key]).item()) for key in ("min", "max"))
+        low, high = (float(np.asarray(ranges[name][key]).item()) for key in ("min", "max"))
     except (KeyError, TypeError, ValueError, IndexError):
         mistakes.append(f"{path!r}: no min and max of {name!r} (one number each)")
-        return 0.0, 1.0
+        return feature
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         mistakes.append(f"{path!r}: {name} has min {low} and max {high}; expected numbers, the first one smaller")
-    return low, high
+    return feature.model_copy(update={"minimum": low, "maximum": high})
 
 
-def _spec(
-    path: str | Path, weights: Mapping[str, np.ndarray], features: dict[str, FeatureSpec], given: _Configuration,
-    heads: int, mistakes: list[str],
-) -> FusionSpec | None:  # fmt: skip
-    d_model, n_labels = next(iter(_encoders(weights).values())).shape[0], len(weights["cls_mlp.0.bias"])
-    for key, said, found in (("d_model", given.d_model, d_model), ("n_labels", given.n_labels, n_labels)):
-        if said is not None and said != found:
-            mistakes.append(f"{given.name!r}: {key} is {said}; the weights have {found}")
-    labels = given.labels or LABELS
-    if len(labels) != n_labels:
-        source = repr(given.name) if given.labels else f"{str(path)!r} without --config"
-        mistakes.append(f"{source}: {len(labels)} labels ({', '.join(labels)}); the weights have {n_labels}")
+def _labels(
+    weights: Mapping[str, np.ndarray], released: _Configuration, model: str, config: str | None, mistakes: list[str]
+) -> tuple[str, ...]:
+    count, labels = len(weights["cls_mlp.0.bias"]), tuple(name.lower() for name in released.labels or LABELS)
+    if released.n_labels not in {None, count}:
+        mistakes.append(f"{config!r}: n_labels is {released.n_labels}; the weights have {count}")
+    if len(labels) != count:
+        source = repr(config) if released.labels else f"{model!r} without labels in --config"
+        mistakes.append(f"{source}: {len(labels)} labels ({', '.join(labels)}); the weights have {count}")
     if len(set(labels)) != len(labels) or not set(labels) <= set(LABELS):
-        mistakes.append(f"{given.name!r}: labels {', '.join(labels)}; expected each of {', '.join(LABELS)} once")
-    if mistakes:
-        return None
-    dropout = DROPOUT if given.dropout is None else given.dropout
-    try:
-        return FusionSpec(features=features, labels=labels, d_model=d_model, heads=heads, dropout=dropout)
-    except ValidationError as error:
-        source = given.name or str(path)
-        for item in error.errors():
-            setting = ".".join(map(str, item["loc"])) or f"--heads {heads}"
-            mistakes.append(f"{source!r}: {setting}: {item['msg'].removeprefix('Value error, ')}")
-        return None
+        mistakes.append(f"{config!r}: labels {', '.join(labels)}; expected each of {', '.join(LABELS)} once")
+    return labels
 
 
-def _explain(result: Imported, given: _Configuration, heads: int, stats: str | Path | None) -> None:
-    if given.heads is not None and given.heads != heads:
+def _explain(result: Imported, released: _Configuration, heads: int, stats: str | Path | None) -> None:
+    if released.n_heads not in {None, heads}:
         result.warnings.append(
-            f"{heads} attention heads, though the configuration says {given.heads}: the weights fit both, and the "
-            f"paper and the released program have {HEADS}; --heads {given.heads} follows the configuration"
+            f"{heads} attention heads, though the configuration says {released.n_heads}: the weights fit both, and the "
+            f"paper and the released program have {HEADS}; --heads {released.n_heads} follows the configuration"
         )
     odd = [name for name, x in result.checkpoint.spec.features.items() if x.width != FEATURES[name].width]
     if odd:
@@ -347,7 +301,7 @@ def _explain(result: Imported, given: _Configuration, heads: int, stats: str | P
         )
     if stats is not None:
         result.notes.append(f"normalisation from {Path(stats).name}")
-    elif given.normalises:
+    elif released.normalize_data:
         result.notes.append("normalisation with the released classifier's minimum and maximum of each feature")
     else:
         result.notes.append("no normalisation, as the configuration says (normalize_data)")
