@@ -179,7 +179,7 @@ def evaluate(
     Returns:
         ``accuracy``, ``macro_f1``, ``per_class``, ``confusion``, ``calibration_error`` and what they were made from.
     """
-    from vemoclap_batch.fusion.scoring import score
+    from vemoclap_batch.fusion.evaluation import score
 
     store = open_store(out)
     return score(

@@ -9,7 +9,7 @@ from tests.pipeline.feature_store import make_store
 from tests.s3 import Server
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint, digest
-from vemoclap_batch.fusion.scoring import score
+from vemoclap_batch.fusion.evaluation import score
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.training.fit import fit
 

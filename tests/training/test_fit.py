@@ -16,7 +16,7 @@ from tests.pipeline.feature_store import make_store
 from vemoclap_batch.config import LABELS, ConfigError, load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.dataset import find_labelled, open_data, stored_bytes
-from vemoclap_batch.fusion.scoring import score
+from vemoclap_batch.fusion.evaluation import score
 from vemoclap_batch.fusion.selection import select
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.training.fit import fit, seed_folder

@@ -1,21 +1,139 @@
-"""How good predictions are: numbers and pictures."""
+"""How good predictions are: scores, their intervals, pictures, and the report of a checkpoint on a store's videos."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from vemoclap_batch.errors import ConfigError
+from vemoclap_batch.fusion.checkpoint import DESCRIPTION, Checkpoint, used_videos
 from vemoclap_batch.fusion.data import keyed_rng
-from vemoclap_batch.report.pages import figure
+from vemoclap_batch.fusion.dataset import find_labelled, open_data
+from vemoclap_batch.fusion.selection import names_of, select
+from vemoclap_batch.report.pages import figure, png
+from vemoclap_batch.store.folder import Folder
+from vemoclap_batch.store.store import Store
 
-ROUNDS = 2000
-BINS = 15
-#: The scores that several seeds are compared by.
-SUMMARY = ("accuracy", "macro_f1", "uar", "calibration_error")
+METRICS, CONFUSION, RELIABILITY = "metrics.json", "confusion.png", "reliability.png"
+_ROUNDS, _BINS = 2000, 15
+#: The scores that are compared over seeds; those with an interval first.
+_SUMMARY = ("accuracy", "macro_f1", "uar", "calibration_error")
+
+
+def score(
+    store: Store, model: str, labels: str, *, split: str = "test", chosen: Mapping[str, str] | None = None,
+    preferred: Mapping[str, str] | None = None, folder: str | None = None, stream: bool | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score a checkpoint on the labelled videos of one split (``all`` for every one).
+
+    Several checkpoints, one a seed, are scored as their mean and deviation.
+
+    Args:
+        store: the output folder with the features.
+        model: folder of a checkpoint, or of ``seed-…`` folders.
+        labels: the labels file.
+        split: which videos.
+        chosen: the user's choice of fingerprints.
+        preferred: the profile's.
+        folder: where ``metrics.json``, ``confusion.png`` and ``reliability.png`` go, if anywhere.
+        stream: read features from disk rather than memory; None decides by their size.
+
+    Returns:
+        What :func:`evaluate` or, for several seeds, :func:`summarise` gives, with the labels, the preset, the split,
+        where it is from, the blacklist, the fingerprints, ``leaks`` (why the score flatters) and ``model_notes``.
+
+    Raises:
+        ConfigError: no checkpoint, features or labels that fit, or nothing to score.
+    """
+    members = _members(model)
+    checkpoints = {name: Checkpoint.load(path) for name, path in members.items()}
+    first = _check_alike(model, checkpoints)
+    selected = select(store, {name: x.space for name, x in first.spec.features.items()}, chosen, preferred)
+    labelled = find_labelled(store, labels, selected, first.spec.labels)
+    rows = labelled.rows(split)
+    data = open_data(store, selected, labelled.videos.take(rows), labelled.labels[rows], stream)
+    probabilities = {name: checkpoint.probabilities(data) for name, checkpoint in checkpoints.items()}
+    results = {name: evaluate(shares, data.labels, first.spec.labels) for name, shares in probabilities.items()}
+    if "" in results:
+        result = results[""]
+    else:
+        result = summarise(results, [shares.argmax(1) == data.labels for shares in probabilities.values()])
+    notes = dict.fromkeys(note for checkpoint in checkpoints.values() for note in checkpoint.card.get("notes", []))
+    leaks = _leaks(checkpoints, members, data.ids)
+    result |= {
+        "preset": first.card.get("preset"),
+        "split": split,
+        "split_source": labelled.source,
+        "blacklist": labelled.blacklist,
+        "fingerprints": names_of(selected),
+        "model_notes": [*(notes | {leaks: None} if leaks else notes)],
+        "leaks": leaks,
+        "without_video": labelled.without_video,
+        "without_features": labelled.without_features,
+        "labels": list(first.spec.labels),
+    }
+    if folder:
+        place = Folder(folder)
+        place.write(METRICS, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+        place.write(CONFUSION, draw_confusion(result, first.spec.labels))
+        place.write(RELIABILITY, draw_reliability(result))
+    return result
+
+
+def _members(model: str) -> dict[str, str]:
+    """The checkpoints of a folder: itself, under no name, or one a seed."""
+    whole = Folder(model)
+    if whole.has(DESCRIPTION):
+        return {"": model}
+    seeds = [folder for folder in whole.folders() if folder.name.startswith("seed-") and folder.has(DESCRIPTION)]
+    seeds.sort(key=lambda folder: (len(folder.name), folder.name))
+    return {folder.name: folder.address for folder in seeds} or {"": model}
+
+
+def _check_alike(model: str, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
+    """The first of them; ConfigError if others take different features, give other labels or have another preset."""
+    (first_name, first), *others = checkpoints.items()
+
+    def shape(checkpoint: Checkpoint) -> tuple[object, ...]:
+        features = {name: (feature.space, feature.width) for name, feature in checkpoint.spec.features.items()}
+        return features, checkpoint.spec.labels
+
+    mistakes = []
+    for name, checkpoint in others:
+        if shape(checkpoint) != shape(first):
+            mistakes.append(f"{model}/{name}: takes other features, or gives other labels, than {first_name}")
+        preset, expected = checkpoint.card.get("preset"), first.card.get("preset")
+        if preset != expected:
+            mistakes.append(f"{model}/{name}: trained with preset {preset}, {first_name} with {expected}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return first
+
+
+def _leaks(checkpoints: Mapping[str, Checkpoint], members: Mapping[str, str], ids: list[str]) -> str | None:
+    """Why the score flatters: the checkpoint has seen videos it is scored on. None when nothing says so."""
+    for checkpoint in checkpoints.values():
+        if reason := checkpoint.card.get("leaks"):
+            return str(reason)
+    seen: Counter[str] = Counter()
+    for folder in members.values():
+        used = used_videos(folder)
+        seen |= Counter(used[name] for name in ids if name in used)
+    if not seen:
+        return None
+    told = " and ".join(
+        f"{count} of them {'trained the model' if name == 'train' else 'chose its step'}"
+        for name, count in sorted(seen.items())
+    )
+    return f"the score leaks: of the {len(ids)} videos scored, {told}"
+
+
+# ---- numbers
 
 
 def evaluate(probabilities: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
@@ -29,16 +147,18 @@ def evaluate(probabilities: np.ndarray, truth: np.ndarray, labels: Sequence[str]
     Returns:
         ``n``; ``accuracy``, ``macro_f1`` and ``uar`` (means over the labels that are given to any example), each with
         its 95 % bootstrap interval ``…_interval``; ``per_class`` (precision, recall, f1 with its interval, n);
-        ``confusion_matrix`` (rows: given label); ``calibration_error``; and ``reliability``, its bins.
+        ``confusion_matrix`` (rows: given label); ``reliability``, equal-width bins of the top label's probability that
+        hold any example (``from``, ``to``, ``n``, mean ``confidence``, ``accuracy``); and ``calibration_error``, the
+        expected one over these bins (Guo et al., 2017, arXiv 1706.04599).
     """
     counts = confusion_matrix(truth, probabilities.argmax(1), labels=range(len(labels)))
     scores = _scores(counts)
     intervals = {name: _interval(values) for name, values in _scores(_resampled(counts)).items()}
-    bins = reliability(probabilities, truth)
+    bins = _reliability(probabilities, truth)
     return {
         "n": len(truth),
-        **{name: float(scores[name]) for name in ("accuracy", "macro_f1", "uar")},
-        **{f"{name}_interval": intervals[name] for name in ("accuracy", "macro_f1", "uar")},
+        **{name: float(scores[name]) for name in _SUMMARY[:3]},
+        **{f"{name}_interval": intervals[name] for name in _SUMMARY[:3]},
         "per_class": {
             label: {
                 **{name: float(scores[name][at]) for name in ("precision", "recall", "f1")},
@@ -48,7 +168,7 @@ def evaluate(probabilities: np.ndarray, truth: np.ndarray, labels: Sequence[str]
             for at, label in enumerate(labels)
         },
         "confusion_matrix": counts.tolist(),
-        "calibration_error": _calibration_error(bins, len(truth)),
+        "calibration_error": sum(abs(b["accuracy"] - b["confidence"]) * b["n"] for b in bins) / max(len(truth), 1),
         "reliability": bins,
     }
 
@@ -77,8 +197,8 @@ def _resampled(counts: np.ndarray, seed: int = 1) -> np.ndarray:
     Drawing examples with replacement fills the matrix's cells as one multinomial draw does, whatever their number.
     """
     n = counts.sum()
-    drawn = keyed_rng(seed, "bootstrap").multinomial(n, counts.reshape(-1) / n, size=ROUNDS)
-    return drawn.reshape(ROUNDS, *counts.shape)
+    drawn = keyed_rng(seed, "bootstrap").multinomial(n, counts.reshape(-1) / n, size=_ROUNDS)
+    return drawn.reshape(_ROUNDS, *counts.shape)
 
 
 def _interval(values: np.ndarray) -> list[Any]:
@@ -86,24 +206,19 @@ def _interval(values: np.ndarray) -> list[Any]:
     return np.percentile(values, [2.5, 97.5], axis=0).tolist()
 
 
-def bootstrap(hits: np.ndarray, rounds: int = ROUNDS, seed: int = 1) -> list[float]:
+def bootstrap(hits: np.ndarray, seed: int = 1) -> list[float]:
     """The 95 % percentile bootstrap interval of a mean over examples, float [n]."""
     rng = keyed_rng(seed, "bootstrap")
-    return _interval(np.array([rng.choice(hits, len(hits)).mean() for _ in range(rounds)]))
+    return _interval(np.array([rng.choice(hits, len(hits)).mean() for _ in range(_ROUNDS)]))
 
 
-def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
-    """Equal-width bins of the top label's probability that hold any example.
-
-    Returns:
-        Per bin ``from``, ``to``, ``n``, mean ``confidence`` and ``accuracy``.
-    """
+def _reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
     confidence, hits = probabilities.max(1), probabilities.argmax(1) == truth
-    at = np.minimum((confidence * bins).astype(int), bins - 1)
+    at = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     return [
         {
-            "from": float(b / bins),
-            "to": float((b + 1) / bins),
+            "from": float(b / _BINS),
+            "to": float((b + 1) / _BINS),
             "n": int((at == b).sum()),
             "confidence": float(confidence[at == b].mean()),
             "accuracy": float(hits[at == b].mean()),
@@ -112,16 +227,7 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) 
     ]
 
 
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error of the top label over equal-width bins (Guo et al., 2017, arXiv 1706.04599)."""
-    return _calibration_error(reliability(probabilities, truth, bins), len(truth))
-
-
-def _calibration_error(bins: Sequence[dict[str, float]], n: int) -> float:
-    return float(sum(abs(b["accuracy"] - b["confidence"]) * b["n"] for b in bins) / max(n, 1))
-
-
-def summarise(results: dict[str, dict[str, Any]], hits: Sequence[np.ndarray]) -> dict[str, Any]:
+def summarise(results: Mapping[str, dict[str, Any]], hits: Sequence[np.ndarray]) -> dict[str, Any]:
     """One result of several classifiers, scored on the same examples.
 
     Args:
@@ -134,24 +240,28 @@ def summarise(results: dict[str, dict[str, Any]], hits: Sequence[np.ndarray]) ->
         examples, of the mean classifier. ``seeds`` has the scores of each.
     """
     every = list(results.values())
-    found: dict[str, Any] = {"n": every[0]["n"]}
-    for name in SUMMARY:
-        found[name], found[f"{name}_deviation"] = mean_and_deviation([result[name] for result in every])
-    found["accuracy_interval"] = bootstrap(np.mean(np.array(hits, float), axis=0))
-    found["per_class"] = {
-        label: _class_summary([r["per_class"][label] for r in every]) for label in every[0]["per_class"]
+    return {
+        "n": every[0]["n"],
+        **_means(every, _SUMMARY),
+        "accuracy_interval": bootstrap(np.mean(np.array(hits, float), axis=0)),
+        "per_class": {
+            label: {
+                **_means([result["per_class"][label] for result in every], ("precision", "recall", "f1")),
+                "n": row["n"],
+            }
+            for label, row in every[0]["per_class"].items()
+        },
+        "confusion_matrix": np.sum([result["confusion_matrix"] for result in every], axis=0).tolist(),
+        "reliability": _joined([row for result in every for row in result["reliability"]]),
+        "seeds": {name: {key: result[key] for key in _SUMMARY} for name, result in results.items()},
     }
-    found["confusion_matrix"] = np.sum([result["confusion_matrix"] for result in every], axis=0).tolist()
-    found["reliability"] = _joined([result["reliability"] for result in every])
-    found["seeds"] = {name: {key: result[key] for key in SUMMARY} for name, result in results.items()}
-    return found
 
 
-def _class_summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name in ("precision", "recall", "f1"):
-        found[name], found[f"{name}_deviation"] = mean_and_deviation([row[name] for row in rows])
-    return found | {"n": rows[0]["n"]}
+def _means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for name in names:
+        means[name], means[f"{name}_deviation"] = mean_and_deviation([row[name] for row in rows])
+    return means
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -159,18 +269,20 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _joined(every: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
+def _joined(bins: list[dict[str, float]]) -> list[dict[str, float]]:
     joined = []
-    rows = [row for bins in every for row in bins]
-    for low, high in sorted({(row["from"], row["to"]) for row in rows}):
-        same = [row for row in rows if row["from"] == low]
+    for low, high in sorted({(row["from"], row["to"]) for row in bins}):
+        same = [row for row in bins if row["from"] == low]
         n = sum(row["n"] for row in same)
         means = {key: sum(row[key] * row["n"] for row in same) / n for key in ("confidence", "accuracy")}
         joined.append({"from": low, "to": high, "n": n, **means})
     return joined
 
 
-def describe(result: dict[str, Any]) -> str:
+# ---- words and pictures
+
+
+def describe(result: Mapping[str, Any]) -> str:
     """The main scores in a few words, with their deviation over seeds or else their interval."""
     if "seeds" in result:
         return (
@@ -185,11 +297,8 @@ def describe(result: dict[str, Any]) -> str:
     return f"accuracy {accuracy}, macro F1 {f1}, n = {result['n']}"
 
 
-def draw_confusion(result: dict[str, Any], labels: Sequence[str], path: str | Path) -> None:
-    """Draw the confusion matrix of :func:`evaluate` or :func:`summarise` as a PNG.
-
-    Rows are normalised, counts written in; those of several seeds are added up.
-    """
+def draw_confusion(result: Mapping[str, Any], labels: Sequence[str]) -> bytes:
+    """The confusion matrix of :func:`evaluate` or :func:`summarise` as a PNG: rows normalised, counts written in."""
     counts = np.array(result["confusion_matrix"])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     drawn = figure(6.4, 5.4)
@@ -203,11 +312,11 @@ def draw_confusion(result: dict[str, Any], labels: Sequence[str], path: str | Pa
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
     drawn.colorbar(image, label="share of the given label")
-    drawn.savefig(path, dpi=120)
+    return png(drawn)
 
 
-def draw_reliability(result: dict[str, Any], path: str | Path) -> None:
-    """Draw how often predictions of each confidence are right, and how many there are, as a PNG."""
+def draw_reliability(result: Mapping[str, Any]) -> bytes:
+    """How often predictions of each confidence are right, and how many there are, as a PNG."""
     bins = result["reliability"]
     left = np.array([b["from"] for b in bins])
     width = np.array([b["to"] for b in bins]) - left
@@ -221,4 +330,4 @@ def draw_reliability(result: dict[str, Any], path: str | Path) -> None:
     above.legend(loc="lower right", fontsize=8)
     below.bar(left, [b["n"] for b in bins], width, align="edge", color="#9ecae9", edgecolor="white")
     below.set(xlabel="confidence", ylabel="predictions")
-    drawn.savefig(path, dpi=120)
+    return png(drawn)

@@ -92,7 +92,7 @@ def read_checkpoint(
     features = _features(weights, released, str(config), mistakes)
     if stats is not None:
         features = {name: _with_range(name, x, str(stats), ranges, mistakes) for name, x in features.items()}
-    labels = _labels(weights, released, str(model), config and str(config), mistakes)
+    labels = _labels(weights, released, str(model), str(config), mistakes)
     d_model = next(iter(_encoders(weights).values())).shape[0]
     if released.d_model not in {None, d_model}:
         mistakes.append(f"{str(config)!r}: d_model is {released.d_model}; the weights have {d_model}")
@@ -275,7 +275,7 @@ def _with_range(name: str, feature: FeatureSpec, path: str, ranges: Any, mistake
 
 
 def _labels(
-    weights: Mapping[str, np.ndarray], released: _Configuration, model: str, config: str | None, mistakes: list[str]
+    weights: Mapping[str, np.ndarray], released: _Configuration, model: str, config: str, mistakes: list[str]
 ) -> tuple[str, ...]:
     count, labels = len(weights["cls_mlp.0.bias"]), tuple(name.lower() for name in released.labels or LABELS)
     if released.n_labels not in {None, count}:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vemoclap_batch.config import Config, ConfigError
 from vemoclap_batch.extractors.registry import resolve
-from vemoclap_batch.fusion.scoring import CONFUSION, RELIABILITY, score
+from vemoclap_batch.fusion.evaluation import CONFUSION, RELIABILITY, score
 from vemoclap_batch.pipeline.run import run
 from vemoclap_batch.sources.ekman6 import Ekman6, read_ekman6
 from vemoclap_batch.sources.manifest import write_manifest
@@ -75,7 +75,7 @@ def reproduce(
 
     Returns:
         What the page shows: ``scores``, one for each training set and test set (``trained_on``, ``scored_on`` and what
-        :func:`~vemoclap_batch.fusion.scoring.score` gives), ``cards`` of the trainings, ``videos`` (by data set,
+        :func:`~vemoclap_batch.fusion.evaluation.score` gives), ``cards`` of the trainings, ``videos`` (by data set,
         class and split), ``failed`` videos, ``split_source``, ``blacklist``, ``about`` and ``notes``.
 
     Raises:
