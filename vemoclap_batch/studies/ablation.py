@@ -7,7 +7,7 @@ not run again. Trials run side by side as Ray tasks, one CPU each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -244,7 +244,7 @@ def _cost_key(shape: FusionSpec) -> str:
 def _cost(shape: FusionSpec) -> dict[str, Any]:
     """What a classifier of this shape costs on one thread."""
     torch.set_num_threads(1)
-    return measure(shape).as_dict()
+    return asdict(measure(shape))
 
 
 def _train(store: Store, setup: Setup, trials: Mapping[str, tuple[Arm, int]]) -> dict[str, dict[str, Any]]:
