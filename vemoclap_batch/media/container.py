@@ -15,9 +15,7 @@ from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.clip import MediaError
 
 #: Formats that name other files, or look for them beside their own.
-_OF_OTHER_FILES = frozenset(
-    ["concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtsp", "sdp", "vobsub", "webm_dash_manifest"]
-)
+_OF_OTHER_FILES = frozenset("concat dash hls image2 imf lavfi mlv rtsp sdp vobsub webm_dash_manifest".split())
 #: First bytes of media files, to tell a broken video from something that never was one.
 _SIGNATURES = {
     (4, b"ftyp"): "an MP4 or MOV file",
@@ -28,7 +26,7 @@ _SIGNATURES = {
     (0, b"FLV"): "an FLV file",
     (0, b"\x30\x26\xb2\x75"): "a WMV or ASF file",
 }
-#: How much of a file is looked at to say what it is.
+#: How much of a file is read to say what it is.
 _HEAD_BYTES = 65_536
 #: What an MP4 or MOV file may begin with.
 _FIRST_BOXES = frozenset([b"ftyp", b"wide", b"mdat", b"moov", b"free", b"skip"])
@@ -116,18 +114,18 @@ def _unreadable(path: str, error: Exception) -> MediaError:
     if (text := _text(path, head)) is not None:
         return text
     if no_index:
-        cause = (
+        return MediaError(
+            ErrorType.INCOMPLETE,
             f"{path} is not complete: its index (moov) is missing. It is still being uploaded or recorded, or was "
-            f"truncated or damaged; give it again once it is whole"
+            "truncated or damaged; give it again once it is whole",
         )
-        return MediaError(ErrorType.INCOMPLETE, cause)
     if not head.strip(b"\0"):
-        cause = f"{path} is not complete: it begins with zeros, as a download does whose content is still to come"
-        return MediaError(ErrorType.INCOMPLETE, cause)
+        cause = "it begins with zeros, as a download does whose content is still to come"
+        return MediaError(ErrorType.INCOMPLETE, f"{path} is not complete: {cause}")
     for (offset, mark), name in _SIGNATURES.items():
         if head[offset : offset + len(mark)] == mark:
-            cause = f"{path} begins like {name}, but its index cannot be read: truncated or damaged"
-            return MediaError(ErrorType.UNDECODABLE, cause)
+            cause = f"begins like {name}, but its index cannot be read: truncated or damaged"
+            return MediaError(ErrorType.UNDECODABLE, f"{path} {cause}")
     reason = getattr(error, "strerror", None) or str(error)
     return MediaError(ErrorType.NOT_MEDIA, f"{path} is not a video or sound file ({reason})")
 
@@ -136,11 +134,11 @@ def _text(path: str, head: bytes) -> MediaError | None:
     """The failure of a text that may stand under the name of a video; None for anything else."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if _PLAYLIST.match(text):
-        cause = f"{path} is a playlist, which only names other files: give those, or save the stream as one file"
-        return MediaError(ErrorType.PLAYLIST, cause)
+        cause = "a playlist, which only names other files: give those, or save the stream as one file"
+        return MediaError(ErrorType.PLAYLIST, f"{path} is {cause}")
     if _WEB_PAGE.match(text):
-        cause = f"{path} is a web page or a server's answer, not a video: download the video itself again"
-        return MediaError(ErrorType.WEB_PAGE, cause)
+        cause = "a web page or a server's answer, not a video: download the video itself again"
+        return MediaError(ErrorType.WEB_PAGE, f"{path} is {cause}")
     return None
 
 
@@ -149,18 +147,18 @@ def nothing_in(path: str, container: av.container.InputContainer) -> MediaError:
     if is_encrypted(path):
         return encrypted(path)
     if container.streams.video or container.streams.audio:
-        cause = f"nothing in {path} can be decoded: its streams are of a kind that no decoder here knows"
-        return MediaError(ErrorType.UNDECODABLE, cause)
+        cause = "can be decoded: its streams are of a kind that no decoder here knows"
+        return MediaError(ErrorType.UNDECODABLE, f"nothing in {path} {cause}")
     with open(path, "rb") as stream:
         text = _text(path, stream.read(_HEAD_BYTES))  # Some playlists look like subtitles.
-    cause = f"{path} holds neither pictures nor sound (subtitles or data alone): give a file that has one of them"
-    return text or MediaError(ErrorType.NO_STREAMS, cause)
+    cause = "neither pictures nor sound (subtitles or data alone): give a file that has one of them"
+    return text or MediaError(ErrorType.NO_STREAMS, f"{path} holds {cause}")
 
 
 def encrypted(path: str) -> MediaError:
     """The failure of an encrypted file."""
-    cause = f"{path} is encrypted (protected against copying) and cannot be decoded: give a copy without protection"
-    return MediaError(ErrorType.ENCRYPTED, cause)
+    cause = "encrypted (protected against copying) and cannot be decoded: give a copy without protection"
+    return MediaError(ErrorType.ENCRYPTED, f"{path} is {cause}")
 
 
 def is_encrypted(path: str) -> bool:
@@ -174,15 +172,12 @@ def is_encrypted(path: str) -> bool:
             stream.seek(at)
             # Each protected track has a box of its protection scheme (ISO/IEC 14496-12, 8.12).
             return b"sinf" in stream.read(_INDEX_BYTES)
-    return any(guid in head[:_HEAD_BYTES] for guid in _ASF_ENCRYPTION) or _is_scrambled(head)
-
-
-def _is_scrambled(head: bytes) -> bool:
-    """Whether most packets of a transport stream have a scrambled payload (ISO/IEC 13818-1, 2.4.3.3)."""
+    if any(guid in head[:_HEAD_BYTES] for guid in _ASF_ENCRYPTION):
+        return True
+    # Most packets of a scrambled transport stream say that their payload is (ISO/IEC 13818-1, 2.4.3.3).
     packets = [head[at : at + 4] for at in range(0, len(head) - _TS_PACKET, _TS_PACKET)]
-    if not packets or any(packet[0] != 0x47 for packet in packets):
-        return False
-    return sum(packet[3] >> 6 > 1 for packet in packets) > len(packets) / 2
+    scrambled = sum(packet[3] >> 6 > 1 for packet in packets)
+    return all(packet[0] == 0x47 for packet in packets) and scrambled > len(packets) / 2
 
 
 def _find_box(stream: IO[bytes], kind: bytes) -> int | None:

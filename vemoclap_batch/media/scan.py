@@ -62,12 +62,11 @@ def scan(
     """
     with open_media(path) as container:
         tracks = matroska.tracks(path) if container.format.name == _MATROSKA else []
-        video, audio = _streams(container)
         if any(track.is_encrypted for track in tracks):
             raise encrypted(path)
-        if video is None and audio is None:
+        reader = _PacketReader(container, want_audio, limits or Limits())
+        if not reader.streams:
             raise nothing_in(path, container)
-        reader = _PacketReader(container, video, audio, want_audio, limits or Limits())
         reader.read(heartbeat)
         if reader.encrypted:
             raise encrypted(path)
@@ -77,31 +76,20 @@ def scan(
 class _PacketReader:
     """The state of one pass."""
 
-    def __init__(
-        self,
-        container: av.container.InputContainer,
-        video: av.VideoStream | None,
-        audio: av.AudioStream | None,
-        want_audio: bool,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, container: av.container.InputContainer, want_audio: bool, limits: Limits) -> None:
+        video, audio = _streams(container)
         self._container, self._video, self._audio = container, video, audio
-        self._streams = [stream for stream in (video, audio) if stream is not None]
-        self._origin_s = _origin_s(self._streams)
+        self.streams = [stream for stream in (video, audio) if stream is not None]
+        self._origin_s = _origin_s(self.streams)
         self._track = None
         if audio is not None and want_audio:
             self._track = AudioTrack(self._origin_s, limits.max_duration_s, limits.part_s)
         self._warnings: list[str] = []
         codec = video.codec_context if video is not None else None
-        self._log = PacketLog(
-            codec.name if codec is not None else "",
-            in_avi=container.format.name == "avi",
-            reordered=codec is not None and codec.has_b_frames,
-        )
-        self._has_palette = codec is not None and codec.pix_fmt == "pal8"
+        self._log = PacketLog(codec, in_avi=container.format.name == "avi")
         self._timeline = Timeline(bool(container.format.flags & _MAY_JUMP), audio is not None)
         # Fractions are slow, and there are many packets.
-        self._seconds = {stream.index: float(stream.time_base or 0) for stream in self._streams}
+        self._seconds = {stream.index: float(stream.time_base or 0) for stream in self.streams}
         self._in_mp4 = container.format.name == _MP4
         # Where each stream's last frame begins and ends, in its time base.
         self._latest: dict[int, int] = {}
@@ -112,7 +100,7 @@ class _PacketReader:
     def read(self, heartbeat: Heartbeat) -> None:
         """Take every packet, as far as the file can be read."""
         try:
-            packets = demux(self._container, self._streams, passed_over=self._pass_over)
+            packets = demux(self._container, self.streams, passed_over=self._pass_over)
             for number, packet in enumerate(packets):
                 if number % _HEARTBEAT_EVERY == 0:
                     heartbeat()
@@ -200,7 +188,7 @@ class _PacketReader:
         """How long the longest stream is, by its packets; those of audio may lie about their lengths."""
         ends = [
             float(self._ends[stream.index] * stream.time_base)
-            for stream in self._streams
+            for stream in self.streams
             if stream.time_base is not None and stream.index in self._ends
             if stream is not self._audio or self._track is None or self._track.timed
         ]
@@ -236,7 +224,7 @@ class _PacketReader:
         pts = np.sort(np.array(log.pts, np.int64))
         seconds = self._seconds[video.index]
         # Where packets do not tell which of them gives which frame, or a palette came with the first one.
-        unseekable = joined or log.packed or log.by_dts or (self._has_palette and log.palette)
+        unseekable = joined or log.packed or log.by_dts or (codec.pix_fmt == "pal8" and log.palette)
         return VideoIndex(
             stream=video.index,
             codec=codec.codec.canonical_name,

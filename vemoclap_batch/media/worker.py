@@ -62,7 +62,7 @@ class DecodeWorker:
     @property
     def pid(self) -> int | None:
         """Process id of the worker, None before the first call and after one that ended it."""
-        return self._process.pid if self._process is not None else None
+        return self._process.popen.pid if self._process is not None else None
 
     def decode(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
@@ -80,7 +80,7 @@ class DecodeWorker:
         crash or a lack of memory, and when not all chunks are taken, the next call starts a new process.
         """
         try:
-            if self._process is None or not self._process.is_alive():
+            if self._process is None or self._process.popen.poll() is not None:
                 self.close()
                 self._process = _Process(self._sampling, self._limits)
             process = self._process
@@ -89,7 +89,7 @@ class DecodeWorker:
             return
         finished = False
         try:
-            process.send({"address": uri, "want_frames": want_frames, "want_audio": want_audio})
+            send(process.requests, {"address": uri, "want_frames": want_frames, "want_audio": want_audio})
             while not finished:
                 result = self._result(video_id, *process.answer(self._limits.timeout_s))
                 finished = isinstance(result, Failure) or result[0].chunk == result[0].chunks - 1
@@ -132,7 +132,7 @@ class _Process:
         policy = settings.pop("policy")
         start = json.dumps([[str(entry) for entry in sys.path], parent_pipe, asdict(sampling), settings, policy])
         try:
-            self._process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, start],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -146,21 +146,10 @@ class _Process:
             raise
         finally:
             os.close(parent_pipe)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-        self.pid = self._process.pid
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def send(self, request: dict[str, Any]) -> None:
-        """Send a request.
-
-        Raises:
-            OSError: the process is gone.
-        """
-        send(self._requests.fileno(), request)
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        self._pipes = (self.popen.stdin, self.popen.stdout)
+        self.requests = self.popen.stdin.fileno()
 
     def answer(self, timeout_s: float) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Wait for the next answer; each heartbeat starts the time anew.
@@ -170,7 +159,7 @@ class _Process:
             EOFError, OSError: the process is gone.
         """
         while True:
-            answer = receive(self._answers.fileno(), timeout_s)
+            answer = receive(self._pipes[1].fileno(), timeout_s)
             if answer[0]["kind"] != "heartbeat":
                 return answer
 
@@ -193,14 +182,14 @@ class _Process:
     def _wait(self) -> int | None:
         """Exit status; None when the process does not end, as one does not that waits for a lost network disk."""
         try:
-            return self._process.wait(_END_S)
+            return self.popen.wait(_END_S)
         except subprocess.TimeoutExpired:
             return None
 
     def kill(self) -> None:
-        self._process.kill()
+        self.popen.kill()
         self._wait()
-        for stream in (self._requests, self._answers, self._stderr):
+        for stream in (*self._pipes, self._stderr):
             stream.close()
         os.close(self._parent_end)
 
