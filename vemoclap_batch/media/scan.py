@@ -10,10 +10,17 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from vemoclap_batch.media import matroska
 from vemoclap_batch.media.audio import AudioBuffer, AudioTrack
 from vemoclap_batch.media.clip import SAMPLE_RATE, Heartbeat, no_heartbeat
-from vemoclap_batch.media.container import decode_packet, demux, encrypted, nothing_in, open_media
+from vemoclap_batch.media.container import (
+    Track,
+    decode_packet,
+    demux,
+    encrypted,
+    matroska_tracks,
+    nothing_in,
+    open_media,
+)
 from vemoclap_batch.media.frames import DisplayShape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
 from vemoclap_batch.media.timestamps import Timeline
@@ -30,6 +37,7 @@ _HEARTBEAT_EVERY = 256
 #: So many times as many chunks as frames are no variable rate.
 _EVEN = 1.1
 
+_DEFAULT = Limits()
 _Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
 
 
@@ -52,19 +60,17 @@ class Scan:
     warnings: list[str] = field(default_factory=list)
 
 
-def scan(
-    path: str, *, want_audio: bool = True, limits: Limits | None = None, heartbeat: Heartbeat = no_heartbeat
-) -> Scan:  # fmt: skip
+def scan(path: str, want_audio: bool = True, limits: Limits = _DEFAULT, heartbeat: Heartbeat = no_heartbeat) -> Scan:
     """Read all packets of a file once and decode the audio among them; more of it than a chunk has is kept on disk.
 
     Raises:
         MediaError: the file is no media file, holds neither a video nor an audio stream, or is encrypted.
     """
     with open_media(path) as container:
-        tracks = matroska.tracks(path) if container.format.name == _MATROSKA else []
+        tracks = matroska_tracks(path) if container.format.name == _MATROSKA else []
         if any(track.is_encrypted for track in tracks):
             raise encrypted(path)
-        reader = _PacketReader(container, want_audio, limits or Limits())
+        reader = _PacketReader(container, want_audio, limits)
         if not reader.streams:
             raise nothing_in(path, container)
         reader.read(heartbeat)
@@ -161,14 +167,14 @@ class _PacketReader:
             # ValueError: a sample format or rate that PyAV or the track refuses.
             self._bad_audio += 1
 
-    def result(self, tracks: Sequence[matroska.Track]) -> Scan:
+    def result(self, tracks: Sequence[Track]) -> Scan:
         """Sum the pass up."""
         audio = self._track.finish() if self._track is not None else AudioBuffer(0)
         video = self._video_index(tracks)
         warnings = self._warnings + (self._track.warnings if self._track is not None else [])
         if restarts := self._timeline.restarts:
-            warnings.append(f"time starts again {_times(restarts)}, as in parts that were joined: they were taken as "
-                            "one video")  # fmt: skip
+            joined = "as in parts that were joined: they were taken as one video"
+            warnings.append(f"time starts again {_times(restarts)}, {joined}")
         if jumps := self._timeline.jumps:
             warnings.append(f"the time stamps jump {_times(jumps)}: time was taken as going on there")
         if self._bad_audio and not len(audio):
@@ -203,7 +209,7 @@ class _PacketReader:
             return []
         return [f"the file seems truncated after {duration_s:.1f} of {declared_s:.1f} s"]
 
-    def _video_index(self, tracks: Sequence[matroska.Track]) -> VideoIndex | None:
+    def _video_index(self, tracks: Sequence[Track]) -> VideoIndex | None:
         log, container, video = self._log, self._container, self._video
         if video is None:
             return None
@@ -244,7 +250,7 @@ class _PacketReader:
 
 
 def _shape(
-    container: av.container.InputContainer, video: av.VideoStream, tracks: Sequence[matroska.Track]
+    container: av.container.InputContainer, video: av.VideoStream, tracks: Sequence[Track]
 ) -> DisplayShape:  # fmt: skip
     """What the container says of how the frame is shown."""
     aspect = float(video.sample_aspect_ratio or 1)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -34,7 +34,7 @@ from vemoclap_batch import policy as policies
 limits = worker_main.Limits(**limits, policy=policies.Policy(**policy))
 worker_main.main(answers, parent_pipe, worker_main.Sampling(**sampling), limits)
 """
-#: Decoding is done in the calling thread; the pools of these libraries would only take address space.
+#: The thread pools of these libraries would only take address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _STDERR_SHOWN = 300
 #: A process that was killed is gone within this time, unless the kernel itself waits for a disk.
@@ -42,7 +42,7 @@ _END_S = 5.0
 _LENGTH = struct.Struct(">I")
 
 
-class DecodeWorker:
+class DecodeWorker(AbstractContextManager["DecodeWorker"]):
     """Owns one worker process, started by the first call and reused; for one calling thread at a time.
 
     The process ends with :meth:`close`, and when its parent ends in whatever way, SIGKILL included.
@@ -52,12 +52,6 @@ class DecodeWorker:
         self._sampling = sampling or Sampling()
         self._limits = limits or Limits()
         self._process: _Process | None = None
-
-    def __enter__(self) -> DecodeWorker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def pid(self) -> int | None:
@@ -74,10 +68,10 @@ class DecodeWorker:
     def chunks(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
     ) -> Generator[tuple[Clip, MediaInfo] | Failure, None, None]:
-        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_chunks` does.
+        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_chunks` does, with a Failure for an exception.
 
-        Never raises for what is wrong with the video: a failure, then, is the last that is given. After a time-out, a
-        crash or a lack of memory, and when not all chunks are taken, the next call starts a new process.
+        After a time-out, a crash or a lack of memory, and when not all chunks are taken, the next call starts a new
+        process.
         """
         try:
             if self._process is None or self._process.popen.poll() is not None:
@@ -108,6 +102,9 @@ class DecodeWorker:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _result(
         self, video_id: str, message: dict[str, Any], arrays: list[np.ndarray]
