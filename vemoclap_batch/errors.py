@@ -66,6 +66,10 @@ class Busy(RunEnded):
     """The run did not begin: another one holds the output folder."""
 
 
+class LockLost(RunBroken):
+    """Another run took the output folder over; this one must write no more."""
+
+
 def without_password(address: str) -> str:
     """Remove ``user:password@`` from an address, so that it may be shown."""
     return _PASSWORD.sub(r"\1\2\3", address)

@@ -84,7 +84,9 @@ def test_rows_that_are_not_there_are_found_missing(tmp_path):
     count = pq.read_metadata(lost).num_rows
     lost.unlink()
     videos = read_sources([str(tmp_path / "manifest.parquet")]).rows
-    pending = find_pending(Store(str(tmp_path / "out")), videos, specs, 3)
+    store = Store(str(tmp_path / "out"))
+    with store.writing("the next run"):
+        pending = find_pending(store, videos, specs, 3)
     assert pending.wanted == {"clip": count}
     assert 16 <= count <= 17
 

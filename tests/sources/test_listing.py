@@ -17,7 +17,7 @@ from vemoclap_batch.config import ConfigError
 from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.sources import listing
 from vemoclap_batch.sources import manifest as M
-from vemoclap_batch.store import patience
+from vemoclap_batch.store import retry
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_store_that_is_out_of_reach_for_a_while_is_waited_for(server, caplog, 
 
 
 def test_a_store_that_stays_out_of_reach_breaks_the_run(server, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(retry, "RETRY_S", 1.0)
     server.stop()
     try:
         for source in SOURCES[::2]:

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from vemoclap_batch.store.lock import Busy, writer
+from vemoclap_batch.errors import Busy
+from vemoclap_batch.store.lock import writer
 
 HOLD = """
 import sys

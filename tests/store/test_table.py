@@ -30,9 +30,9 @@ def rows(ids, content="c", value=1.0):
     ).cast(SCHEMA)  # fmt: skip
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "s3"])
 def store(request, tmp_path):
-    return Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}")
+    return Store(str(tmp_path / "out") if request.param == "local" else request.getfixturevalue("s3_out"))
 
 
 def test_rows_come_back_and_none_is_written_twice(store):
@@ -68,12 +68,12 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     folder = tmp_path / "features" / "asr" / "f"
     folder.parent.mkdir(parents=True)
     folder.write_text("in the way")
-    with pytest.raises(RunBroken, match=f"cannot .* {folder}.*: .*Not a directory"):
+    with pytest.raises(RunBroken, match=f"cannot .* {folder}: .*Path does not exist"):
         table.append(rows(["a"]))
     folder.unlink()
     # What was not written is not taken for written.
     assert table.append(rows(["a"])) == 1
-    assert [p.name[:5] for p in folder.iterdir()] == ["part-"]
+    assert sorted(p.name[:5] for p in folder.iterdir()) == ["_delt", "part-"]
 
 
 def test_duckdb_pandas_and_pyarrow_read_it(tmp_path):
@@ -84,10 +84,10 @@ def test_duckdb_pandas_and_pyarrow_read_it(tmp_path):
         ("b", 1),
         ("c", 2),
     ]
-    frame = pd.read_parquet(tmp_path / "features" / "asr" / "f")
+    frame = pd.read_parquet([str(path) for path in (tmp_path / "features" / "asr" / "f").glob("*.parquet")])
     assert frame.sort_values("video_id")["feature"].map(len).tolist() == [0, 1, 2]
     [shard] = (tmp_path / "features" / "asr" / "f").glob("part-*.parquet")
-    assert pq.read_schema(shard).metadata[b"width"] == b"3"
+    assert pq.read_schema(shard).field("feature").metadata[b"width"] == b"3"
 
 
 def test_numbers_that_never_repeat_are_written_without_a_dictionary(tmp_path):
@@ -104,7 +104,7 @@ def test_numbers_that_never_repeat_are_written_without_a_dictionary(tmp_path):
     group = pq.read_metadata(shard).row_group(0)
     columns = {group.column(at).path_in_schema: group.column(at) for at in range(group.num_columns)}
     has = {path for path, column in columns.items() if column.has_dictionary_page}
-    assert has == {"video_id", "content_key", "run_id", "lines.list.element.text"}
+    assert has == {"video_id", "content_key", "run_id"}
     assert columns["feature.list.element.list.element"].compression == "ZSTD"
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.store import compaction, schemas
+from vemoclap_batch.store import schemas
 from vemoclap_batch.store.schemas import feature_array
 from vemoclap_batch.store.store import Store
 
@@ -71,7 +71,7 @@ def test_a_compaction_without_room_changes_nothing(small_disk):
         table(store).append(rows(200 * at))
     before = shards(small_disk)
     with pytest.raises(RunBroken, match="No space left"), store.writing("r"):
-        compaction.compact(store)
+        store.compact()
     assert shards(small_disk) == before
     assert table(store).read().num_rows == 600
 

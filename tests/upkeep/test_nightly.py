@@ -311,10 +311,10 @@ def test_what_was_made_good_since_is_no_failure(tmp_path, frames_profile):
 
 def test_a_shard_that_cannot_be_read_keeps_no_night_from_its_summary(tmp_path):
     store = Store(str(tmp_path / "out"))
-    old = tmp_path / "out" / "predictions" / "old"
-    old.mkdir(parents=True)
-    for name in ("part-1", "part-2"):
-        (old / f"{name}.parquet").write_bytes(b"")
+    for name in "ab":
+        predictions(store, [name])
+    for path in (tmp_path / "out" / "predictions" / "table").glob("*.parquet"):
+        path.write_bytes(b"")
     [note] = compact_if_large(store, 1)
     assert "the tables were not compacted" in note
     assert (compact_if_large(store, 2), compact_if_large(store, 0)) == ([], [])

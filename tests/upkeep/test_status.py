@@ -22,7 +22,6 @@ from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import features_table, find_pending
 from vemoclap_batch.store import schemas
-from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.upkeep.gc import collect, garbage, newest_model
 from vemoclap_batch.upkeep.status import failed_again, status
@@ -180,7 +179,7 @@ def predictions(store, fingerprint, run_id, features, window=None):
 
 
 def folders(store):
-    return {folder for folder in store.shard_files() if "/" in folder}
+    return {size.table for size in store.sizes() if "/" in size.table}
 
 
 def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, profile, tmp_path):
@@ -255,7 +254,7 @@ def test_a_folder_that_is_being_compacted_can_be_looked_at(store, config):
             for at in range(60):
                 fail(store, str(at), "timeout")
                 fail(store, str(at), "timeout")
-                compact(store)
+                store.compact()
 
     reader = Store(store.address)
     with ThreadPoolExecutor(1) as pool:

@@ -161,6 +161,7 @@ app.command()(upkeep.status)
 app.command()(upkeep.retry)
 app.command()(upkeep.compact)
 app.command()(upkeep.gc)
+app.command()(upkeep.upgrade)
 app.add_typer(models.app, name="models")
 app.add_typer(imports.app, name="import")
 

@@ -91,12 +91,11 @@ def retry(
 def compact(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json = False) -> None:
     """Merge the many small shards of each table of OUT into few large ones. Safe to kill at any moment."""
     from vemoclap_batch.api import open_store
-    from vemoclap_batch.store.compaction import compact as run_compact
     from vemoclap_batch.store.store import new_run_id
 
     store = open_store(out)
     with store.writing(new_run_id(), wait=not no_wait):
-        tables = run_compact(store)
+        tables = store.compact()
     for table in tables:
         sizes = f"{decimal(table.bytes_before)} → {decimal(table.bytes_after)}"
         print(
@@ -143,6 +142,17 @@ def gc(
     what = f"{len(found.tables)} tables, {total['rows']} rows, {decimal(total['bytes'])}"
     print(f"{what} would be removed" if dry_run else f"{what} removed")
     print_json({"out": out, "dry_run": dry_run} | total, as_json)
+
+
+def upgrade(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json = False) -> None:
+    """Make Delta tables of those that version 0.1 wrote to OUT. Safe to kill at any moment and to repeat."""
+    from vemoclap_batch.api import open_store
+    from vemoclap_batch.store.store import new_run_id
+
+    store = open_store(out)
+    with store.writing(new_run_id(), wait=not no_wait):
+        print(f"{store.upgraded} tables were converted")
+    print_json({"out": out, "converted": store.upgraded}, as_json)
 
 
 def _classifier(store: Store, config: Config, model: str | None) -> Classifier | None:

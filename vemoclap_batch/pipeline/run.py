@@ -29,7 +29,6 @@ from vemoclap_batch.pipeline.plan import Plan, make_plan
 from vemoclap_batch.pipeline.quarantine import start_quarantine
 from vemoclap_batch.report.progress import tracking
 from vemoclap_batch.shutdown import Stopped, StopRequest, as_stopped, stoppable
-from vemoclap_batch.store.compaction import compact
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys
 
@@ -264,10 +263,10 @@ def _count_early(this: Run) -> None:
 def compact_if_large(store: Store, limit: int) -> list[str]:
     """Compact the output once a table has more shards than the limit (0: never); returns notes on it for a person."""
     try:
-        before = [len(shards) for shards in store.shard_files().values()]
+        before = [size.shards for size in store.sizes()]
         if not limit or max(before, default=0) <= limit:
             return []
-        after = sum(table.shards_after for table in compact(store))
+        after = sum(table.shards_after for table in store.compact())
     except (RunBroken, OSError, pa.ArrowException) as error:
         # The run itself is done; the next one tries again. One bad shard that no run reads any more may be why.
         return [f"the tables were not compacted: {error}"]

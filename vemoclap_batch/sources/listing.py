@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from vemoclap_batch.errors import ConfigError, Failure, RunBroken, RunEnded
 from vemoclap_batch.store.filesystem import by_fsspec, is_remote, without_file_scheme
-from vemoclap_batch.store.patience import Unreachable, patiently
+from vemoclap_batch.store.retry import Unreachable, retry
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ def ask_store(address: str, what: str, action: Callable[[], T]) -> T:
             raise Unreachable(str(error)) from error
 
     try:
-        return patiently(is_remote(address), what, attempt)
+        return retry(is_remote(address), what, attempt)
     except (FileNotFoundError, ConfigError, RunEnded):
         raise
     except (ImportError, ValueError) as error:

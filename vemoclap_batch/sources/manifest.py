@@ -38,7 +38,7 @@ from vemoclap_batch.sources.listing import (
     walk,
 )
 from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
-from vemoclap_batch.store.patience import is_local
+from vemoclap_batch.store.retry import is_local
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCHEMA = pa.schema(

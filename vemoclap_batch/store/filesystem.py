@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urljoin, urlsplit
@@ -19,12 +22,12 @@ import pyarrow.parquet as pq
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.errors import PASSWORD_REFUSED, RunBroken, without_password
 from vemoclap_batch.policy import ANYWHERE
-from vemoclap_batch.store.parquet import encoding
-from vemoclap_batch.store.patience import is_local, patiently, reason
+from vemoclap_batch.store.retry import is_local, reason, retry
 
-_TEMPORARY = ".tmp"
 #: Object stores, on which a folder is nothing but the beginning of names.
 _WITHOUT_FOLDERS = ("s3", "gcs", "abfs")
+_DELTA_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+_AT_ONCE = 16
 
 
 def is_remote(address: str) -> bool:
@@ -90,25 +93,64 @@ def _uris(address: str) -> list[str]:
     return [address if "?" in address else address + query, quote(address, safe=":/") + query]
 
 
-def on_s3(address: str) -> tuple[str, str, dict[str, str]]:
-    """Where a folder's files lie by its ``s3://`` address.
+@dataclass(frozen=True)
+class Location:
+    """A folder, as pyarrow and as Delta and obstore name it.
 
-    Returns:
-        The bucket, the beginning of the names in it without a slash at either end, and what the address says of the
-        connection, as botocore names it: ``endpoint_url``, ``region_name``.
+    Attributes:
+        filesystem: of pyarrow, where it is.
+        path: its path there.
+        uri: what Delta takes for its address; locally the path.
+        options: what else Delta has to know of the connection, as its storage options name it.
+    """
+
+    filesystem: pafs.FileSystem
+    path: str
+    uri: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __truediv__(self, name: str) -> Location:
+        """A folder in this one."""
+        below = quote(name) if self.remote else name
+        return Location(self.filesystem, f"{self.path}/{name}", f"{self.uri}/{below}", self.options)
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is on another machine."""
+        return not is_local(self.filesystem)
+
+
+def location(address: str) -> Location:
+    """Where an output folder lies.
 
     Raises:
-        ConfigError: as :func:`resolve`.
+        ConfigError: as :func:`resolve`, or no Delta table can be written there.
     """
-    _, path = resolve(address)
-    bucket, _, prefix = path.strip("/").partition("/")
+    filesystem, path = resolve(address)
+    path = path.rstrip("/")
+    if not is_remote(address):
+        if re.search("%[0-9A-Fa-f]{2}", path):
+            raise ConfigError([f"{path!r}: no folder for Delta tables, which take %41 and the like in a name for an A"])
+        return Location(filesystem, path, path)
+    scheme = address.partition("://")[0]
+    if scheme not in _DELTA_SCHEMES:
+        schemes = ", ".join(f"{scheme}://" for scheme in _DELTA_SCHEMES)
+        raise ConfigError([f"{address!r}: tables can be written to a local folder and to {schemes} only"])
+    # The clients of Delta and obstore try for seconds; how long a store is waited for says the retry around them.
+    options = {"max_retries": "3", "retry_timeout": "10s", "allow_http": "true"}
+    if scheme == "s3":
+        return Location(filesystem, path, f"s3://{quote(path)}", options | _s3_options(address, filesystem, path))
+    return Location(filesystem, path, address.partition("?")[0].rstrip("/"), options)
+
+
+def _s3_options(address: str, filesystem: pafs.S3FileSystem, path: str) -> dict[str, str]:
     query = urlsplit(address).query
     # What pyarrow does not take for settings is part of the name.
-    said = {} if path.rstrip("/").endswith(f"?{query}") else dict(parse_qsl(query))
-    connection = {"region_name": said["region"]} if "region" in said else {}
+    said = {} if path.endswith(f"?{query}") else dict(parse_qsl(query))
+    options = {"aws_region": filesystem.region}
     if endpoint := said.get("endpoint_override"):
-        connection["endpoint_url"] = endpoint if "://" in endpoint else f"{said.get('scheme', 'https')}://{endpoint}"
-    return bucket, prefix, connection
+        options["aws_endpoint_url"] = endpoint if "://" in endpoint else f"{said.get('scheme', 'https')}://{endpoint}"
+    return options
 
 
 def resolve_object(address: str) -> tuple[pafs.FileSystem, str]:
@@ -141,13 +183,9 @@ def write_atomically(
     filesystem: pafs.FileSystem, path: str, table: pa.Table, check: Callable[[], None] | None = None
 ) -> None:
     """Write a Parquet file that appears whole or not at all; see :func:`write_bytes_atomically`."""
-    write_bytes_atomically(filesystem, path, _parquet(table), check)
-
-
-def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **encoding(table.schema))
-    return sink.getvalue().to_pybytes()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes_atomically(filesystem, path, sink.getvalue().to_pybytes(), check)
 
 
 def write_bytes_atomically(
@@ -171,15 +209,14 @@ def write_bytes_atomically(
     write = _write_local if is_local(filesystem) else _upload
     folder = os.path.dirname(path)
     try:
-        patiently(
-            not is_local(filesystem), f"cannot write to {folder}", lambda: write(filesystem, path, content), check
-        )
+        retry(not is_local(filesystem), f"cannot write to {folder}", partial(write, filesystem, path, content), check)
     except FileNotFoundError as error:
         raise RunBroken(f"cannot write to {folder}: {reason(error)}") from error
 
 
 def _upload(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
-    make_folder(filesystem, os.path.dirname(path))
+    if filesystem.type_name not in _WITHOUT_FOLDERS:
+        filesystem.create_dir(os.path.dirname(path), recursive=True)
     with filesystem.open_output_stream(path) as stream:
         stream.write(content)
 
@@ -187,7 +224,7 @@ def _upload(filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
 def _write_local(_: pafs.FileSystem, path: str, content: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
+    hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with hidden.open("wb") as stream:
             stream.write(content)
@@ -200,42 +237,32 @@ def _write_local(_: pafs.FileSystem, path: str, content: bytes) -> None:
             hidden.unlink(missing_ok=True)
 
 
-def make_folder(filesystem: pafs.FileSystem, folder: str) -> None:
-    """Make a folder and those above it, where the filesystem has folders."""
-    if filesystem.type_name not in _WITHOUT_FOLDERS:
-        filesystem.create_dir(folder, recursive=True)
-
-
-def delete(filesystem: pafs.FileSystem, path: str) -> None:
-    """Delete a file, which may be gone already."""
-    if is_local(filesystem):
-        Path(path).unlink(missing_ok=True)
-        return
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(path)
-
-
-def move(filesystem: pafs.FileSystem, source: str, target: str) -> None:
-    """Rename a file in its folder; on an object store a copy made by the store, then a deletion."""
-    if is_local(filesystem):
-        os.replace(source, target)
-    else:
-        filesystem.move(source, target)
-
-
 def files(filesystem: pafs.FileSystem, folder: str, recursive: bool = False) -> list[pafs.FileInfo]:
     """The files of a folder, sorted by path; none when the folder is not there."""
-    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
-    found = patiently(not is_local(filesystem), f"cannot list {folder}", lambda: filesystem.get_file_info(selector))
+    found = listed(filesystem, folder, recursive)
     return sorted((info for info in found if info.type == pafs.FileType.File), key=lambda info: info.path)
 
 
-def is_shard(path: str) -> bool:
-    """Whether a file is a committed shard: neither hidden nor foreign."""
-    name = os.path.basename(path)
-    return name.startswith("part-") and name.endswith(".parquet")
+def listed(filesystem: pafs.FileSystem, folder: str, recursive: bool = False) -> list[pafs.FileInfo]:
+    """The files and folders in a folder; none when it is not there."""
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    return retry(not is_local(filesystem), f"cannot list {folder}", lambda: filesystem.get_file_info(selector))
 
 
-def list_parquet(filesystem: pafs.FileSystem, folder: str) -> list[str]:
-    """Paths of the committed shards of a folder, sorted; hidden and foreign files are left out."""
-    return [info.path for info in files(filesystem, folder) if is_shard(info.path)]
+def delete(filesystem: pafs.FileSystem, paths: Iterable[str], check: Callable[[], None] | None = None) -> None:
+    """Delete files, some of which may be gone already.
+
+    Raises:
+        RunBroken: as :func:`write_bytes_atomically`.
+    """
+
+    def one(path: str) -> None:
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                filesystem.delete_file(path)
+
+        retry(not is_local(filesystem), f"cannot delete {path}", remove, check)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(one, paths):
+            pass

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import pyarrow.fs as pafs
 
-from vemoclap_batch.store.filesystem import is_remote, local_path, resolve, write_bytes_atomically
-from vemoclap_batch.store.patience import is_local, patiently
+from vemoclap_batch.store.filesystem import is_remote, listed, local_path, resolve, write_bytes_atomically
+from vemoclap_batch.store.retry import is_local, retry
 
 T = TypeVar("T")
 
@@ -56,11 +56,13 @@ class Folder:
         """Its path on this machine; None when it is elsewhere."""
         return Path(self._path) if is_local(self._filesystem) else None
 
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return self._kind("") == pafs.FileType.Directory
+
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        path = f"{self._path}/{name}"
-        found = self._patiently("look for", name, lambda: self._filesystem.get_file_info(path))
-        return found.type == pafs.FileType.File
+        return self._kind(name) == pafs.FileType.File
 
     def read(self, name: str) -> bytes:
         """A file's content.
@@ -75,7 +77,7 @@ class Folder:
 
         if not self.has(name):
             raise FileNotFoundError(2, "no such file", f"{self.address}/{name}")
-        return self._patiently("read", name, read)
+        return self._retry("read", name, read)
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
@@ -102,9 +104,10 @@ class Folder:
 
     def folders(self) -> list[Folder]:
         """The folders in it, by name."""
-        selector = pafs.FileSelector(self._path, allow_not_found=True)
-        infos = self._patiently("list", "", lambda: self._filesystem.get_file_info(selector))
-        return [self / name for name in sorted(info.base_name for info in infos if _is_folder(info))]
+        infos = listed(self._filesystem, self._path)
+        return [
+            self / name for name in sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+        ]
 
     def remove(self) -> None:
         """Remove it with all that is in it, as far as that can be done."""
@@ -114,9 +117,9 @@ class Folder:
         with suppress(OSError):
             self._filesystem.delete_dir(self._path)
 
-    def _patiently(self, what: str, name: str, action: Callable[[], T]) -> T:
-        return patiently(not is_local(self._filesystem), f"cannot {what} {self.address}/{name}", action)
+    def _kind(self, name: str) -> pafs.FileType:
+        path = f"{self._path}/{name}".rstrip("/")
+        return self._retry("look for", name, lambda: self._filesystem.get_file_info(path)).type
 
-
-def _is_folder(info: pafs.FileInfo) -> bool:
-    return info.type == pafs.FileType.Directory
+    def _retry(self, what: str, name: str, action: Callable[[], T]) -> T:
+        return retry(not is_local(self._filesystem), f"cannot {what} {self.address}/{name}".rstrip("/"), action)

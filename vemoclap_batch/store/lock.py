@@ -9,21 +9,19 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 import filelock
 
 from vemoclap_batch.errors import Busy, RunBroken
-from vemoclap_batch.store.filesystem import is_remote, local_path
-from vemoclap_batch.store.patience import reason
+from vemoclap_batch.store.filesystem import location
+from vemoclap_batch.store.object_lock import ObjectLock
+from vemoclap_batch.store.retry import reason
 
 log = logging.getLogger(__name__)
 
 
-class LockLost(RunBroken):
-    """Another run took the output folder over; this one must write no more."""
-
-
-class Lock:
+class Lock(Protocol):
     """A hold on an output folder."""
 
     def check(self) -> None:
@@ -35,34 +33,35 @@ class Lock:
         """
 
 
+class _FileLock:
+    def check(self) -> None:
+        """The operating system takes no lock from a process that lives."""
+
+
 @contextmanager
 def writer(address: str, run_id: str, wait: bool = True) -> Iterator[Lock]:
     """Hold an output folder for writing, for as long as the context lasts.
 
-    A local lock is the operating system's, so that a holder which dies frees it at once, however it died. On S3 it is
-    an object with a heartbeat (:mod:`vemoclap_batch.store.object_lock`), which a dead holder frees at once for the
-    next on the same machine, after 90 seconds for others. Elsewhere a warning says that nothing keeps two runs apart.
+    A local lock is the operating system's, so that a holder which dies frees it at once, however it died. Elsewhere it
+    is an object with a heartbeat (:mod:`vemoclap_batch.store.object_lock`), which a dead holder frees at once for the
+    next on the same machine, after 90 seconds for others.
 
     Raises:
         Busy: another run holds it, and ``wait`` is False.
         RunBroken: the folder cannot be made or written.
     """
-    if address.startswith("s3://"):
-        from vemoclap_batch.store.object_lock import held
-
-        with held(address, run_id, wait) as lock:
+    place = location(address)
+    if place.remote:
+        lock = ObjectLock(address, place, run_id)
+        with lock.held(wait):
             yield lock
-    elif is_remote(address):
-        log.warning("%s is neither local nor on S3: nothing keeps a second run from writing to it meanwhile", address)
-        yield Lock()
     else:
-        with _local(address, run_id, wait):
-            yield Lock()
+        with _local(address, Path(place.path), run_id, wait):
+            yield _FileLock()
 
 
 @contextmanager
-def _local(address: str, run_id: str, wait: bool) -> Iterator[None]:
-    folder = Path(local_path(address))
+def _local(address: str, folder: Path, run_id: str, wait: bool) -> Iterator[None]:
     lock = filelock.FileLock(folder / ".lock")
     note = folder / ".lock-holder.json"
     try:
@@ -99,12 +98,7 @@ def _sign(note: Path, run_id: str) -> None:
 
 def _holder(note: Path) -> str:
     try:
-        held = json.loads(note.read_text())
+        held: dict[str, Any] = json.loads(note.read_text())
     except (OSError, ValueError):
         return "another run"
-    return describe(held)
-
-
-def describe(holder: dict[str, object]) -> str:
-    """A holder in words."""
-    return f"run {holder['run_id']} (process {holder['pid']} on {holder['host']})"
+    return f"run {held['run_id']} (process {held['pid']} on {held['host']})"

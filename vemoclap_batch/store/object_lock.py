@@ -1,35 +1,43 @@
-"""The lock of an output folder on S3: an object that only one can create, kept alive by a heartbeat.
+"""The lock of an output folder on an object store: an object that only one can create, kept alive by a heartbeat.
 
-``OUT/.lock`` is created on condition that it is not there (``If-None-Match: *``), renewed every 20 seconds on condition
-that it is still the holder's own (``If-Match``), and deleted at the end. One that was not renewed for 90 seconds, by
-the store's own clock, belongs to a dead run and may be replaced, on the same condition; one of this machine as soon
-as its process has ended (:mod:`vemoclap_batch.store.sign_of_life`). A holder that comes back after a pause finds that
-out before it writes anything more.
+``OUT/.lock`` is created on condition that it is not there, renewed every 20 seconds on condition that it is still the
+holder's own, and deleted at the end. One that was not renewed for 90 seconds, by the store's own clock, belongs to a
+dead run and may be replaced, on the same condition; one of this machine as soon as its process has ended: a process
+holds a temporary file locked for as long as it lives. A holder that comes back after a pause finds out before it writes
+anything more.
+
+obstore makes the conditional requests. The protocol is our own, since no library has one for object stores: Delta's log
+keeps commits apart, not runs, and two runs that compute the same would each commit it.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.store.conditional import ConditionalObject, Found, is_unknown
-from vemoclap_batch.store.lock import Busy, Lock, LockLost, describe
-from vemoclap_batch.store.patience import patiently, reason
-from vemoclap_batch.store.sign_of_life import SignOfLife, forget, has_died
+import filelock
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+from vemoclap_batch.errors import Busy, LockLost, RunBroken
+from vemoclap_batch.store.filesystem import Location
+from vemoclap_batch.store.retry import reason, retry
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 20.0
+HEARTBEAT_S = 20.0
 STALE_S = 90.0
 #: A renewal younger than this is taken for granted before a write.
 FRESH_S = 45.0
@@ -37,36 +45,33 @@ POLL_S = 5.0
 #: What a process sent before it was killed may still be on its way.
 SETTLE_S = 5.0
 
+_LOCK = ".lock"
 _NOBODY = dict.fromkeys(("holder", "run_id", "pid", "host"), "?")
+_ERRORS = (OSError, BaseError)
 
 
-@contextmanager
-def held(address: str, run_id: str, wait: bool) -> Iterator[Lock]:
-    """Hold a folder on S3 for as long as the context lasts; see :func:`vemoclap_batch.store.lock.writer`."""
-    lock = ObjectLock(address, run_id)
-    with lock.signed():
-        try:
-            lock.acquire(wait)
-        except NotImplementedError:
-            log.warning("the store of %s has no conditional uploads: nothing keeps a second run from writing", address)
-            yield Lock()
-            return
-        try:
-            yield lock
-        finally:
-            lock.release()
+@dataclass(frozen=True)
+class _Seen:
+    """The lock as it lies there: what is in it, its version, and seconds since it was written by the store's clock."""
+
+    holder: dict[str, Any]
+    etag: str | None
+    age_s: float
+
+    def __str__(self) -> str:
+        return f"run {self.holder['run_id']} (process {self.holder['pid']} on {self.holder['host']})"
 
 
-class ObjectLock(Lock):
+class ObjectLock:
     """One run's hold on a folder; see the module."""
 
-    def __init__(self, address: str, run_id: str) -> None:
+    def __init__(self, address: str, location: Location, run_id: str) -> None:
         self._address = address
-        self._object = ConditionalObject(address, ".lock")
+        self._store = _object_store(location)
         self._me: dict[str, Any] = {
             "holder": uuid.uuid4().hex, "run_id": run_id, "pid": os.getpid(), "host": socket.gethostname(),
         }  # fmt: skip
-        self._etag = ""
+        self._etag: str | None = None
         self._renewed = 0.0
         self._lost: str | None = None
         self._one_at_a_time = threading.Lock()
@@ -74,42 +79,22 @@ class ObjectLock(Lock):
         self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
 
     @contextmanager
-    def signed(self) -> Iterator[None]:
-        """For as long as the context lasts, other processes of this machine can tell that this one lives."""
-        sign = SignOfLife(self._me["holder"])
-        sign.give()
-        try:
-            yield
-        finally:
-            sign.end()
-
-    def acquire(self, wait: bool) -> None:
-        """Get hold of the folder and keep it.
+    def held(self, wait: bool) -> Iterator[None]:
+        """Hold the folder for as long as the context lasts.
 
         Raises:
             Busy: another run holds it, and ``wait`` is False.
-            RunBroken: the store refuses, or is out of reach for too long.
-            NotImplementedError: the store does not know all conditional uploads that this takes; no lock is left there.
+            RunBroken: the store refuses, is out of reach for too long, or knows no conditional uploads.
         """
-        told = False
-        while True:
-            at = _clock_s()
+        with filelock.FileLock(_sign(self._me["holder"])):
             try:
-                answer = patiently(True, f"cannot lock {self._address}", self._asked)
-            except FileNotFoundError as error:
-                raise RunBroken(f"cannot lock {self._address}: {reason(error)}") from error
-            if isinstance(answer, str):
-                self._etag, self._renewed = answer, at
-                self._heart.start()
-                return
-            if answer is not None:
-                message = f"{self._address} is held by {describe(_holder(answer))}, heard of {answer.age_s:.0f} s ago"
-                if not wait:
-                    raise Busy(message)
-                if not told:
-                    log.warning("%s; waiting for it to end", message)
-                told = True
-                time.sleep(POLL_S)
+                self._acquire(wait)
+                try:
+                    yield
+                finally:
+                    self._release()
+            finally:
+                _sign(self._me["holder"]).unlink(missing_ok=True)
 
     def check(self) -> None:
         """See that the lock is still held; asks the store if the heartbeat is late."""
@@ -118,85 +103,84 @@ class ObjectLock(Lock):
         if self._lost is not None:
             raise LockLost(self._lost)
 
-    def release(self) -> None:
-        """Give the folder back, if it is still one's own."""
-        self._end.set()
-        self._heart.join()
-        try:
-            self._renew()
-            self._object.delete(self._etag)
-        except Exception as error:  # What was committed stays so, whatever it is.
-            log.warning("the lock of %s was not given back: %s", self._address, reason(error))
+    def _acquire(self, wait: bool) -> None:
+        told = False
+        while True:
+            at = _clock_s()
+            try:
+                other = retry(True, f"cannot lock {self._address}", self._try, errors=_ERRORS)
+            except FileNotFoundError as error:
+                raise RunBroken(f"cannot lock {self._address}: {reason(error)}") from error
+            if other is None:
+                self._renewed = at
+                self._heart.start()
+                return
+            message = f"{self._address} is held by {other}, heard of {other.age_s:.0f} s ago"
+            if not wait:
+                raise Busy(message)
+            if not told:
+                log.warning("%s; waiting for it to end", message)
+            told = True
+            time.sleep(POLL_S)
 
-    def _asked(self) -> str | Found | None:
-        try:
-            return self._try()
-        except OSError as error:
-            if is_unknown(error):  # However often it is tried.
-                raise NotImplementedError from error
-            raise
+    def _try(self) -> _Seen | None:
+        """Take the lock; else the other's."""
+        while True:
+            etag = self._create()
+            if etag is None:
+                seen = self._read()
+                if seen is None:
+                    continue
+                if seen.holder["holder"] == self._me["holder"]:
+                    etag = seen.etag  # Created by an upload whose answer was lost.
+                elif not self._is_over(seen):
+                    return seen
+                else:
+                    etag = self._replace(seen.etag)
+            if etag is not None and self._confirm(etag):
+                return None
 
-    def _try(self) -> str | Found | None:
-        """The version of the lock once it is ours; else the other's; None when it has just changed."""
-        etag = self._object.create(self._body())
-        if etag is not None:
-            return self._confirmed(etag)
-        found = self._object.read()
-        if found is None:
-            return None
-        if _holder(found)["holder"] == self._me["holder"]:
-            return self._confirmed(found.etag)  # Created by an upload whose answer was lost.
-        return self._taken_over(found)
-
-    def _confirmed(self, etag: str) -> str | None:
-        """See what a store knows that took a new lock.
-
-        One that does not know conditions ignores them, and a second creation succeeds too; or it refuses them, and a
-        lock that cannot be renewed is none.
-        """
-        again = self._object.create(self._body())
+    def _confirm(self, etag: str) -> bool:
+        """See what the store knows: one that ignores conditions takes a second creation, or it refuses to renew."""
+        again = self._create()
         if again is not None:
             log.warning("the store of %s ignores conditions: nothing keeps a second run from writing", self._address)
         try:
-            return self._object.replace(self._body(), again or etag)
-        except OSError as error:
-            if is_unknown(error):
-                self._object.delete(again or etag)
+            self._etag = self._replace(again or etag)
+        except BaseError:
+            obstore.delete(self._store, _LOCK)
             raise
+        return self._etag is not None
 
-    def _taken_over(self, found: Found) -> str | Found | None:
-        """As :meth:`_try`, of a lock that is another's."""
-        holder = _holder(found)
-        # Another machine's process gave its sign there.
-        died = holder["host"] == self._me["host"] and has_died(holder["holder"])
-        if not died and found.age_s <= STALE_S:
-            return found
+    def _is_over(self, seen: _Seen) -> bool:
+        """Whether a lock's holder has died, or was not heard of for too long."""
+        # Another machine's process has its file there.
+        died = seen.holder["host"] == self._me["host"] and _has_died(seen.holder["holder"])
         if died:
             time.sleep(SETTLE_S)
-        etag = self._object.replace(self._body(), found.etag)
-        if etag is not None:
-            forget(holder["holder"])
-            why = "has died" if died else f"was not heard of for {found.age_s:.0f} s"
-            log.warning("%s %s: taking %s over", describe(holder), why, self._address)
-        return etag
+        if died or seen.age_s > STALE_S:
+            why = "has died" if died else f"was not heard of for {seen.age_s:.0f} s"
+            log.warning("%s %s: taking %s over", seen, why, self._address)
+            return True
+        return False
 
     def _renew(self) -> None:
         with self._one_at_a_time:
             if self._lost is not None:
                 raise LockLost(self._lost)
             at = _clock_s()
-            etag = self._object.replace(self._body(), self._etag)
+            etag = self._replace(self._etag)
             if etag is None:
-                found = self._object.read()
-                if found is None or _holder(found)["holder"] != self._me["holder"]:
-                    by = describe(_holder(found)) if found else "somebody who deleted it"
+                seen = self._read()
+                if seen is None or seen.holder["holder"] != self._me["holder"]:
+                    by = seen or "somebody who deleted it"
                     self._lost = f"the lock of {self._address} was taken over by {by}; this run writes no more"
                     raise LockLost(self._lost)
-                etag = found.etag  # Renewed by an upload whose answer was lost.
+                etag = seen.etag  # Renewed by an upload whose answer was lost.
             self._etag, self._renewed = etag, at
 
     def _beat(self) -> None:
-        while not self._end.wait(BEAT_S):
+        while not self._end.wait(HEARTBEAT_S):
             try:
                 self._renew()
             except LockLost as error:
@@ -205,15 +189,86 @@ class ObjectLock(Lock):
             except Exception as error:  # Whatever it is, the next beat may go through.
                 log.warning("the lock of %s was not renewed: %s", self._address, reason(error))
 
+    def _release(self) -> None:
+        """Give the folder back, if it is still one's own: renewed just now, nobody takes it before it is deleted."""
+        self._end.set()
+        self._heart.join()
+        try:
+            self._renew()
+            obstore.delete(self._store, _LOCK)
+        except Exception as error:  # What was committed stays so, whatever it is.
+            log.warning("the lock of %s was not given back: %s", self._address, reason(error))
+
+    def _create(self) -> str | None:
+        """Upload the lock if there is none; its version, or None if there is one."""
+        try:
+            return obstore.put(self._store, _LOCK, self._body(), mode="create")["e_tag"]
+        except AlreadyExistsError:
+            return None
+
+    def _replace(self, etag: str | None) -> str | None:
+        """Upload the lock if that version lies there; its new version, or None if it is another or gone."""
+        try:
+            return obstore.put(self._store, _LOCK, self._body(), mode={"e_tag": etag})["e_tag"]
+        except (PreconditionError, FileNotFoundError):
+            return None
+
+    def _read(self) -> _Seen | None:
+        try:
+            found = obstore.get(self._store, _LOCK)
+            content = bytes(found.bytes())
+        except FileNotFoundError:
+            return None
+        age = self._store_time() - found.meta["last_modified"]
+        return _Seen(_NOBODY | _parsed(content), found.meta["e_tag"], age.total_seconds())
+
+    def _store_time(self) -> datetime:
+        """The time by the store's clock, which obstore tells of objects alone."""
+        name = f"{_LOCK}-clock-{self._me['holder']}"
+        obstore.put(self._store, name, b"")
+        try:
+            return obstore.head(self._store, name)["last_modified"]
+        finally:
+            obstore.delete(self._store, name)
+
     def _body(self) -> bytes:
         # Never the same twice: an ETag may be a hash of the content.
-        now = datetime.datetime.now(datetime.UTC).isoformat()
-        return json.dumps(self._me | {"time": now, "beat": uuid.uuid4().hex}).encode()
+        return json.dumps(self._me | {"time": datetime.now(UTC).isoformat(), "beat": uuid.uuid4().hex}).encode()
 
 
-def _holder(found: Found) -> dict[str, Any]:
-    """Who holds a lock; of one that somebody else wrote over, nobody that is known."""
-    return _NOBODY | found.content
+def _object_store(location: Location) -> Any:
+    connection = {name: value for name, value in location.options.items() if name.startswith("aws_")}
+    connect: Any = obstore.store.from_url  # Its types differ by the store.
+    return connect(
+        location.uri, config=connection or None, client_options={"allow_http": True},
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
+    )  # fmt: skip
+
+
+def _sign(holder: str) -> Path:
+    """The file that a process of this machine holds locked for as long as it lives."""
+    return Path(tempfile.gettempdir()) / f"vemoclap-lock-{holder}"
+
+
+def _has_died(holder: object) -> bool:
+    """Whether a process of this machine is gone for sure; of one that left no file, nothing is known."""
+    # The name comes from a bucket, and must not lead to any other file.
+    if not (isinstance(holder, str) and holder.isascii() and holder.isalnum() and _sign(holder).is_file()):
+        return False
+    try:
+        with filelock.FileLock(_sign(holder), timeout=0):
+            _sign(holder).unlink(missing_ok=True)
+            return True
+    except (filelock.Timeout, OSError):
+        return False
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _clock_s() -> float:

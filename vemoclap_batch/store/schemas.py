@@ -78,11 +78,15 @@ STORED: dict[str, pa.DataType] = {
 
 
 def features(sequence: bool, columns: Mapping[str, pa.DataType], width: int = 0) -> pa.Schema:
-    """The schema of one extractor's table: keys, the feature, its times if it is a sequence, the extra columns."""
-    fields = [("video_id", pa.string()), ("content_key", pa.string()), ("run_id", pa.string()), ("feature", FEATURE)]
+    """The schema of one extractor's table: keys, the feature, its times if it is a sequence, the extra columns.
+
+    The feature's width is in the metadata of its field, which Delta keeps in the table's log and in each data file.
+    """
+    fields = [(name, pa.string()) for name in ("video_id", "content_key", "run_id")]
+    fields.append(pa.field("feature", FEATURE, metadata={"width": str(width)}))
     if sequence:
         fields += [("start_s", SECONDS), ("end_s", SECONDS)]
-    return pa.schema([*fields, *columns.items()], metadata={"width": str(width)})
+    return pa.schema([*fields, *columns.items()])
 
 
 def predictions(labels: Sequence[str]) -> pa.Schema:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import datetime
 import json
-import posixpath
+import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from vemoclap_batch.store import schemas
-from vemoclap_batch.store.filesystem import files, is_shard, resolve, write_bytes_atomically
-from vemoclap_batch.store.journal import Journal
+from vemoclap_batch.store.filesystem import listed, location, write_bytes_atomically
+from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.store.lock import Lock, writer
-from vemoclap_batch.store.patience import is_local, patiently
-from vemoclap_batch.store.table import KEY, Table
+from vemoclap_batch.store.maintenance import Compacted, compact, drop, finish_dropping
+from vemoclap_batch.store.table import KEY, Table, TableSize
+from vemoclap_batch.store.upgrade import upgrade
 
-T = TypeVar("T")
-#: Folders of tables.
-TABLES = ("videos", "errors", "features", "predictions")
+log = logging.getLogger(__name__)
+_TABLES_AT_ONCE = 8
 
 
 def new_run_id() -> str:
@@ -39,20 +40,26 @@ class Store:
         """Open an output folder, which need not exist yet.
 
         Args:
-            address: a local path or a URI that pyarrow or fsspec knows.
+            address: a local path, or an ``s3://``, ``gs://`` or ``abfs://`` address.
+
+        Raises:
+            ConfigError: no tables can be written there.
         """
         self.address = address
-        self.filesystem, self.root = resolve(address)
-        self.root = self.root.rstrip("/")
-        self.journal = Journal(self.filesystem, self.root, self.check)
+        self._location = location(address)
+        self.filesystem, self.root = self._location.filesystem, self._location.path
+        self._folder = Folder(address)
         self._lock: Lock | None = None
+        #: How many tables of version 0.1 :meth:`writing` has converted.
+        self.upgraded = 0
 
     @contextmanager
     def writing(self, run_id: str, wait: bool = True) -> Iterator[Lock]:
         """Hold the folder for writing, as :func:`~vemoclap_batch.store.lock.writer` does, and see to it from then on.
 
-        What a process that died left half replaced is finished first. Every commit through this object checks that the
-        folder is still held.
+        First, tables of version 0.1 are converted, and what a process that died left is deleted: data files that no
+        commit knows, and the rest of tables that were to go. Every commit through this object checks that the folder
+        is still held.
 
         Raises:
             Busy: another run holds it, and ``wait`` is False.
@@ -61,7 +68,13 @@ class Store:
         with writer(self.address, run_id, wait) as lock:
             self._lock = lock
             try:
-                self.journal.finish()
+                tables = [self.table(name) for name in self._names()]
+                self.upgraded = upgrade(self._location, tables, self.check)
+                if self.upgraded:
+                    log.warning("%s: %d tables of version 0.1 became Delta tables", self.address, self.upgraded)
+                with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
+                    for _ in pool.map(_clean, tables):
+                        pass
                 yield lock
             finally:
                 self._lock = None
@@ -81,8 +94,7 @@ class Store:
         Raises:
             RunBroken: as any reading here, when the store was out of reach for too long.
         """
-        found = self._patiently("look for", "", lambda: self.filesystem.get_file_info(self.root))
-        return found.type == pafs.FileType.Directory
+        return self._folder.exists()
 
     def videos(self) -> Table:
         """What decoding found, one row a video."""
@@ -100,18 +112,30 @@ class Store:
         """The predictions of one model on one choice of features and windows."""
         return self._table(f"predictions/{fingerprint}", schemas.predictions(labels))
 
-    def _table(self, folder: str, schema: pa.Schema, unique: bool = True) -> Table:
-        return Table(self.filesystem, f"{self.root}/{folder}", schema, unique, self.journal, self.check)
+    def _table(self, name: str, schema: pa.Schema, unique: bool = True) -> Table:
+        return Table(self._location / name, name, schema, unique, self.check)
 
-    def shard_files(self) -> dict[str, list[pafs.FileInfo]]:
-        """The shards of every table, by the table's folder below the root: ``features/clip/0123456789ab`` and so on."""
-        found: dict[str, list[pafs.FileInfo]] = {}
-        for name in TABLES:
-            for info in files(self.filesystem, f"{self.root}/{name}", recursive=True):
-                if is_shard(info.path):
-                    folder = posixpath.dirname(info.path).removeprefix(f"{self.root}/")
-                    found.setdefault(folder, []).append(info)
-        return found
+    def table(self, name: str) -> Table:
+        """Any table by its folder below the root: ``features/clip/0123456789ab`` and so on; reads the keys alone."""
+        return self._table(name, pa.schema([(column, pa.string()) for column in KEY]))
+
+    def sizes(self) -> list[TableSize]:
+        """How large each table is that has rows; may be called while another process replaces data files."""
+        return [size for name in self._names() if (size := self.table(name).size()).shards]
+
+    def compact(self) -> list[Compacted]:
+        """Merge the small data files of every table; see :func:`~vemoclap_batch.store.maintenance.compact`."""
+        return [compact(self.table(size.table)) for size in self.sizes()]
+
+    def drop(self, name: str) -> None:
+        """Remove a table, all or nothing. The caller holds the folder."""
+        drop(self.table(name))
+
+    def _names(self) -> list[str]:
+        """The folders below the root in which tables may lie."""
+        features = [f"features/{extractor}" for extractor in self._folders("features")]
+        nested = [f"{folder}/{name}" for folder in [*features, "predictions"] for name in self._folders(folder)]
+        return ["errors", *nested, "videos"]
 
     def describe_features(self, extractor: str, fingerprint: str, description: Mapping[str, Any]) -> None:
         """Say beside a features table what made it: its space, width and identity."""
@@ -120,12 +144,8 @@ class Store:
     def fingerprints(self, extractor: str) -> dict[str, dict[str, Any]]:
         """The feature tables there are of an extractor: fingerprint → what made it."""
         folder = f"features/{extractor}"
-        found = {}
-        for name in sorted(info.base_name for info in self._list(folder) if info.type == pafs.FileType.Directory):
-            description = self.read_json(f"{folder}/{name}/extractor.json")
-            if description is not None:
-                found[name] = description
-        return found
+        described = {name: self.read_json(f"{folder}/{name}/extractor.json") for name in self._folders(folder)}
+        return {name: description for name, description in described.items() if description is not None}
 
     def write_json(self, path: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file below the root, whole or not at all."""
@@ -134,20 +154,12 @@ class Store:
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """Read a JSON file below the root; None when there is none."""
-        full = f"{self.root}/{path}"
-
-        def read() -> bytes | None:
-            if self.filesystem.get_file_info(full).type != pafs.FileType.File:
-                return None
-            with self.filesystem.open_input_stream(full) as stream:
-                return stream.read()
-
-        content = self._patiently("read", path, read)
-        return None if content is None else json.loads(content)
+        return json.loads(self._folder.read(path)) if self._folder.has(path) else None
 
     def runs(self) -> list[dict[str, Any]]:
         """The summaries of all runs, oldest first."""
-        names = sorted(info.base_name for info in self._list("runs") if re.fullmatch(r"[\w-]+\.json", info.base_name))
+        infos = listed(self.filesystem, f"{self.root}/runs")
+        names = sorted(info.base_name for info in infos if re.fullmatch(r"[\w-]+\.json", info.base_name))
         return [run for name in names if (run := self.read_json(f"runs/{name}")) is not None]
 
     def current_videos(self, columns: Sequence[str] = ("uri", "duration_s")) -> pa.Table:
@@ -159,13 +171,14 @@ class Store:
         parts = [table.read(columns=["uri", "run_id"]) for table in (self.videos(), self.errors())]
         return latest(pa.concat_tables(parts))
 
-    def _list(self, folder: str) -> list[pafs.FileInfo]:
-        selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
-        return self._patiently("list", folder, lambda: self.filesystem.get_file_info(selector))
+    def _folders(self, name: str) -> list[str]:
+        infos = listed(self.filesystem, f"{self.root}/{name}")
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
-    def _patiently(self, what: str, path: str, action: Callable[[], T]) -> T:
-        full = f"{self.root}/{path}".rstrip("/")
-        return patiently(not is_local(self.filesystem), f"cannot {what} {full}", action)
+
+def _clean(table: Table) -> None:
+    table.clean()
+    finish_dropping(table)
 
 
 def latest(table: pa.Table) -> pa.Table:

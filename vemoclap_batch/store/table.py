@@ -1,31 +1,69 @@
-"""One table of the store: a folder of immutable Parquet shards with a key."""
+"""One table of an output folder: a Delta table whose data files are plain Parquet.
+
+A commit is one file of the table's log, put there only if nobody else did (a rename locally, a conditional upload on an
+object store). It counts from then on, whole or not at all. A process that is killed before that leaves a data file that
+no commit knows; readers of Delta never see it, and the next run deletes it before it begins.
+"""
 
 from __future__ import annotations
 
-import os
+import logging
+import posixpath
+import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from vemoclap_batch.store.filesystem import list_parquet, write_atomically
-from vemoclap_batch.store.journal import Journal
+from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.store.filesystem import Location, delete, files
 from vemoclap_batch.store.keyset import KeyFilter
-from vemoclap_batch.store.patience import is_local, patiently
+from vemoclap_batch.store.retry import reason, retry
 
+log = logging.getLogger(__name__)
 KEY = ("video_id", "content_key")
+#: How Delta says that something failed.
+DELTA_ERRORS = (OSError, DeltaError)
 T = TypeVar("T")
-# Shards are many and small: reading one is mostly waiting, far longer so on an object store.
+#: A DeltaTable object gets slower with each commit; opening it anew reads the log's last checkpoint and what follows.
+_REOPEN_AFTER = 50
+_CHECKPOINT_EVERY = "50"
+#: With #1, what was still being written.
+_DATA_FILE = re.compile(r"/part-[^/]*\.parquet(#\d+)?$")
+# Reading a small file is mostly waiting, far longer so on an object store.
 _READERS, _REMOTE_READERS = 4, 32
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """How large a table is; ``shards`` are its data files."""
+
+    table: str
+    rows: int
+    shards: int
+    bytes: int
+
+    def counts(self) -> dict[str, int]:
+        """All but the name."""
+        return {"rows": self.rows, "shards": self.shards, "bytes": self.bytes}
 
 
 def picked(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -40,38 +78,54 @@ def keys(table: pa.Table | pa.RecordBatch) -> pa.ChunkedArray | pa.Array:
     )
 
 
-class Table:
-    """A folder of ``part-*.parquet`` shards with one schema.
+def writer_properties(schema: pa.Schema, row_group_rows: int | None = None) -> WriterProperties:
+    """How data files are encoded: zstd, and dictionaries for texts alone.
 
-    Guarantees: a shard appears whole or not at all; :meth:`append` never adds a row whose key is there already, as
-    long as one process writes at a time (the store's lock sees to that); reading sees every committed row once, also
-    while another process compacts the table.
+    Numbers of features hardly ever repeat: a dictionary of them takes more disk than they do and more time.
+    """
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    return WriterProperties(
+        compression="ZSTD", max_row_group_size=row_group_rows,
+        default_column_properties=ColumnProperties(dictionary_enabled=False),
+        column_properties={name: ColumnProperties(dictionary_enabled=True) for name in texts},
+    )  # fmt: skip
+
+
+class Table:
+    """Rows with one schema and, unless told otherwise, (video, content) as their key.
+
+    Guarantees: rows of one :meth:`append` appear together or not at all; it never adds a row whose key is there
+    already, as long as one process writes at a time (the store's lock sees to that); reading sees every committed row
+    once, also while another process compacts the table.
     """
 
     def __init__(
-        self, filesystem: pafs.FileSystem, folder: str, schema: pa.Schema, unique: bool = True,
-        journal: Journal | None = None, check: Callable[[], None] | None = None,
+        self, location: Location, name: str, schema: pa.Schema, unique: bool = True,
+        check: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """Point at a folder, which need not exist yet.
+        """Point at a table, which need not exist yet.
 
         Args:
-            filesystem: where it is.
-            folder: its path there.
-            schema: of its rows.
+            location: of its folder.
+            name: of the folder below the output folder, for people.
+            schema: of its rows; columns that the table lacks are added to it by the first commit.
             unique: whether (video, content) is its key.
-            journal: of the output folder; without one, every shard that lies there counts.
             check: called before each commit, raises when the folder is no longer this process's to write.
         """
-        self.filesystem, self.folder, self.schema, self.unique = filesystem, folder, schema, unique
-        self._journal, self._check = journal, check
+        self.name, self.schema, self.unique, self._location, self._check = name, schema, unique, location, check
+        self.filesystem, self.folder = location.filesystem, location.path
+        self.uri, self.options = location.uri, location.options
         self._there: KeyFilter | None = None
+        self._delta: DeltaTable | None = None
+        self._writer, self._commits, self._tries = uuid.uuid4().hex, 0, 0
 
     def shards(self) -> list[str]:
-        """Paths of the shards that hold the committed rows, sorted."""
-        return self._journal.shards(self.folder) if self._journal else list_parquet(self.filesystem, self.folder)
+        """Paths of the data files that hold the committed rows, sorted."""
+        table = self.open()
+        return [] if table is None else _paths(self.folder, table)
 
     def dataset(self) -> ds.Dataset:
-        """All committed rows, read with this table's schema (a column that a shard lacks is null)."""
+        """All committed rows, read with this table's schema (a column that a data file lacks is null)."""
         return self._dataset(self.shards())
 
     def read(self, columns: Sequence[str] | None = None, of: pa.Array | pa.ChunkedArray | None = None) -> pa.Table:
@@ -82,7 +136,7 @@ class Table:
         """
         wanted = [*dict.fromkeys([*KEY, *(columns or self.schema.names)])]
         if of is None:
-            return self._steadily(lambda paths: self._dataset(paths).to_table(columns=wanted))
+            return self._steadily(lambda paths: self._scan(paths, wanted))
         return self._steadily(lambda paths: self._read_of(paths, wanted, of))
 
     def committed(self, among: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -93,7 +147,7 @@ class Table:
         return pc.is_in(among, value_set=_flat(have)).to_numpy(zero_copy_only=False)
 
     def append(self, rows: pa.Table) -> int:
-        """Commit rows as one shard, less those there already; returns how many were written.
+        """Commit rows, less those there already; returns how many were written.
 
         Raises:
             RunBroken: the folder cannot be written, or is another run's by now; nothing was written.
@@ -102,12 +156,109 @@ class Table:
         if self.unique:
             rows = self._new(rows)
         if rows.num_rows:
-            path = os.path.join(self.folder, f"part-{uuid.uuid4().hex}.parquet")
-            rows = rows.replace_schema_metadata(self.schema.metadata)
-            write_atomically(self.filesystem, path, rows, self._check)
+            self._commits += 1
+            # Should a commit's answer be lost, its number in the log tells that it was made.
+            commit = partial(self._commit, rows, Transaction(self._writer, self._commits))
+            self._tries = 0
+            try:
+                self.change("write to", commit)
+            except RunBroken:
+                if not self._location.remote:  # There, the commit may still be on its way.
+                    with suppress(RunBroken):
+                        self.clean()
+                raise
+            if self._tries > 1:
+                self.clean()
             if self._there is not None:
                 self._there.add(keys(rows).to_pylist())
         return rows.num_rows
+
+    def _commit(self, rows: pa.Table, transaction: Transaction) -> None:
+        kept, self._delta = self._delta, None
+        if kept is not None and self._commits % _REOPEN_AFTER:
+            with suppress(*DELTA_ERRORS):  # It may be older than a compaction.
+                return self._write(kept, rows, transaction)
+            if self._check:
+                self._check()
+        there = self.open()
+        if there is None:
+            # Before the first data file: files without a log are those of version 0.1.
+            there = DeltaTable.create(
+                self.uri, self.schema, storage_options=self.options,
+                configuration={"delta.checkpointInterval": _CHECKPOINT_EVERY},
+            )  # fmt: skip
+        return self._write(there, rows, transaction)
+
+    def _write(self, table: DeltaTable, rows: pa.Table, transaction: Transaction) -> None:
+        self._tries += 1
+        if table.transaction_version(transaction.app_id) != transaction.version:
+            # A conflict means that somebody else wrote here: it fails, and who holds the folder is looked at again.
+            write_deltalake(
+                table, rows, mode="append", schema_mode="merge", writer_properties=writer_properties(self.schema),
+                commit_properties=CommitProperties(max_commit_retries=0, app_transactions=[transaction]),
+            )  # fmt: skip
+        self._delta = table
+
+    def clean(self) -> None:
+        """Delete the data files that no commit knows, or none any more. Only who holds the folder may call it.
+
+        Rows whose file somebody deleted leave the table, so that they are found missing and made again.
+        """
+        known, there = set(self.shards()), self._data_files()
+        self.delete(path for path in there if path not in known)
+        if (delta := self.open()) and not known.issubset(there):
+            log.warning("%s: %d of its files are gone", self.folder, len(known.difference(there)))
+            self.change("repair", delta.repair)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete some of its files."""
+        delete(self.filesystem, paths, self._check)
+
+    def change(self, what: str, action: Callable[[], object]) -> None:
+        """Do something to the table that may be repeated, while this run holds the folder.
+
+        Raises:
+            RunBroken: it failed.
+        """
+        try:
+            retry(self._location.remote, f"cannot {what} {self.folder}", action, self._check, DELTA_ERRORS)
+        except FileNotFoundError as error:
+            raise RunBroken(f"cannot {what} {self.folder}: {reason(error)}") from error
+
+    def size(self) -> TableSize:
+        """How large it is, as its log says."""
+        table = self.open()
+        if table is None:
+            return TableSize(self.name, 0, 0, 0)
+        added = pa.table(table.get_add_actions(flatten=True))
+        sizes = added.select(["num_records", "size_bytes"]).to_pydict()
+        return TableSize(self.name, sum(sizes["num_records"]), added.num_rows, sum(sizes["size_bytes"]))
+
+    def open(self) -> DeltaTable | None:
+        """The Delta table as it is now; None when there is none yet.
+
+        Raises:
+            ConfigError: the folder holds a table of an older version.
+            RunBroken: it cannot be read.
+        """
+        table = self._retry(self._load)
+        if table is None and self.is_old():
+            out = self.folder.removesuffix(f"/{self.name}")
+            raise ConfigError([f"{self.folder} was written by version 0.1; run: vemoclap-batch upgrade {out}"])
+        return table
+
+    def is_old(self) -> bool:
+        """Whether the folder holds a table of version 0.1, which had data files of such names and no log."""
+        return any(path.endswith(".parquet") for path in self._data_files()) and self._retry(self._load) is None
+
+    def _load(self) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.uri, storage_options=self.options)
+        except TableNotFoundError:
+            return None
+
+    def _data_files(self) -> list[str]:
+        return [info.path for info in files(self.filesystem, self.folder) if _DATA_FILE.search(info.path)]
 
     def _new(self, rows: pa.Table) -> pa.Table:
         if self._there is None:
@@ -126,71 +277,59 @@ class Table:
         return picked(rows, pa.array(new, pa.bool_()))
 
     def _keys(self) -> pa.ChunkedArray:
-        return keys(self._steadily(lambda paths: pa.concat_tables(self._parts(paths, list(KEY)) or [self._none(KEY)])))
+        return keys(self._steadily(lambda paths: self._scan(paths, KEY)))
 
     def _read_of(self, paths: list[str], wanted: list[str], of: pa.Array | pa.ChunkedArray) -> pa.Table:
         """The keys first, then the other columns of those row groups only that hold a wanted row."""
-        parts = self._parts(paths, list(KEY))
-        if not parts:
-            return self._none(wanted)
-        mask = pc.is_in(keys(pa.concat_tables(parts)), value_set=_flat(of)).to_numpy(zero_copy_only=False)
-        masks = np.split(mask, np.cumsum([part.num_rows for part in parts])[:-1])
-        hits = [(path, hit) for path, hit in zip(paths, masks, strict=True) if hit.any()]
+        found = self._scan(paths, [*KEY, "__fragment_index"]) if paths else None
+        hits = found and found.filter(pc.is_in(keys(found), value_set=_flat(of)))
         if not hits:
-            return self._none(wanted)
-        return pa.concat_tables(self._parts([path for path, _ in hits], wanted, [hit for _, hit in hits]))
+            return pa.schema([self.schema.field(name) for name in wanted]).empty_table()
+        numbers, firsts = np.unique(hits["__fragment_index"].to_numpy(), return_index=True)
+        fragments = list(self._dataset(paths).get_fragments())
+        with ThreadPoolExecutor(self._readers) as pool:
+            parts = pool.map(
+                lambda number, first, last: self._rows_of(fragments[number], wanted, keys(hits[first:last])),
+                numbers, firsts, [*firsts[1:], len(hits)],
+            )  # fmt: skip
+            return pa.concat_tables(parts)
 
-    def _parts(self, paths: list[str], columns: list[str], masks: list[np.ndarray] | None = None) -> list[pa.Table]:
-        """Columns of each shard, of the rows that its mask picks."""
-        with ThreadPoolExecutor(_READERS if is_local(self.filesystem) else _REMOTE_READERS) as pool:
-            return list(pool.map(lambda path, mask: self._part(path, columns, mask), paths, masks or repeat(None)))
+    def _rows_of(self, fragment: ds.ParquetFileFragment, wanted: list[str], of: pa.ChunkedArray) -> pa.Table:
+        parts = []
+        for group in fragment.split_by_row_group():
+            mask = pc.is_in(keys(group.to_table(self.schema, columns=list(KEY))), value_set=_flat(of))
+            if pc.any(mask).as_py():
+                parts.append(group.to_table(self.schema, columns=wanted).filter(mask))
+        return pa.concat_tables(parts)
 
-    def _part(self, path: str, columns: list[str], mask: np.ndarray | None) -> pa.Table:
-        with self.filesystem.open_input_file(path) as stream:
-            file = pq.ParquetFile(stream, pre_buffer=True)
-            there = [name for name in columns if name in file.schema_arrow.names]
-            if mask is None:
-                return self._complete(file.read(there, use_threads=False), columns)
-            groups, at = [self._none(columns)], 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                picked = mask[at : at + rows]
-                if picked.any():
-                    found = file.read_row_group(group, there, use_threads=False).filter(pa.array(picked))
-                    groups.append(self._complete(found, columns))
-                at += rows
-        return pa.concat_tables(groups)
-
-    def _complete(self, found: pa.Table, columns: list[str]) -> pa.Table:
-        """The columns in this table's types; those that the shard lacks are null."""
-        arrays = [
-            found[name].cast(self.schema.field(name).type)
-            if name in found.column_names
-            else pa.chunked_array([pa.nulls(found.num_rows, self.schema.field(name).type)])
-            for name in columns
-        ]
-        return pa.table(arrays, schema=self._schema(columns))
-
-    def _none(self, columns: Sequence[str]) -> pa.Table:
-        return self._schema(columns).empty_table()
-
-    def _schema(self, columns: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name) for name in columns])
+    def _scan(self, paths: list[str], columns: Sequence[str]) -> pa.Table:
+        return self._dataset(paths).to_table(columns=list(columns), fragment_readahead=self._readers)
 
     def _dataset(self, paths: list[str]) -> ds.Dataset:
         if not paths:
             return ds.dataset(self.schema.empty_table())
         return ds.dataset(paths, schema=self.schema, format="parquet", filesystem=self.filesystem)
 
+    @property
+    def _readers(self) -> int:
+        return _REMOTE_READERS if self._location.remote else _READERS
+
     def _steadily(self, read: Callable[[list[str]], T]) -> T:
-        """Read the shards that there are, and once more if they were replaced by others meanwhile."""
+        """Read the data files that there are, and once more if they were replaced by others meanwhile."""
         while True:
             paths = self.shards()
             try:
-                return patiently(not is_local(self.filesystem), f"cannot read {self.folder}", partial(read, paths))
-            except FileNotFoundError:
+                return self._retry(partial(read, paths))
+            except FileNotFoundError as error:
                 if paths == self.shards():
-                    raise
+                    raise RunBroken(f"cannot read {self.folder}: {reason(error)}") from error
+
+    def _retry(self, read: Callable[[], T]) -> T:
+        return retry(self._location.remote, f"cannot read {self.folder}", read, errors=DELTA_ERRORS)
+
+
+def _paths(folder: str, table: DeltaTable) -> list[str]:
+    return sorted(f"{folder}/{posixpath.basename(uri)}" for uri in table.file_uris())
 
 
 def _flat(values: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -131,7 +131,7 @@ def _select(
     store: Store, names: Sequence[str] | None, chosen: Mapping[str, str], preferred: Mapping[str, str]
 ) -> dict[str, Selected]:
     """The features of the store that a classifier can take: those with a feature space."""
-    extractors = sorted({folder.split("/")[1] for folder in store.shard_files() if folder.startswith("features/")})
+    extractors = sorted({size.table.split("/")[1] for size in store.sizes() if size.table.startswith("features/")})
     there = [
         name for name in extractors if any(made["space"] is not None for made in store.fingerprints(name).values())
     ]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import datetime
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.registry import resolvable
-from vemoclap_batch.store.compaction import TableSize, drop, table_sizes
 from vemoclap_batch.store.filesystem import delete, files
-from vemoclap_batch.store.store import TABLES, Store
-from vemoclap_batch.store.table import KEY, Table, keys
+from vemoclap_batch.store.store import Store
+from vemoclap_batch.store.table import TableSize, keys
 
 _LEFTOVER_AGE = datetime.timedelta(days=1)
 
@@ -73,7 +71,7 @@ def garbage(store: Store, config: Config, uncovered: bool = False) -> Garbage:
         config: names the current settings.
         uncovered: whether older features go, too, where the current table lacks some of their videos.
     """
-    sizes = {size.table: size for size in table_sizes(store)}
+    sizes = {size.table: size for size in store.sizes()}
     newest = _newest_predictions(store, sizes)
     used = {table for name in newest for table in _features_of(store, name)}
     current = {name: spec.fingerprint for name, spec in resolvable(config).items()}
@@ -96,15 +94,13 @@ def garbage(store: Store, config: Config, uncovered: bool = False) -> Garbage:
 def collect(store: Store, found: Garbage) -> None:
     """Remove what :func:`garbage` found, each table all or nothing. The caller holds the store."""
     for removal in found.tables:
-        drop(store, removal.size.table)
-    for path in found.leftovers:
-        store.check()
-        delete(store.filesystem, path)
+        store.drop(removal.size.table)
+    delete(store.filesystem, found.leftovers, store.check)
 
 
 def newest_predictions(store: Store) -> str | None:
     """The fingerprint of the predictions that a run wrote to last; None when there are none."""
-    last = _last_runs(store, store.shard_files())
+    last = _last_runs(store, [size.table for size in store.sizes()])
     return max(last, key=lambda name: last[name]) if last else None
 
 
@@ -128,13 +124,8 @@ def _is_older(store: Store, folder: str, current: Mapping[str, str], there: Mapp
 def _uncovered(store: Store, folder: str, now: str) -> int:
     """How many videos, as they are by now, one features table has and the other lacks."""
     videos = keys(store.current_videos())
-    old, new = (_keys_of(store, table).committed(videos) for table in (folder, now))
+    old, new = (store.table(name).committed(videos) for name in (folder, now))
     return int((old & ~new).sum())
-
-
-def _keys_of(store: Store, folder: str) -> Table:
-    _, extractor, fingerprint = folder.split("/")
-    return store.features(extractor, fingerprint, pa.schema([(name, pa.string()) for name in KEY]))
 
 
 def _features_of(store: Store, predictions: str) -> list[str]:
@@ -152,7 +143,7 @@ def _newest_predictions(store: Store, folders: Mapping[str, TableSize]) -> set[s
     return {fingerprint for _, fingerprint in newest.values()}
 
 
-def _last_runs(store: Store, folders: Mapping[str, Any]) -> dict[str, str]:
+def _last_runs(store: Store, folders: Iterable[str]) -> dict[str, str]:
     """Of each table of predictions, the last run that wrote to it (run ids sort by time)."""
     last: dict[str, str] = {}
     for folder in folders:
@@ -166,11 +157,11 @@ def _leftovers(store: Store) -> list[Any]:
     before = datetime.datetime.now(datetime.UTC) - _LEFTOVER_AGE
     return [
         info
-        for name in (*TABLES, "runs", ".journal")
+        for name in ("videos", "errors", "features", "predictions", "runs")
         for info in files(store.filesystem, f"{store.root}/{name}", recursive=True)
         if _is_hidden(posixpath.basename(info.path)) and info.mtime is not None and info.mtime < before
     ]
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") and (name.endswith(".tmp") or name.startswith(".compacted-"))
+    return name.startswith(".") and name.endswith(".tmp")

@@ -16,7 +16,6 @@ from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import Spec, resolvable
 from vemoclap_batch.pipeline.pending import Cell, decoded_since, features_table, find_pending
 from vemoclap_batch.sources.listing import current_content_keys
-from vemoclap_batch.store.compaction import table_sizes
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
 
@@ -41,7 +40,7 @@ def status(store: Store, config: Config) -> dict[str, Any]:
     current = {f"features/{name}/{spec.fingerprint}" for name, spec in specs.items()}
     tables = [
         {"table": size.table, "current": size.table in current or "/" not in size.table, **size.counts()}
-        for size in table_sizes(store)
+        for size in store.sizes()
     ]
     return {
         "videos": videos.num_rows,

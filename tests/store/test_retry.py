@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 
-from tests.store.test_compaction import FOLDER, SCHEMA, fill
+from tests.store.test_compaction import features, fill
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.store import compaction, patience
+from vemoclap_batch.store import retry
 from vemoclap_batch.store.filesystem import resolve
-from vemoclap_batch.store.journal import Entry
 from vemoclap_batch.store.store import Store
 
 #: Longer than the clients of the bucket try by themselves.
@@ -19,29 +18,27 @@ RUNS = [{"run_id": "first"}]
 
 
 def filled(address):
-    """A store with two shards, a run and a replacement under way in another table."""
+    """A store with two data files and a run."""
     store = Store(address)
     fill(store, 2)
     store.describe_features("asr", "f", {"space": None})
     store.write_json("runs/first.json", RUNS[0])
-    store.write_json(".journal/one.json", {"folder": "videos", "old": []})
     return store
 
 
 @pytest.mark.parametrize("name", ["out", "labelled set"])
 def test_a_bucket_that_is_away_for_a_while(s3_out, s3_server, name):
     store = filled(f"{s3_out}/{name}")
-    shards = store.shard_files()[FOLDER]
+    shards = features(store).shards()
     readings = {
         "exists": (store.exists, True),
         "a file": (partial(store.read_json, "runs/first.json"), RUNS[0]),
         "no such file": (partial(store.read_json, "runs/none.json"), None),
         "fingerprints": (partial(store.fingerprints, "asr"), {"f": {"space": None}}),
         "runs": (store.runs, RUNS),
-        "sizes": (lambda: [size.rows for size in compaction.table_sizes(store)], [6]),
-        "shards": (store.features("asr", "f", SCHEMA).shards, [info.path for info in shards]),
-        "the journal": (partial(store.journal._read, "one.json"), Entry("videos", [])),
-        "headers": (lambda: [shard.rows for shard in compaction._inspect(store.filesystem, shards)], [3, 3]),
+        "sizes": (lambda: [size.rows for size in store.sizes()], [6]),
+        "shards": (features(store).shards, shards),
+        "rows": (lambda: features(store).read().num_rows, 6),
     }
     s3_server.stop()
     back = threading.Timer(AWAY_S, s3_server.start)
@@ -57,14 +54,16 @@ def test_a_bucket_that_is_away_for_a_while(s3_out, s3_server, name):
 
 
 def test_one_that_stays_away_is_said(s3_out, s3_server, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(retry, "RETRY_S", 1.0)
     store = filled(s3_out)
     s3_server.stop()
     try:
-        with pytest.raises(RunBroken, match=r"cannot look for bucket-\w+/some/out: "):
+        with pytest.raises(RunBroken, match=r"cannot look for s3://bucket-\w+/some/out: "):
             store.exists()
-        with pytest.raises(RunBroken, match=r"cannot read bucket-\w+/some/out/runs/first.json: "):
+        with pytest.raises(RunBroken, match=r"cannot look for s3://bucket-\w+/some/out/runs/first.json: "):
             store.read_json("runs/first.json")
+        with pytest.raises(RunBroken, match=r"cannot read bucket-\w+/some/out/features/asr/f: Connection refused"):
+            features(store).read()
     finally:
         s3_server.start()
 
