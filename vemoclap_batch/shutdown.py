@@ -1,4 +1,4 @@
-"""Graceful shutdown: after SIGTERM nothing new begins, and what is under way is committed for a while."""
+"""SIGTERM: take no new work, commit what is under way for a while, then leave."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Stopped(RunEnded):
 
 
 class StopRequest:
-    """Handles SIGTERM, and errors that another thread raises in the main one.
+    """Whether a stop was asked for, and what becomes of it.
 
     Attributes:
-        asked: whether SIGTERM came.
+        asked: by SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class StopRequest:
         self._grace_s = GRACE_S
 
     def listen(self) -> None:
-        """Install the signal handlers; once more after something else, such as Ray, has installed its own."""
+        """Hear SIGTERM from now on; again, when something else has put a handler in place, as Ray does."""
         if self._hears:
             signal.signal(signal.SIGTERM, self._at_term)
             signal.signal(signal.SIGALRM, self._raise)
 
     @contextmanager
     def gently(self, on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterator[None]:
-        """Have the first SIGTERM only ask for a stop; the end of its grace, or a second one, raises :class:`Stopped`.
+        """Within, the first SIGTERM only asks; the end of its grace, or a second one, raises :class:`Stopped`.
 
         Args:
             on_stop: called once, in the signal's handler: has no new work begun.
@@ -57,9 +57,9 @@ class StopRequest:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
     def abort(self, error: Exception) -> None:
-        """Raise an error in the main thread; any thread may call this.
+        """Have an error raised in the main thread, for any thread to call.
 
-        It interrupts what waits there in Python, as for the next block of a run, but no wait inside Ray's own core.
+        That is where it waits in Python, as for the next block of a run; a wait inside Ray's own core goes on.
         """
         self._error = error
         if self._hears:

@@ -19,7 +19,14 @@ from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Extractor, Resources
 from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.registry import Spec, resolve
-from vemoclap_batch.extractors.yolo_face import CPU_FACES, CPU_FRAMES, Detector, YoloFace, YoloFaceSettings
+from vemoclap_batch.extractors.yolo_face import (
+    CPU_FACES,
+    CPU_FRAMES,
+    Detector,
+    VitExpression,
+    YoloFace,
+    YoloFaceSettings,
+)
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.pipeline.plan import pools
@@ -160,8 +167,6 @@ def checked(extractor: Extractor, items: Sequence[Any]) -> list[Any]:
 
 def _faces(spec: Spec, clips: Sequence[Clip], resources: Resources) -> Iterator[Case]:
     """The detector on all frames, the expressions on a face a frame."""
-    from vemoclap_batch.extractors.vit_expression import VitExpression
-
     assert isinstance(spec.settings, YoloFaceSettings)
     import torch
 

@@ -59,10 +59,10 @@ def test_frame_to_caption(count, detections, expected):
     assert frame_to_caption(detected(count, **detections)) == expected
 
 
-def test_evidence_outside_the_clip_is_that_clips_failure(extractor):
+def test_a_detection_outside_the_clip_is_that_clips_failure(extractor):
     good, bad = extractor.extract([detected(2), detected(2, face_emotion=[2])])
     assert isinstance(good, Result)
-    assert bad == Failure.of(ValueError("face_emotion found something in frame 2; the clip has 2"))
+    assert bad == Failure.of(ValueError("face_emotion has a detection in frame 2; the clip has 2 frames"))
 
 
 def test_caption_is_what_blip_makes_of_the_frame_to_caption(extractor, folder, clips):

@@ -9,8 +9,7 @@ from tests.extractors.conftest import broken_clip, frames_clip
 from tests.tolerance import assert_near
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
-from vemoclap_batch.extractors.face_expression import FaceExpression, FaceSettings
-from vemoclap_batch.extractors.libfacedetection import find_faces
+from vemoclap_batch.extractors.face_expression import FaceExpression, FaceSettings, find_faces
 
 pytestmark = pytest.mark.numeric
 
@@ -59,7 +58,7 @@ def test_the_two_largest_faces_are_averaged(face_expression, three_faces):
     assert len(faces) == 3
     assert areas == sorted(areas, reverse=True)
     crops = [expression.crop_face(three_faces, [face[side] for side in "xywh"]) for face in faces]
-    embeddings, _ = face_expression._run(crops)
+    embeddings = np.array([expression.vector for expression in face_expression._read(crops)])
     np.testing.assert_allclose(result.feature[0], embeddings[:2].mean(0), rtol=1e-4, atol=1e-5)
     assert np.abs(result.feature[0] - embeddings.mean(0)).max() > 1e-3
 

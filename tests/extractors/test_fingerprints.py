@@ -129,5 +129,5 @@ def test_detections_may_still_be_called_evidence(tmp_path, elsewhere):
 
 def test_an_extractor_that_detects_nothing_is_no_source_of_detections(tmp_path):
     text = 'a: {class: "tests.tiny:TinyFrames"}, b: {class: "tests.tiny:TinyFrames", detections: [a]}'
-    with pytest.raises(ConfigError, match=r"extractors\.b\.detections: a detects nothing in frames"):
+    with pytest.raises(ConfigError, match=r"extractors\.b\.detections: a has no detections"):
         resolve(profile(tmp_path, text))

@@ -17,7 +17,8 @@ from tests.extractors.tiny_models import (
 from tests.tolerance import FLOAT32, assert_near
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.extractors.sentiment import CLASSES, CPU_BATCH, PUBLISHED, Sentiment
+from vemoclap_batch.extractors.pretrained import CPU_TEXTS
+from vemoclap_batch.extractors.sentiment import CLASSES, PUBLISHED, Sentiment
 
 pytestmark = pytest.mark.numeric
 
@@ -75,8 +76,8 @@ def test_vector_and_probabilities_are_those_of_the_published_way(extractor, plai
 def test_last_of_the_hidden_states_is_the_last_hidden_state(extractor):
     ids = torch.tensor([[0, 10, 20, 30, 2]])
     with torch.inference_mode():
-        states = extractor._network(ids, output_hidden_states=True).hidden_states
-        last = extractor._network.roberta(ids).last_hidden_state
+        states = extractor._classifier.network(ids, output_hidden_states=True).hidden_states
+        last = extractor._classifier.network.roberta(ids).last_hidden_state
     assert len(states) == 3
     assert_near(states[-1].numpy(), last.numpy())
 
@@ -106,7 +107,9 @@ def test_blank_texts_are_missing(extractor):
 
 def test_long_texts_are_cut_at_512_tokens(extractor, plain):
     shapes = []
-    hook = extractor._network.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
+    hook = extractor._classifier.network.register_forward_pre_hook(
+        lambda _, args, named: shapes.append(named["input_ids"].shape), with_kwargs=True
+    )
     cut, longer, shorter = extractor.extract(["a" * 510, "a" * 510 + " and more", "a" * 509])
     hook.remove()
     assert shapes == [(3, 512)]
@@ -117,7 +120,7 @@ def test_long_texts_are_cut_at_512_tokens(extractor, plain):
 
 def test_batching_changes_nothing(extractor):
     texts = [*TEXTS, ""]
-    with little_memory(extractor._network, CPU_BATCH) as sizes:
+    with little_memory(extractor._classifier.network, CPU_TEXTS) as sizes:
         together = extractor.extract(texts)
     assert sizes == [8, 8, 3]
     for result, text in zip(together, texts, strict=True):
@@ -129,22 +132,24 @@ def test_batching_changes_nothing(extractor):
 
 def test_batches_hold_texts_of_a_length(extractor):
     widths = []
-    hook = extractor._network.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
-    extractor.extract(list(itertools.chain(*[["a" * 9, "a" * 200]] * CPU_BATCH)))
+    hook = extractor._classifier.network.register_forward_pre_hook(
+        lambda _, args, named: widths.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    extractor.extract(list(itertools.chain(*[["a" * 9, "a" * 200]] * CPU_TEXTS)))
     hook.remove()
     assert widths == [11, 202]
 
 
 def test_too_little_memory_halves_the_batch(extractor):
     expected = extractor.extract(TEXTS)
-    with little_memory(extractor._network, 3) as sizes:
+    with little_memory(extractor._classifier.network, 3) as sizes:
         for result, other in zip(extractor.extract(TEXTS), expected, strict=True):
             assert_same(result, other)
         assert sizes == [8, 4, *[2] * 9, 1]
         sizes.clear()
         extractor.extract(TEXTS[:4])
         assert sizes == [2, 2]  # what was learnt holds
-    with little_memory(extractor._network, 0):
+    with little_memory(extractor._classifier.network, 0):
         failures = extractor.extract(TEXTS[:2])
     assert [str(failure.error_type) for failure in failures] == ["out_of_memory", "out_of_memory"]
 
@@ -170,12 +175,12 @@ def test_half_precision_weights_are_run_in_float32(extractor, tmp_path):
     weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
     halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     torch.save(halved, folder / "pytorch_model.bin")
-    network = build(Sentiment, folder, width=ROBERTA_WIDTH)._network
+    network = build(Sentiment, folder, width=ROBERTA_WIDTH)._classifier.network
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
 def test_wrong_weights_are_refused(tmp_path, folder):
-    with pytest.raises(ValueError, match=r"width = 768: .* has hidden states of 32"):
+    with pytest.raises(ValueError, match=r"width = 768: .* makes embeddings of 32; set width=32"):
         build(Sentiment, folder)
     with pytest.raises(NotADirectoryError, match=r"config\.json"):
         build(Sentiment, folder / "config.json", width=ROBERTA_WIDTH)

@@ -12,10 +12,22 @@ from tests.extractors.tiny_models import little_memory
 from tests.extractors.tiny_text import language_folder, nllb_folder
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
-from vemoclap_batch.extractors.ocr import OcrSettings, PaddleOcr, bundled_detector, bundled_recogniser
-from vemoclap_batch.extractors.paddle_reader import device_of, installed_engine
-from vemoclap_batch.extractors.translated_ocr import TranslatedOcr, TranslatedOcrSettings, _translated
-from vemoclap_batch.extractors.translation import NLLB_CODES, Reading, Translator
+from vemoclap_batch.extractors.ocr import (
+    OcrSettings,
+    PaddleOcr,
+    bundled_detector,
+    bundled_recogniser,
+    device_of,
+    installed_engine,
+)
+from vemoclap_batch.extractors.translated_ocr import (
+    NLLB_CODES,
+    Reading,
+    TranslatedOcr,
+    TranslatedOcrSettings,
+    Translator,
+    _columns,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -45,7 +57,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def translator(folders):
-    return Translator(folders["language"], folders["translation"], SURE, "cpu", "float32")
+    return Translator(Resources(models=folders), SURE, "float32")
 
 
 def plainly(folders, text, sure=SURE):
@@ -74,16 +86,17 @@ def plainly(folders, text, sure=SURE):
 
 def test_batched_equals_one_by_one_and_plain_transformers(translator, folders):
     readings = translator(WORDS)
-    for text, reading in zip(WORDS, readings, strict=True):
+    assert list(readings) == WORDS
+    for text, reading in readings.items():
         language, share, english = plainly(folders, text)
         assert reading.language == language
         assert reading.probability == pytest.approx(share, abs=1e-5)
         assert reading.english == english
-        assert translator([text])[0].english == english
+        assert translator([text])[text].english == english
     # English, foreign and unknown did occur, and each foreign text has a translation of its own.
-    told = {reading.language for reading in readings}
+    told = {reading.language for reading in readings.values()}
     assert {None, "en"} < told
-    foreign = [reading for reading in readings if reading.language not in {None, "en"}]
+    foreign = [reading for reading in readings.values() if reading.language not in {None, "en"}]
     assert len(foreign) > 2
     assert all(reading.english for reading in foreign)
     assert len({reading.english for reading in foreign}) == len(foreign)
@@ -94,12 +107,12 @@ def test_texts_of_all_languages_go_together(translator):
     nllb = translator.nllb
     texts, languages = ["red hat", "exit 7", "red hat", "go home!"], ["fr", "de", "zh", "sw"]
     with little_memory(nllb.network.model.encoder, 100) as seen:
-        english = nllb(texts, languages)
+        english = nllb(list(zip(texts, languages, strict=True)))
     assert seen == [4]
     # The language that a text is said to be in matters.
     assert english[0] != english[2]
     for text, language, found in zip(texts, languages, english, strict=True):
-        assert nllb([text], [language]) == [found]
+        assert nllb([(text, language)]) == [found]
 
 
 def test_the_tokens_of_languages_keep_their_numbers(translator, folders):
@@ -112,26 +125,30 @@ def test_the_tokens_of_languages_keep_their_numbers(translator, folders):
 
 
 def test_the_translation_model_is_loaded_only_when_a_text_needs_it(folders, tmp_path):
-    never_sure = Translator(folders["language"], folders["translation"], 1.0, "cpu", "float32")
-    assert [reading.english for reading in never_sure(WORDS)] == WORDS
+    never_sure = Translator(Resources(models=folders), 1.0, "float32")
+    assert [reading.english for reading in never_sure(WORDS).values()] == WORDS
     assert "nllb" not in vars(never_sure)
     english = language_folder(tmp_path / "english", likely="en")
-    sure_of_english = Translator(english, folders["translation"], SURE, "cpu", "float32")
-    assert sure_of_english(WORDS) == [Reading("en", 1.0, word) for word in WORDS]
+    sure_of_english = Translator(Resources(models={**folders, "language": english}), SURE, "float32")
+    assert sure_of_english(WORDS) == {word: Reading("en", 1.0, word) for word in WORDS}
     assert "nllb" not in vars(sure_of_english)
-    sure = Translator(folders["language"], folders["translation"], 0.0, "cpu", "float32")
+    sure = Translator(Resources(models=folders), 0.0, "float32")
     sure(WORDS)
     assert "nllb" in vars(sure)
 
 
+def translations(readings):
+    return {text: reading.english for text, reading in readings.items()}
+
+
 def test_too_little_memory_halves_the_batches(translator):
     whole = translator(WORDS)
-    with little_memory(translator._classifier.network, 2) as seen:
-        assert [reading.english for reading in translator(WORDS)] == [reading.english for reading in whole]
+    with little_memory(translator.classifier.network, 2) as seen:
+        assert translations(translator(WORDS)) == translations(whole)
     assert max(seen) > 2
     assert seen[-1] <= 2
     with little_memory(translator.nllb.network.model.encoder, 2) as seen:
-        assert [reading.english for reading in translator(WORDS)] == [reading.english for reading in whole]
+        assert translations(translator(WORDS)) == translations(whole)
     assert max(seen) > 2
     assert seen[-1] <= 2
 
@@ -142,7 +159,7 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path, folders):
     config["id2label"]["0"] = "tlh"
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="tlh"):
-        Translator(tmp_path / "other", folders["translation"], SURE, "cpu", "float32")
+        Translator(Resources(models={**folders, "language": tmp_path / "other"}), SURE, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +197,13 @@ def test_the_text_of_pictures_in_english(extractor, folders):
 
 
 def test_the_language_is_that_of_most_letters():
-    readings = [
-        Reading("fr", 1.0, "a"),
-        Reading("de", 1.0, "a"),
-        Reading(None, 0.5, "xxxxxxxx"),
-        Reading("fr", 1.0, ""),
-    ]
-    columns = _translated([(0, "aaa"), (1, "bbbb"), (2, "xxxxxxxx"), (5, "cc")], readings)
+    readings = {
+        "aaa": Reading("fr", 1.0, "a"),
+        "bbbb": Reading("de", 1.0, "a"),
+        "xxxxxxxx": Reading(None, 0.5, "xxxxxxxx"),
+        "cc": Reading("fr", 1.0, ""),
+    }
+    columns = _columns({"aaa": 0, "bbbb": 1, "xxxxxxxx": 2, "cc": 5}, readings)
     assert (columns["language"], columns["text"]) == ("fr", "a. xxxxxxxx")
     assert [row["english"] for row in columns["texts"]] == ["a", "a", "xxxxxxxx", ""]
 

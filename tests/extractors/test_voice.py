@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
-from vemoclap_batch.extractors.voice import Voice, VoiceSettings, sound_columns
+from vemoclap_batch.extractors.voice import Voice, VoiceSettings, prosody_columns
 from vemoclap_batch.media.clip import SAMPLE_RATE
 
 pytestmark = pytest.mark.numeric
@@ -114,7 +114,7 @@ def test_no_window_outweighs_the_others(voice, beckett):
 
 
 def test_columns_of_a_tone():
-    found = sound_columns(tone(220, amplitude=0.1))
+    found = prosody_columns(tone(220, amplitude=0.1))
     assert found["loudness_db"] == pytest.approx(-23.0, abs=0.1)
     assert found["loudness_range_db"] == pytest.approx(0, abs=0.3)
     assert found["pitch_hz"] == pytest.approx(220, rel=0.005)
@@ -125,20 +125,20 @@ def test_columns_of_a_tone():
 
 
 def test_columns_of_two_tones_in_turn():
-    found = sound_columns(np.concatenate([tone(200, amplitude=0.1), tone(400, amplitude=0.01)]))
+    found = prosody_columns(np.concatenate([tone(200, amplitude=0.1), tone(400, amplitude=0.01)]))
     assert found["loudness_range_db"] == pytest.approx(20, abs=0.5)
     assert found["pitch_range_st"] == pytest.approx(12, abs=0.1)
 
 
 def test_noise_has_no_pitch():
-    found = sound_columns((0.1 * np.random.default_rng(0).normal(size=48_000)).astype(np.float32))
+    found = prosody_columns((0.1 * np.random.default_rng(0).normal(size=48_000)).astype(np.float32))
     assert found["voiced_fraction"] < 0.02
     assert found["spectral_centroid_hz"] == pytest.approx(4000, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["beckett.wav", "two_cities.wav"])
 def test_columns_of_speech(name):
-    found = sound_columns(spoken(name))
+    found = prosody_columns(spoken(name))
     assert 80 < found["pitch_hz"] < 180  # men
     assert 2 < found["pitch_range_st"] < 24
     assert 0.25 < found["voiced_fraction"] < 0.75

@@ -104,8 +104,8 @@ def test_a_broken_clip_fails_alone(whisper, heard, beckett):
 
 def test_speech_is_put_together_and_taken_apart():
     waveform = np.arange(100_000, dtype=np.float32)
-    speech = Speech([(16_000, 32_000), (64_000, 80_000)])
-    window = speech.window(waveform)
+    speech = Speech.of(waveform, [(16_000, 32_000), (64_000, 80_000)])
+    window = speech.window()
     assert window.shape == (WINDOW,)
     np.testing.assert_array_equal(window[:16_000], waveform[16_000:32_000])
     np.testing.assert_array_equal(window[16_000:32_000], waveform[64_000:80_000])
@@ -113,16 +113,16 @@ def test_speech_is_put_together_and_taken_apart():
     assert [speech.time(0.5), speech.time(1), speech.time(1, is_end=True), speech.time(9)] == [1.5, 4.0, 2.0, 5.0]
     speech.done = 24_000
     assert speech.left == 8_000
-    np.testing.assert_array_equal(speech.window(waveform)[:8_000], waveform[72_000:80_000])
+    np.testing.assert_array_equal(speech.window()[:8_000], waveform[72_000:80_000])
     assert speech.time(0.25) == 4.75
 
 
 def test_windows_follow_one_another_without_gap_or_overlap():
     waveform = np.arange(2 * WINDOW + 5, dtype=np.float32)
-    speech, parts = Speech([(0, len(waveform))]), []
+    speech, parts = Speech.of(waveform, [(0, len(waveform))]), []
     while speech.left:
         count = min(WINDOW, speech.left)
-        parts.append(speech.window(waveform)[:count])
+        parts.append(speech.window()[:count])
         speech.done += count
     np.testing.assert_array_equal(np.concatenate(parts), waveform)
 

@@ -14,8 +14,7 @@ from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_faces import WIDTH, alone, tiny_onnx, tiny_vit, tiny_yolo
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
-from vemoclap_batch.extractors.vit_expression import NAMES, VitExpression
-from vemoclap_batch.extractors.yolo_face import CPU_FACES, Face, YoloFace, YoloFaceSettings
+from vemoclap_batch.extractors.yolo_face import CPU_FACES, NAMES, VitExpression, YoloFace, YoloFaceSettings, cut
 from vemoclap_batch.models.hashes import NotAccepted
 from vemoclap_batch.models.references import locate
 from vemoclap_batch.models.verify import accept
@@ -178,10 +177,9 @@ def test_boxes_without_a_pixel_are_no_faces(models, astronaut, clips):
 
 def test_a_face_is_cut_to_whole_pixels_within_the_picture():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    corner = Face(0, 0, (0.0, 2.9, 3.2, 6.0), 0.9)
-    np.testing.assert_array_equal(corner.cut(frame), frame[2:6, 0:3])
-    assert Face(0, 0, (8.0, 0.0, 8.0, 6.0), 0.9).cut(frame).size == 0
-    assert Face(0, 0, (3.1, 0.0, 3.9, 6.0), 0.9).cut(frame).size == 0
+    np.testing.assert_array_equal(cut(frame, (0.0, 2.9, 3.2, 6.0)), frame[2:6, 0:3])
+    assert cut(frame, (8.0, 0.0, 8.0, 6.0)).size == 0
+    assert cut(frame, (3.1, 0.0, 3.9, 6.0)).size == 0
 
 
 def test_a_broken_clip_fails_alone(faces, clips):
@@ -228,7 +226,7 @@ def test_crops_are_prepared_with_pillow(models):
 
 def test_expressions_have_the_names_of_the_package(models):
     vit = VitExpression(models / "tiny" / "expressions", "cpu", "float32")
-    assert sorted(vit._names) == sorted(CLASSES)
+    assert sorted(vit.names) == sorted(CLASSES)
     assert set(NAMES.values()) <= set(CLASSES)
 
 

@@ -6,7 +6,7 @@ import string
 
 import torch
 
-from vemoclap_batch.extractors.translation import NLLB_CODES
+from vemoclap_batch.extractors.translated_ocr import NLLB_CODES
 
 LETTERS = ["▁", *string.ascii_lowercase, *string.digits, ".", "!"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]

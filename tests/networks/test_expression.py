@@ -17,7 +17,7 @@ from lite.expression_training import (
     train_expression_net,
 )
 from tests.tolerance import assert_near
-from vemoclap_batch.extractors.libfacedetection import find_faces
+from vemoclap_batch.extractors.face_expression import find_faces
 from vemoclap_batch.networks.expression import (
     CLASSES,
     ExpressionNet,

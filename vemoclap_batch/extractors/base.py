@@ -1,4 +1,4 @@
-"""The one interface of all extractors: a batch of clips or texts in, one result each out. Knows nothing of Ray."""
+"""The interface of every extractor: a batch of clips or texts in, one result each out. Knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from vemoclap_batch.errors import Failure
 
-#: What an extractor may declare in ``inputs``; a text in pieces with their times is asked for as TEXT and TIMES.
+#: What an extractor may declare in ``inputs``. With TIMES beside TEXT it is given
+#: :class:`~vemoclap_batch.media.windows.TimedText` in place of a text.
 FRAMES, WAVEFORM, TEXT, TIMES = "frames", "waveform", "text", "times"
 
 
@@ -24,14 +26,18 @@ class Resources:
     """What one extractor object may use.
 
     Attributes:
-        threads: of the CPU.
-        device: ``cpu`` or ``cuda``.
-        models: where the weights lie that :meth:`Extractor.references` asked for, by the same names.
+        threads: CPU threads.
+        device: as torch names it: ``cpu``, ``cuda`` or ``cuda:1``.
+        models: the weights that :meth:`Extractor.references` asked for, by the same names.
     """
 
     threads: int = 1
     device: str = "cpu"
     models: Mapping[str, Path] = field(default_factory=dict)
+
+
+def _no_feature() -> np.ndarray:
+    return np.zeros((0, 0), np.float32)
 
 
 @dataclass
@@ -40,19 +46,19 @@ class Result:
 
     Attributes:
         feature: float32 [length, width]; length 0 when there was nothing to find (no face, no speech).
-        start_s, end_s: float64 [length], the seconds of the video each item covers (equal for a frame); None for an
-            extractor whose feature is a single vector or that has none.
-        extras: one value per name in the extractor's ``columns``, as Python objects that Arrow can type.
+        start_s, end_s: float64 [length], the seconds of the video that each row covers (equal for a frame); None where
+            the feature is a single vector, or where there is none.
+        extras: a value for each name in the extractor's ``columns``, as Python objects that Arrow can convert.
     """
 
-    feature: np.ndarray
+    feature: np.ndarray = field(default_factory=_no_feature)
     start_s: np.ndarray | None = None
     end_s: np.ndarray | None = None
     extras: dict[str, Any] = field(default_factory=dict)
 
 
 class ExtractorSettings(BaseModel):
-    """Settings of one extractor; every field changes the output, so every field is part of the fingerprint."""
+    """Settings of one extractor. Every field changes the output, so every field is part of the fingerprint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -60,17 +66,17 @@ class ExtractorSettings(BaseModel):
 class Extractor(ABC):
     """A frozen pretrained model behind one method.
 
-    A subclass declares, without loading anything, what the store and the plan must know; ``__init__`` loads the model
-    once and :meth:`extract` runs it on many videos at a time, in full batches made across them.
+    A subclass declares what the store and the plan must know without loading anything. ``__init__`` loads the model
+    once, :meth:`extract` runs it on many videos at a time.
     """
 
     #: Tells it apart from every other extractor, with :attr:`version`: stored features are found by the two, wherever
     #: the class lies and whatever it is called. Each class declares its own.
     name: ClassVar[str]
-    #: The settings class, validated when the profile is read.
-    Settings: ClassVar[type[ExtractorSettings]] = ExtractorSettings
     #: Raised whenever the same settings give another output than before.
     version: ClassVar[int] = 1
+    #: The settings class, validated when the profile is read.
+    Settings: ClassVar[type[ExtractorSettings]] = ExtractorSettings
     #: ``("frames",)``, ``("waveform",)`` or ``("text",)``; the profile says whose text.
     inputs: ClassVar[tuple[str, ...]]
     #: Whether the feature is a sequence over time (with ``start_s`` and ``end_s``) or at most one vector.
@@ -80,60 +86,64 @@ class Extractor(ABC):
     #: The column that lists what it finds (faces, lines of text), each with the number of its ``frame``; other
     #: extractors can be told of these.
     detections: ClassVar[str | None] = None
+    #: What :meth:`space` and :meth:`width` say where no setting changes it; None and 0 without a feature.
+    feature_space: ClassVar[str | None] = None
+    feature_width: ClassVar[int] = 0
+    #: The installed package that carries the weights, if one does.
+    package: ClassVar[str | None] = None
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         """Load the model.
 
         Raises:
-            FileNotFoundError: a weight file is not where the settings say.
+            FileNotFoundError: a weights file is missing.
         """
         self.settings = settings
         self.resources = resources
 
     @classmethod
-    def space(cls, settings: ExtractorSettings) -> str | None:
+    def space(cls, settings: Any) -> str | None:
         """The feature space that a classifier may rely on, or None when there is no feature."""
-        return None
+        return cls.feature_space
 
     @classmethod
-    def width(cls, settings: ExtractorSettings) -> int:
+    def width(cls, settings: Any) -> int:
         """Width of the feature; 0 when there is none."""
-        return 0
+        return cls.feature_width
 
     @classmethod
-    def weights(cls, settings: ExtractorSettings) -> str:
-        """Which weights of installed packages are used, exactly (version or hash); part of the fingerprint."""
-        return ""
+    def weights(cls, settings: Any) -> str:
+        """Which weights of installed packages are used: a version or a hash. It is part of the fingerprint."""
+        return f"{cls.package} {installed_version(cls.package)}" if cls.package else ""
 
     @classmethod
-    def references(cls, settings: ExtractorSettings) -> dict[str, str]:
-        """The weights it needs from outside the package: name of the setting → reference.
+    def references(cls, settings: Any) -> dict[str, str]:
+        """Weights from outside the package: setting → reference, see :mod:`vemoclap_batch.models.references`.
 
-        See :mod:`vemoclap_batch.models.references`. Their content is part of the fingerprint, their place is not.
+        Their content is part of the fingerprint, their place is not.
         """
         return {}
 
     @classmethod
     def pickles(cls, models: Mapping[str, Path]) -> list[Path]:
-        """Those of its weights that can run code when they are loaded: only accepted ones may be."""
+        """Those of its weights that can run code when they are loaded; they are refused until they are accepted."""
         return []
 
     def extract(self, items: Sequence[Any]) -> list[Result | Failure]:
-        """Run the model on a batch; never raises for what is wrong with an item.
+        """Run the model on a batch. What is wrong with one item fails that item alone.
 
-        A batch that fails as a whole is halved until the guilty items are alone, which is also the answer to too
-        little memory.
+        A batch that fails as a whole, for want of memory too, is halved until the items at fault are alone.
 
         Args:
             items: :class:`~vemoclap_batch.media.clip.Clip` objects, or texts (str) for a text extractor.
 
         Returns:
-            One result per item in the same order, or the failure of that item alone.
+            A result or a failure for each item, in order.
         """
         if not items:
             return []
         try:
-            return self._extract(items)
+            return list(self._extract(items))
         except Exception as error:
             if len(items) == 1:
                 return [Failure.of(error)]
@@ -141,8 +151,8 @@ class Extractor(ABC):
             return self.extract(items[:half]) + self.extract(items[half:])
 
     @abstractmethod
-    def _extract(self, items: Sequence[Any]) -> list[Result | Failure]:
-        """What a subclass does with at least one item; whatever it raises fails the whole batch."""
+    def _extract(self, items: Sequence[Any]) -> Sequence[Result | Failure]:
+        """The results of at least one item, in order; an exception fails the whole batch."""
 
 
 def load_class(path: str) -> type[Extractor]:
@@ -151,21 +161,20 @@ def load_class(path: str) -> type[Extractor]:
     Raises:
         ValueError: the path does not name an importable Extractor, or the class declares no name of its own.
     """
-    module, _, name = path.partition(":")
+    module, _, attribute = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path!r} cannot be imported ({error})") from error
-    if not (isinstance(found, type) and issubclass(found, Extractor)):
+    if not (isinstance(cls, type) and issubclass(cls, Extractor)):
         raise ValueError(f"{path!r} is not an Extractor")
-    own = vars(found).get("name")
-    if not (isinstance(own, str) and own):
+    if not isinstance(vars(cls).get("name"), str):
         raise ValueError(
-            f"{path!r} declares no name. Add one that no other extractor has, such as name = {name.lower()!r}: "
+            f"{path!r} declares no name. Add one that no other extractor has, such as name = {attribute.lower()!r}: "
             "its stored features are found by it. "
             f"To keep the features that version 0.1 stored, add name = {path!r}"
         )
-    return found
+    return cls
 
 
 def class_path(cls: type[Extractor]) -> str:

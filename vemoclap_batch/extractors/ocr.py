@@ -1,10 +1,14 @@
-"""Text in the picture: PaddleOCR on the PP-OCRv6 ONNX models that the rapidocr wheel carries."""
+"""Text in frames: PaddleOCR, by default on the PP-OCRv6 ONNX models that the rapidocr wheel carries."""
 
 from __future__ import annotations
 
+import logging
+import os
 import tempfile
-from collections.abc import Iterable, Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata, util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +17,40 @@ import pyarrow as pa
 import yaml
 from pydantic import Field
 
-from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
-from vemoclap_batch.extractors.paddle_reader import ONNX, paddle_reader
 from vemoclap_batch.media.clip import Clip
 
+#: Of rapidocr: a model that finds lines and one that reads them.
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
-#: Two frames are the same picture when no square of this many pixels a side, wherever it lies, differs by more than
-#: this on average (of 255). A full stop in the smallest legible print changes such a square by 12 or more; the noise
-#: of encoding leaves a still picture under it.
+#: Two frames show the same when no square of this many pixels a side, wherever it lies, differs by more than this on
+#: average (of 255). A full stop in the smallest legible print changes such a square by 12 or more; the noise of
+#: encoding leaves a still picture under it.
 SQUARE, SAME = 4, 8
+#: PaddleOCR's names of the engines that run its models.
+ONNX, PADDLE = "onnxruntime", "paddle_static"
+#: The files of a model folder, beside inference.yml; any one group of them will do.
+_FILES: dict[str, list[tuple[str, ...]]] = {
+    ONNX: [("inference.onnx",)],
+    PADDLE: [("inference.json", "inference.pdiparams"), ("inference.pdmodel", "inference.pdiparams")],
+}
 
 LINE = pa.struct(
-    [
-        ("frame", pa.int32()),
-        ("time_s", pa.float64()),
-        ("text", pa.string()),
-        ("score", pa.float32()),
-        ("polygon", pa.list_(pa.list_(pa.float32()))),
-    ]
+    {
+        "frame": pa.int32(),
+        "time_s": pa.float64(),
+        "text": pa.string(),
+        "score": pa.float32(),
+        "polygon": pa.list_(pa.list_(pa.float32())),
+    }
 )
+
+_log = logging.getLogger(__name__)
 
 
 class OcrSettings(ExtractorSettings):
     """Settings of :class:`PaddleOcr`."""
 
-    min_score: float = Field(0.8, ge=0, le=1, description="lines read less surely are dropped")
+    min_score: float = Field(0.8, ge=0, le=1, description="lines with a lower score are dropped")
     min_score_short: float = Field(0.95, ge=0, le=1, description="the same for lines of a single letter or digit")
 
 
@@ -54,51 +66,48 @@ class PaddleOcr(Extractor):
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         super().__init__(settings, resources)
-        # The models are read while the object is made; the folders that PaddleOCR wants them in are not needed after.
+        # PaddleOCR reads the models while the object is made, from folders that are not needed after.
         with tempfile.TemporaryDirectory(prefix="vemoclap-ocr-") as scratch:
             self._ocr = self._reader(Path(scratch))
 
     def _reader(self, scratch: Path) -> Any:
-        """The PaddleOCR object; ``scratch`` is a folder that is there until it is made."""
+        """The PaddleOCR object; ``scratch`` is a folder that exists until it is made."""
         return paddle_reader(
             bundled_detector(scratch), bundled_recogniser(scratch), ONNX, "cpu", self.resources.threads
         )
 
     @classmethod
-    def weights(cls, settings: ExtractorSettings) -> str:
+    def weights(cls, settings: Any) -> str:
         """The version of the package that carries the models."""
-        return f"rapidocr {version('rapidocr')} {DETECTOR} {RECOGNISER}"
+        return f"rapidocr {metadata.version('rapidocr')} {DETECTOR} {RECOGNISER}"
 
-    def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
-        """Read the frames of all clips, but those that look like the frame before only once."""
+    def _extract(self, clips: Sequence[Clip]) -> list[Result]:
+        return [ocr_result(clip, frames) for clip, frames in zip(clips, self._lines(clips), strict=True)]
+
+    def _lines(self, clips: Sequence[Clip]) -> list[list[list[dict[str, Any]]]]:
+        """The lines of each frame of each clip; of frames that look the same, only the first is read."""
         originals = [_originals(clip.frames) for clip in clips]
-        # PaddleOCR takes BGR.
-        pictures = [
-            np.ascontiguousarray(clip.frames[number][:, :, ::-1])
-            for clip, sources in zip(clips, originals, strict=True)
-            for number in sorted(set(sources))
-        ]
-        pages = iter(self._read(pictures))
-        results: list[Result | Failure] = []
-        for clip, sources in zip(clips, originals, strict=True):
-            read = {number: next(pages) for number in sorted(set(sources))}
-            frames = [read[number] for number in sources]
-            results.append(_result(clip, frames))
-        return results
+        pages = self._read(
+            [clip.frames[at] for clip, sources in zip(clips, originals, strict=True) for at in sorted(set(sources))]
+        )
+        lines = []
+        for sources in originals:
+            read = {at: next(pages) for at in sorted(set(sources))}
+            lines.append([read[at] for at in sources])
+        return lines
 
-    def _read(self, pictures: list[np.ndarray]) -> list[list[dict[str, Any]]]:
-        """The lines of each picture in reading order."""
-        return [
-            [
+    def _read(self, frames: Sequence[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+        """The lines of each frame uint8 [h, w, 3], in reading order."""
+        # PaddleOCR takes BGR.
+        for page in self._ocr.predict_iter([np.ascontiguousarray(frame[:, :, ::-1]) for frame in frames]):
+            yield [
                 {"text": text.strip(), "score": float(score), "polygon": np.asarray(polygon, np.float32).tolist()}
                 for text, score, polygon in zip(page["rec_texts"], page["rec_scores"], page["rec_polys"], strict=True)
                 if self._is_trusted(text, score)
             ]
-            for page in (self._ocr.predict_iter(pictures) if pictures else ())
-        ]
 
     def _is_trusted(self, text: str, score: float) -> bool:
-        """Whether a line is to be kept; in pictures without text, what is read is short and unsure."""
+        """Whether a line is kept; what is read where there is no text is short and has a low score."""
         letters = sum(character.isalnum() for character in text)
         if letters == 0:
             return False
@@ -106,9 +115,9 @@ class PaddleOcr(Extractor):
 
 
 def _originals(frames: np.ndarray) -> list[int]:
-    """For each frame, the number of the frame that shows the same picture: itself, or the last one that differed.
+    """For each frame, the number of the frame that shows the same: itself, or the last one that differed.
 
-    Frames are compared with the one that will be read in their place, so a slow fade cannot creep past.
+    Frames are compared with the one that will be read in their place, so a slow fade is noticed.
     """
     sources: list[int] = []
     for number in range(len(frames)):
@@ -125,21 +134,129 @@ def _largest_difference(first: np.ndarray, second: np.ndarray) -> int:
     return int(cv2.blur(difference, (SQUARE, SQUARE)).max())
 
 
-def _result(clip: Clip, frames: Sequence[Sequence[dict[str, Any]]]) -> Result:
-    """The result of a clip from the lines of each of its frames."""
+def ocr_result(clip: Clip, frames: Sequence[Sequence[dict[str, Any]]], **extras: Any) -> Result:
+    """The result of a clip from the lines of each of its frames; ``extras`` are further columns, or replace some."""
     lines = [
         {"frame": number, "time_s": float(clip.frame_times[number]), **line}
-        for number, found in enumerate(frames)
-        for line in found
+        for number, of_frame in enumerate(frames)
+        for line in of_frame
     ]
-    texts = (" ".join(line["text"] for line in found).lower() for found in frames)
-    return Result(
-        np.zeros((0, 0), np.float32), extras={"lines": lines, "text": ". ".join(_unique(filter(None, texts)))}
+    return Result(extras={"lines": lines, "text": ". ".join(unique_texts(frames)), **extras})
+
+
+def unique_texts(frames: Iterable[Sequence[dict[str, Any]]]) -> dict[str, int]:
+    """The different texts of frames (in lower case), each with the first frame that shows it."""
+    first: dict[str, int] = {}
+    for number, lines in enumerate(frames):
+        if lines:
+            first.setdefault(" ".join(line["text"] for line in lines).lower(), number)
+    return first
+
+
+def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, threads: int) -> Any:
+    """A PaddleOCR that finds and reads lines of text, and does not turn or flatten the image.
+
+    Args:
+        detector: a folder as PaddleOCR publishes it.
+        recogniser: likewise.
+        engine: ``onnxruntime`` or ``paddle_static``.
+        device: ``cpu``, or as PaddleOCR names a GPU: ``gpu:0``.
+        threads: CPU threads.
+    """
+    os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    from transformers.utils import get_torch_version, is_torch_available
+
+    # Both cache their answer, which would stay wrong if it were first given while torch is hidden.
+    _ = is_torch_available(), get_torch_version()
+    with _hidden("torch"):
+        from paddleocr import PaddleOCR
+
+    logging.getLogger("paddlex").setLevel(logging.WARNING)
+    if engine == ONNX:
+        options: dict[str, Any] = {"engine_config": {"intra_op_num_threads": threads}}
+    else:
+        # oneDNN, the default, crashes in paddlepaddle 3.3.
+        options = {"enable_mkldnn": False, "cpu_threads": threads}
+    return PaddleOCR(
+        text_detection_model_name=_model_name(detector, engine),
+        text_detection_model_dir=str(detector),
+        text_recognition_model_name=_model_name(recogniser, engine),
+        text_recognition_model_dir=str(recogniser),
+        use_doc_orientation_classify=False,
+        use_doc_unwarping=False,
+        use_textline_orientation=False,
+        # One at a time: padding to the widest line of a batch changes what is read, and a CPU gains nothing.
+        text_recognition_batch_size=1,
+        device=device,
+        engine=engine,
+        **options,
     )
 
 
-def _unique(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
+@contextmanager
+def _hidden(hidden: str) -> Iterator[None]:
+    """Make a package seem absent to what looks for it.
+
+    PaddleOCR imports modelscope, which imports torch where it is installed, to name a logger after the process' rank.
+    That takes 3 s and 480 MiB of every process that reads text.
+    """
+    find_spec = util.find_spec
+
+    def look_for(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == hidden else find_spec(name, package)
+
+    util.find_spec = look_for
+    try:
+        yield
+    finally:
+        util.find_spec = find_spec
+
+
+def installed_engine() -> str:
+    """The engine for models in either format: Paddle's own where it is installed, else onnxruntime."""
+    for package in ("paddlepaddle", "paddlepaddle-gpu"):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        return PADDLE
+    return ONNX
+
+
+def device_of(engine: str, device: str) -> str:
+    """A torch device as PaddleOCR names it; the CPU, with a warning, where the engine is installed without GPUs."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return "cpu"
+    if engine == ONNX:
+        import onnxruntime
+
+        knows_gpus = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    else:
+        import paddle
+
+        knows_gpus = paddle.device.is_compiled_with_cuda()
+    if knows_gpus:
+        return f"gpu:{index or 0}"
+    package = "onnxruntime-gpu" if engine == ONNX else "paddlepaddle-gpu"
+    _log.warning("text is read on the CPU: %s is installed without GPUs (%s is the one with them)", engine, package)
+    return "cpu"
+
+
+def _model_name(folder: Path, engine: str) -> str:
+    """The name of the model in a folder, which PaddleOCR has to be told.
+
+    Raises:
+        ValueError: it is not a model that the engine can run.
+    """
+    description = folder / "inference.yml"
+    if not description.is_file():
+        raise ValueError(f"{folder} has no inference.yml: expected the folder of a PaddleOCR model")
+    groups = _FILES[engine]
+    if not any(all((folder / name).is_file() for name in names) for names in groups):
+        wanted = " or ".join(" + ".join(names) for names in groups)
+        raise ValueError(f"{folder}: the engine {engine} needs {wanted} there; choose the other by the setting engine")
+    return yaml.safe_load(description.read_text(encoding="utf-8"))["Global"]["model_name"]
 
 
 def bundled_detector(parent: Path) -> Path:
@@ -150,13 +267,7 @@ def bundled_detector(parent: Path) -> Path:
         {"NormalizeImage": normalise},
         {"ToCHWImage": None},
     ]
-    decoding = {
-        "name": "DBPostProcess",
-        "thresh": 0.3,
-        "box_thresh": 0.6,
-        "max_candidates": 1000,
-        "unclip_ratio": 1.5,
-    }
+    decoding = {"name": "DBPostProcess", "thresh": 0.3, "box_thresh": 0.6, "max_candidates": 1000, "unclip_ratio": 1.5}
     return _model_folder(parent, DETECTOR, steps, decoding)
 
 
@@ -170,18 +281,18 @@ def bundled_recogniser(parent: Path) -> Path:
     return _model_folder(parent, RECOGNISER, [{"RecResizeImg": {"image_shape": [3, 48, 320]}}], decoding)
 
 
-def _model_folder(parent: Path, name: str, steps: list[dict[str, Any]], decoding: dict[str, Any]) -> Path:
+def _model_folder(parent: Path, name: str, steps: Sequence[dict[str, Any]], decoding: dict[str, Any]) -> Path:
     """A folder as PaddleOCR wants it: the model, and what to do before and after it."""
     folder = parent / name
     folder.mkdir()
     (folder / "inference.onnx").symlink_to(_bundled(name))
     read = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
-    spec = {
+    description = {
         "Global": {"model_name": name},
         "PreProcess": {"transform_ops": [read, *steps]},
         "PostProcess": decoding,
     }
-    (folder / "inference.yml").write_text(yaml.safe_dump(spec, allow_unicode=True), encoding="utf-8")
+    (folder / "inference.yml").write_text(yaml.safe_dump(description, allow_unicode=True), encoding="utf-8")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to the extractors it means: classes, checked settings, fingerprints. Loads no model."""
+"""From a configuration to the extractors of a run: classes, checked settings, weights, fingerprints. Loads no model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Spec:
     """One extractor of a run, ready to be planned, looked up in the store and built.
 
     Attributes:
-        source: the extractor whose text it reads; None for one that reads frames or sound.
+        source: the extractor whose text it reads; None for one that reads frames or audio.
         detections: the extractors whose detections it is given with the frames.
-        models: where its weights lie.
+        models: its weights.
         identity: everything that changes its output; :attr:`fingerprint` is a hash of it.
     """
 
@@ -55,7 +55,7 @@ class Spec:
 
     @property
     def reads_waveform(self) -> bool:
-        """Whether it needs the sound of a video."""
+        """Whether it needs the audio of a video."""
         return WAVEFORM in self.cls.inputs
 
     @property
@@ -65,7 +65,7 @@ class Spec:
 
 
 class WeightsError(ConfigError):
-    """Nothing is wrong but that weights are not on this machine."""
+    """Nothing is wrong except that weights are not on this machine."""
 
 
 def resolve(config: Config) -> dict[str, Spec]:
@@ -75,14 +75,13 @@ def resolve(config: Config) -> dict[str, Spec]:
         WeightsError: weights are missing, and nothing else is wrong; names all of them and the command that helps.
         ConfigError: with every mistake in every extractor's entry.
     """
-    specs, absent, mistakes = _resolve(config)
+    specs, missing, mistakes = _resolve(config)
     if mistakes:
-        raise ConfigError(mistakes + absent)
-    if absent:
-        own = f" --models-dir {config.models_dir}" if config.models_dir else ""
-        raise WeightsError(
-            [*absent, f"to fetch what is missing: vemoclap-batch models pull --profile {config.profile}{own}"]
-        )
+        raise ConfigError(mistakes + missing)
+    if missing:
+        folder = f" --models-dir {config.models_dir}" if config.models_dir else ""
+        pull = f"vemoclap-batch models pull --profile {config.profile}{folder}"
+        raise WeightsError([*missing, f"to fetch what is missing: {pull}"])
     return specs
 
 
@@ -108,7 +107,7 @@ def model_references(config: Config) -> dict[str, list[str]]:
     mistakes: list[str] = []
     for name, entry in config.extractors.items():
         try:
-            cls, settings = _class_and_settings(name, entry)
+            cls, settings = _class_and_settings(f"extractors.{name}", entry)
             for setting, reference in cls.references(settings).items():
                 if reference.startswith(HUB):
                     split(reference)
@@ -123,27 +122,23 @@ def model_references(config: Config) -> dict[str, list[str]]:
 
 
 def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
-    """The extractors that can be had, the weights that cannot, and the mistakes."""
+    """The extractors whose weights are there, the weights that are not, and the mistakes."""
     specs: dict[str, Spec] = {}
-    absent: list[str] = []
+    missing: list[str] = []
     mistakes: list[str] = []
     # Those that read from others last, so that the fingerprints of what they read are known.
     for name, entry in sorted(config.extractors.items(), key=lambda item: len(item[1].reads)):
         try:
-            if absent and any(source in config.extractors and source not in specs for source in entry.reads):
-                # What it reads cannot be had either; its own weights may still be there, or not.
-                _models(f"extractors.{name}", *_class_and_settings(name, entry), config)
-                continue
-            specs[name] = _spec(name, entry, config, specs)
+            specs[name] = _spec(name, entry, config, specs, bool(missing))
         except WeightsError as error:
-            absent += error.mistakes
+            missing += error.mistakes
         except ConfigError as error:
             mistakes += error.mistakes
-    return specs, absent, mistakes + _same_names(specs)
+    return specs, missing, mistakes + _same_names(specs)
 
 
 def _same_names(specs: Mapping[str, Spec]) -> list[str]:
-    """The mistake of every extractor that has the name and version of another class: its fingerprint would be wrong."""
+    """A mistake for every extractor with the name and version of another class: they would share a fingerprint."""
     mistakes = []
     first: dict[tuple[str, int], Spec] = {}
     for spec in specs.values():
@@ -157,26 +152,22 @@ def _same_names(specs: Mapping[str, Spec]) -> list[str]:
     return mistakes
 
 
-def _class_and_settings(name: str, entry: ExtractorEntry) -> tuple[type[Extractor], ExtractorSettings]:
-    try:
-        cls = load_class(entry.class_path)
-    except ValueError as error:
-        raise ConfigError([f"extractors.{name}.class: {error}"]) from error
-    try:
-        return cls, cls.Settings(**entry.settings)
-    except ValidationError as error:
-        raise ConfigError(describe_errors(f"extractors.{name}", error)) from error
-
-
-def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, Spec]) -> Spec:
+def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: Mapping[str, Spec], incomplete: bool) -> Spec:
+    """One extractor; ``incomplete`` says that some of the earlier ones have no weights."""
     prefix = f"extractors.{name}"
-    cls, settings = _class_and_settings(name, entry)
+    cls, settings = _class_and_settings(prefix, entry)
     _check_input(prefix, cls, entry, config)
-    unknown = [source for source in entry.reads if source not in earlier]
-    if unknown:
-        raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
-    settings = _with_precision(settings, config, entry.pool)
+    if getattr(settings, "precision", None) == "auto":
+        # The fingerprint has the precision of the device that it will run on.
+        precision = "float16" if config.uses_gpu and entry.pool.gpus else "float32"
+        settings = settings.model_copy(update={"precision": precision})
     models = _models(prefix, cls, settings, config)
+    if unknown := [source for source in entry.reads if source not in earlier]:
+        if incomplete:
+            raise WeightsError([])
+        raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
+    if without := [source for source in entry.detections if earlier[source].cls.detections is None]:
+        raise ConfigError([f"{prefix}.detections: {', '.join(without)} has no detections (such as faces) to give"])
     try:
         fingerprints = {source: earlier[source].fingerprint for source in entry.reads}
         described = identity(cls, settings, entry, config.sampling, models, fingerprints)
@@ -198,31 +189,35 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: dict[str, S
     )
 
 
-def _with_precision(settings: ExtractorSettings, config: Config, pool: Pool) -> ExtractorSettings:
-    """Settings that leave the precision open get the one of the device they will run on; fingerprints state it."""
-    if getattr(settings, "precision", None) != "auto":
-        return settings
-    return settings.model_copy(update={"precision": "float16" if config.uses_gpu and pool.gpus else "float32"})
+def _class_and_settings(prefix: str, entry: ExtractorEntry) -> tuple[type[Extractor], ExtractorSettings]:
+    try:
+        cls = load_class(entry.class_path)
+    except ValueError as error:
+        raise ConfigError([f"{prefix}.class: {error}"]) from error
+    try:
+        return cls, cls.Settings(**entry.settings)
+    except ValidationError as error:
+        raise ConfigError(describe_errors(prefix, error)) from error
 
 
 def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, config: Config) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    absent = []
+    models: dict[str, Path] = {}
+    missing = []
     for name, reference in cls.references(settings).items():
         try:
-            found[name] = locate(reference, config.models_dir)
+            models[name] = locate(reference, config.models_dir)
         except MissingWeights as error:
-            absent.append(f"{prefix}.{name}: {error}")
+            missing.append(f"{prefix}.{name}: {error}")
         except ValueError as error:
             raise ConfigError([f"{prefix}.{name}: {error}"]) from error
-    if absent:
-        raise WeightsError(absent)
+    if missing:
+        raise WeightsError(missing)
     try:
-        for path in cls.pickles(found):
+        for path in cls.pickles(models):
             require_accepted(path)
     except NotAccepted as error:
         raise WeightsError([f"{prefix}: {error}"]) from error
-    return found
+    return models
 
 
 def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, config: Config) -> None:
@@ -233,15 +228,5 @@ def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, confi
         raise ConfigError(
             [f"{prefix}.input = {entry.input!r}: this extractor reads {' and '.join(cls.inputs)}, no text"]
         )
-    mistakes = [
-        f"{prefix} reads {name!r}: no such extractor in this profile"
-        for name in entry.reads
-        if name not in config.extractors
-    ]
-    if mistakes:
-        raise ConfigError(mistakes)
-    without = [name for name in entry.detections if load_class(config.extractors[name].class_path).detections is None]
-    if without:
-        raise ConfigError(
-            [f"{prefix}.detections: {', '.join(without)} detects nothing in frames; expected OCR or faces"]
-        )
+    if unknown := [name for name in entry.reads if name not in config.extractors]:
+        raise ConfigError([f"{prefix} reads {name!r}: no such extractor in this profile" for name in unknown])

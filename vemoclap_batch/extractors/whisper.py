@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
 from vemoclap_batch.extractors.whisper_weights import (
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
 WINDOW = 30 * SAMPLE_RATE
 #: Windows in one pass. A CPU gains nothing from more than two; a GPU does.
 CPU_BATCH, GPU_BATCH = 2, 16
-#: Tokens of a window unless the settings say otherwise; Whisper's own limit is :data:`MOST_TOKENS`. A window that
-#: needs more is taken up where its last whole segment ended.
+#: Tokens of a window by default, and Whisper's own limit. A window that needs more is taken up again where its last
+#: whole segment ended.
 TOKENS, MOST_TOKENS = 112, 224
 #: Whisper's own thresholds: more compressible is a loop; silent *and* unsure is no speech.
 LOOP_COMPRESSION, NO_SPEECH, UNSURE = 2.4, 0.6, -1.0
-#: Less sure than this, a window's words are invented. Whisper would sample other words instead, differing each time.
+#: Below this log probability, a window's words are invented. Whisper would sample other words, different each time.
 INVENTED = -1.25
 #: A looping window is decoded again with no sequence of this many tokens twice.
 LOOP_NGRAM = 3
@@ -55,20 +54,24 @@ SEGMENT = pa.struct(
 class WhisperSettings(ExtractorSettings):
     """Settings of :class:`Whisper`."""
 
-    model: str = Field(BUNDLED, description=f"{BUNDLED!r}, or where a CTranslate2 Whisper model lies")
+    model: str = Field(BUNDLED, description=f"{BUNDLED!r}, or the folder of a CTranslate2 Whisper model")
     compute_type: str = Field("int8", description="CTranslate2's arithmetic, such as int8, float16, float32")
-    # Left out of fingerprints where they are as ever, so that they change none.
+    # These two came later: their defaults are left out of fingerprints, so that they change none.
     precision: Literal["auto", "float32", "float16"] | None = Field(
-        None, exclude_if=lambda value: value is None,
+        None,
+        exclude_if=lambda value: value is None,
         description="of what compute_type int8 leaves in floating point: float16 on a GPU, else float32",
-    )  # fmt: skip
+    )
     max_tokens: int = Field(
-        TOKENS, ge=1, le=MOST_TOKENS, exclude_if=lambda value: value == TOKENS,
+        TOKENS,
+        ge=1,
+        le=MOST_TOKENS,
+        exclude_if=lambda value: value == TOKENS,
         description="tokens of a window of 30 s at most",
-    )  # fmt: skip
+    )
     task: Literal["translate", "transcribe"] = Field("translate", description="translate makes English of any language")
     beam_size: int = Field(5, ge=1, le=20)
-    vad_filter: bool = Field(True, description="hear only what Silero takes for speech")
+    vad_filter: bool = Field(True, description="transcribe only what Silero's model takes for speech")
     language: str | None = Field(None, description="a code such as en; without it, detected in each clip")
 
     @model_validator(mode="after")
@@ -87,26 +90,33 @@ class WhisperSettings(ExtractorSettings):
 
 @dataclass
 class Speech:
-    """The speech of one clip: samples [start, end) of its waveform, one after another; ``done`` of them were heard."""
+    """The speech of one clip.
+
+    Attributes:
+        pieces: samples [start, end) of the clip's waveform.
+        audio: float32 [samples], the pieces one after another.
+        done: samples of ``audio`` that were transcribed.
+    """
 
     pieces: list[tuple[int, int]]
+    audio: np.ndarray
     done: int = 0
+
+    @classmethod
+    def of(cls, waveform: np.ndarray, pieces: list[tuple[int, int]]) -> Speech:
+        """These pieces of a waveform."""
+        parts = [waveform[start:end] for start, end in pieces]
+        return cls(pieces, np.concatenate([np.zeros(0, np.float32), *parts]))
 
     @property
     def left(self) -> int:
-        """Samples that are still to be heard."""
-        return sum(end - start for start, end in self.pieces) - self.done
+        """Samples that are still to be transcribed."""
+        return len(self.audio) - self.done
 
-    def window(self, waveform: np.ndarray) -> np.ndarray:
-        """The next 30 s, float32; what is missing at the end is silence, as in Whisper's training."""
-        window = np.zeros(WINDOW, np.float32)
-        place = -self.done  # of the piece's first sample, in the window
-        for start, end in self.pieces:
-            first, last = max(place, 0), min(place + end - start, WINDOW)
-            if first < last:
-                window[first:last] = waveform[start + first - place : start + last - place]
-            place += end - start
-        return window
+    def window(self) -> np.ndarray:
+        """The next 30 s, float32, with silence at the end where there is less, as in Whisper's training."""
+        audio = self.audio[self.done : self.done + WINDOW]
+        return np.pad(audio, (0, WINDOW - len(audio)))
 
     def time(self, seconds: float, is_end: bool = False) -> float:
         """Seconds from the start of the next window as seconds from the start of the waveform."""
@@ -121,7 +131,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What Whisper made of one window."""
+    """Whisper's output for one window."""
 
     tokens: list[int]
     text: str
@@ -136,7 +146,7 @@ class Decoded:
 
     @property
     def is_speech(self) -> bool:
-        """Whether the words are to be kept rather than taken for invented ones."""
+        """Whether the words are kept rather than taken for invented ones."""
         silent = self.no_speech_probability > NO_SPEECH and self.average_log_probability < UNSURE
         return not silent and not self.loops and self.average_log_probability >= INVENTED
 
@@ -144,9 +154,9 @@ class Decoded:
 class Whisper(Extractor):
     """Columns ``text`` (English with ``task: translate``), ``language``, ``language_probability``, ``segments``.
 
-    At temperature 0, without fallback and without conditioning on previous text, so that the same sound gives the same
-    words whatever came before it. A window that loops is decoded once more without repetitions; one that still
-    loops, is taken for silence or is very unsure gives no text.
+    Decodes at temperature 0, without fallback and without conditioning on previous text, so that the same audio gives
+    the same words whatever came before it. A window that loops is decoded once more without repetitions; one that
+    still loops, is taken for silence or is very unsure gives no text.
     """
 
     name = "whisper"
@@ -165,8 +175,8 @@ class Whisper(Extractor):
 
         Raises:
             FileNotFoundError: the folder lacks a file.
-            ValueError: the device cannot compute as the settings say, or the model hears other spectra than its
-                folder describes.
+            ValueError: the device cannot compute as the settings say, or the model expects another spectrogram than
+                its folder describes.
             RuntimeError: on a GPU, cuBLAS 12 is not installed.
         """
         super().__init__(settings, resources)
@@ -176,7 +186,7 @@ class Whisper(Extractor):
         device, _, index = resources.device.partition(":")
         if device == "cuda":
             load_cublas()
-        self._batches = Batches(CPU_BATCH if device == "cpu" else GPU_BATCH)
+        self._batches = Batches.for_device(device, CPU_BATCH, GPU_BATCH)
         folder = resources.models["model"] if self.references(settings) else bundled_folder()
         check_folder(folder)
         self._model = WhisperModel(
@@ -187,41 +197,38 @@ class Whisper(Extractor):
             cpu_threads=resources.threads,
             local_files_only=True,
         )
-        heard, given = self._model.model.n_mels, len(self._model.feature_extractor.mel_filters)
-        if heard != given:
+        expected, described = self._model.model.n_mels, len(self._model.feature_extractor.mel_filters)
+        if expected != described:
             raise ValueError(
-                f"{folder} hears {heard} mel bands, and its preprocessor_config.json describes {given}; "
+                f"{folder} hears {expected} mel bands, and its preprocessor_config.json describes {described}; "
                 "without that file, 80 are taken"
             )
         self._tokenizers: dict[str, Tokenizer] = {}
 
     @classmethod
-    def weights(cls, settings: ExtractorSettings) -> str:
+    def weights(cls, settings: Any) -> str:
         """The hash of the bundled model."""
-        assert isinstance(settings, WhisperSettings)
         return BUNDLED_SHA256[:12] if settings.model == BUNDLED else ""
 
     @classmethod
-    def references(cls, settings: ExtractorSettings) -> dict[str, str]:
+    def references(cls, settings: Any) -> dict[str, str]:
         """The model, unless it is the bundled one."""
-        assert isinstance(settings, WhisperSettings)
         return {} if settings.model == BUNDLED else {"model": settings.model}
 
-    def _extract(self, clips: Sequence[Clip]) -> list[Result | Failure]:
-        """Find the speech of all clips and transcribe it, several clips at a time."""
-        speeches = [Speech(self._pieces(np.asarray(clip.waveform))) for clip in clips]
+    def _extract(self, clips: Sequence[Clip]) -> list[Result]:
+        waveforms = [np.asarray(clip.waveform) for clip in clips]
+        speeches = [Speech.of(waveform, self._pieces(waveform)) for waveform in waveforms]
         languages: dict[int, tuple[str, float]] = {}
         segments: list[list[dict[str, Any]]] = [[] for _ in clips]
-        # Where a clip's next window starts depends on its last, so each round hears one window of every clip.
+
+        def transcribe(batch: Sequence[int]) -> list[Decoded]:
+            return self._transcribe([speeches[index].window() for index in batch], batch, languages)
+
+        # Where a clip's next window starts depends on its last, so each round takes one window of every clip.
         while waiting := [index for index, speech in enumerate(speeches) if speech.left > 0]:
-
-            def hear(batch: Sequence[int]) -> list[Decoded]:
-                sounds = [speeches[index].window(clips[index].waveform) for index in batch]
-                return self._hear(sounds, batch, languages)
-
-            for index, words in zip(waiting, self._batches.run(hear, waiting), strict=True):
-                segments[index] += self._take(words, speeches[index], clips[index].start_s)
-        return [_result(found, languages.get(index)) for index, found in enumerate(segments)]
+            for index, decoded in zip(waiting, self._batches.run(transcribe, waiting), strict=True):
+                segments[index] += self._segments(decoded, speeches[index], clips[index].start_s)
+        return [_result(of_clip, languages.get(index)) for index, of_clip in enumerate(segments)]
 
     def _pieces(self, waveform: np.ndarray) -> list[tuple[int, int]]:
         """Where there is speech: ranges of samples."""
@@ -233,18 +240,18 @@ class Whisper(Extractor):
 
         return [(chunk["start"], chunk["end"]) for chunk in get_speech_timestamps(waveform)]
 
-    def _hear(
-        self, sounds: Sequence[np.ndarray], clips: Sequence[int], languages: dict[int, tuple[str, float]]
+    def _transcribe(
+        self, windows: Sequence[np.ndarray], clips: Sequence[int], languages: dict[int, tuple[str, float]]
     ) -> list[Decoded]:
         """Decode one window of each clip, and note in ``languages`` that of a clip's first window."""
-        spectra = [self._model.feature_extractor(sound, padding=0) for sound in sounds]  # each [mel bins, 3000]
-        encoded = self._model.encode(np.stack(spectra))  # [b, 1500, width]
+        spectra = [self._model.feature_extractor(window, padding=0) for window in windows]  # each [mel bands, 3000]
+        encoded = self._model.encode(np.stack(spectra))  # [n, 1500, width]
         if any(clip not in languages for clip in clips):
-            for clip, found in zip(clips, self._languages(encoded, len(clips)), strict=True):
-                languages.setdefault(clip, found)
+            for clip, detected in zip(clips, self._languages(encoded, len(clips)), strict=True):
+                languages.setdefault(clip, detected)
         spoken = [languages[clip][0] for clip in clips]
         decoded = self._generate(encoded, spoken)
-        if any(words.loops for words in decoded):
+        if any(window.loops for window in decoded):
             again = self._generate(encoded, spoken, no_repeat_ngram_size=LOOP_NGRAM)
             decoded = [second if first.loops else first for first, second in zip(decoded, again, strict=True)]
         return decoded
@@ -255,7 +262,7 @@ class Whisper(Extractor):
         if fixed is not None:
             return [(fixed, 1.0)] * count
         # The likeliest comes first, written <|en|>.
-        return [(found[0][0][2:-2], float(found[0][1])) for found in self._model.model.detect_language(encoded)]
+        return [(likely[0][0][2:-2], float(likely[0][1])) for likely in self._model.model.detect_language(encoded)]
 
     def _generate(self, encoded: Any, languages: Sequence[str], no_repeat_ngram_size: int = 0) -> list[Decoded]:
         from faster_whisper.transcribe import get_suppressed_tokens
@@ -274,54 +281,48 @@ class Whisper(Extractor):
             suppress_tokens=get_suppressed_tokens(tokenizers[0], [-1]),
             sampling_temperature=0,
         )
-        return [
-            Decoded(
-                tokens=output.sequences_ids[0],
-                text=tokenizer.decode(output.sequences_ids[0]),
-                no_speech_probability=float(output.no_speech_prob),
-                # The score is a mean over the tokens; Whisper's own figure counts the closing one too.
-                average_log_probability=float(output.scores[0])
-                * len(output.sequences_ids[0])
-                / (len(output.sequences_ids[0]) + 1),
-            )
-            for tokenizer, output in zip(tokenizers, outputs, strict=True)
-        ]
+        return [_decoded(output, tokenizer) for tokenizer, output in zip(tokenizers, outputs, strict=True)]
 
     def _tokenizer(self, language: str) -> Tokenizer:
         from faster_whisper.tokenizer import Tokenizer
 
         if language not in self._tokenizers:
+            multilingual = self._model.model.is_multilingual
             self._tokenizers[language] = Tokenizer(
-                self._model.hf_tokenizer,
-                self._model.model.is_multilingual,
-                task=self.settings.task,
-                language=language,
+                self._model.hf_tokenizer, multilingual, task=self.settings.task, language=language
             )
         return self._tokenizers[language]
 
-    def _take(self, words: Decoded, speech: Speech, offset_s: float) -> list[dict[str, Any]]:
+    def _segments(self, decoded: Decoded, speech: Speech, offset_s: float) -> list[dict[str, Any]]:
         """The segments of a window in seconds of the video; moves ``speech`` on to the next window."""
-        heard = min(WINDOW, speech.left)
+        step = min(WINDOW, speech.left)
         tokenizer = next(iter(self._tokenizers.values()))
-        timed = _timed(words.tokens, tokenizer.timestamp_begin, heard / SAMPLE_RATE)
+        timed = _timed(decoded.tokens, tokenizer.timestamp_begin, step / SAMPLE_RATE)
         start, end, last = timed[-1] if timed else (0.0, 0.0, [])
-        # A step of at least a second, so that a window which opens segments and never fills them cannot go on for ever.
-        if words.is_speech and start >= 1 and (not last or (end is None and heard < speech.left)):
+        # A step of at least a second, so that a window which opens segments and never fills them ends.
+        if decoded.is_speech and start >= 1 and (not last or (end is None and step < speech.left)):
             # Whisper broke off, or the window's end cut a sentence: the next window starts where that begins.
             timed.pop()
-            heard = round(start * SAMPLE_RATE)
+            step = round(start * SAMPLE_RATE)
         rows = [
             {
                 "start_s": offset_s + speech.time(start),
-                "end_s": offset_s + speech.time(heard / SAMPLE_RATE if end is None else end, is_end=True),
+                "end_s": offset_s + speech.time(step / SAMPLE_RATE if end is None else end, is_end=True),
                 "text": tokenizer.decode(tokens).strip(),
-                "no_speech_probability": words.no_speech_probability,
-                "average_log_probability": words.average_log_probability,
+                "no_speech_probability": decoded.no_speech_probability,
+                "average_log_probability": decoded.average_log_probability,
             }
             for start, end, tokens in timed
         ]
-        speech.done += heard
-        return [row for row in rows if row["text"]] if words.is_speech else []
+        speech.done += step
+        return [row for row in rows if row["text"]] if decoded.is_speech else []
+
+
+def _decoded(output: Any, tokenizer: Tokenizer) -> Decoded:
+    tokens = output.sequences_ids[0]
+    # The score is a mean over the tokens; Whisper's own figure counts the closing one too.
+    log_probability = float(output.scores[0]) * len(tokens) / (len(tokens) + 1)
+    return Decoded(tokens, tokenizer.decode(tokens), float(output.no_speech_prob), log_probability)
 
 
 def _timed(
@@ -330,7 +331,7 @@ def _timed(
     """Cut a window's tokens at its time stamps: start and end in seconds of the window, and the tokens between.
 
     The last segment has no end when the window stopped in the middle of it, and no tokens when Whisper opened it (by
-    two time stamps in a row) and left it at that.
+    two time stamps in a row) and stopped.
     """
     segments: list[tuple[float, float | None, list[int]]] = []
     start, words, opened = 0.0, [], False
@@ -358,4 +359,4 @@ def _result(segments: list[dict[str, Any]], language: tuple[str, float] | None) 
         "language_probability": probability,
         "segments": segments,
     }
-    return Result(np.zeros((0, 0), np.float32), extras=extras)
+    return Result(extras=extras)

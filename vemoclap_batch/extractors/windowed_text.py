@@ -24,15 +24,15 @@ from vemoclap_batch.extractors.base import (
 from vemoclap_batch.extractors.fingerprint import hashed_name
 from vemoclap_batch.media.windows import TimedText, Window
 
-#: Frames are taken this often where the profile does not say: as often as the paper says that it does.
+#: Seconds from frame to frame where the profile does not say, as in the paper.
 EVERY_S = 1.0
-#: The setting of an extractor of audio that says how many of its windows are kept, and more than any video has.
+#: The setting of an audio extractor that says how many of its windows are kept, and more than any video has.
 _KEPT = ("max_windows", "windows")
 ALL_WINDOWS = 10**9
 
 
 class WindowedTextSettings(ExtractorSettings):
-    """Settings of :class:`WindowedText`; all others are those of the extractor it runs, its defaults included."""
+    """Settings of :class:`WindowedText`; all others are those of the extractor it runs, with its defaults."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -54,11 +54,21 @@ class WindowedTextSettings(ExtractorSettings):
         """Fingerprints know the extractor by its name, not by where it lies."""
         return hashed_name(load_class(of))
 
+    @property
+    def inner_class(self) -> type[Extractor]:
+        """The extractor that it runs."""
+        return load_class(self.of)
+
+    @property
+    def inner(self) -> ExtractorSettings:
+        """The settings of the extractor that it runs."""
+        return self.inner_class.Settings(**(self.model_extra or {}))
+
 
 class WindowedText(Extractor):
-    """A sequence with one vector for every window that has a text; ``start_s`` tells which window it is.
+    """A sequence with one vector for every window that has a text; ``start_s`` is the window's start.
 
-    The window and hop are among the settings and so in the fingerprint; the space is that of the extractor it runs.
+    Space, width and models are those of the extractor that it runs. The window and hop are in the fingerprint.
     """
 
     name = "windowed-text"
@@ -69,37 +79,36 @@ class WindowedText(Extractor):
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
         super().__init__(settings, resources)
-        self._inner = _class(settings)(_inner(settings), resources)
+        self._inner = self.settings.inner_class(self.settings.inner, resources)
         self._window = Window(self.settings.window_s, self.settings.hop_s)
 
     @classmethod
-    def space(cls, settings: ExtractorSettings) -> str | None:
+    def space(cls, settings: Any) -> str | None:
         """That of the extractor it runs."""
-        return _class(settings).space(_inner(settings))
+        return settings.inner_class.space(settings.inner)
 
     @classmethod
-    def width(cls, settings: ExtractorSettings) -> int:
+    def width(cls, settings: Any) -> int:
         """That of the extractor it runs."""
-        return _class(settings).width(_inner(settings))
+        return settings.inner_class.width(settings.inner)
 
     @classmethod
-    def weights(cls, settings: ExtractorSettings) -> str:
+    def weights(cls, settings: Any) -> str:
         """Those of the extractor it runs, and its version."""
-        inner = _class(settings)
-        return f"{inner.weights(_inner(settings))} version {inner.version}"
+        return f"{settings.inner_class.weights(settings.inner)} version {settings.inner_class.version}"
 
     @classmethod
-    def references(cls, settings: ExtractorSettings) -> dict[str, str]:
+    def references(cls, settings: Any) -> dict[str, str]:
         """Those of the extractor it runs."""
-        return _class(settings).references(_inner(settings))
+        return settings.inner_class.references(settings.inner)
 
     def _extract(self, items: Sequence[TimedText]) -> list[Result | Failure]:
-        """Run the windows of all videos together."""
         windows = [item.over(self._window) for item in items]
-        found = iter(self._inner.extract([text for texts in windows for text in texts.values()]))
-        return [self._one(list(texts), [next(found) for _ in texts]) for texts in windows]
+        # The windows of all videos together.
+        results = iter(self._inner.extract([text for texts in windows for text in texts.values()]))
+        return [self._joined(list(texts), [next(results) for _ in texts]) for texts in windows]
 
-    def _one(self, numbers: list[int], results: list[Result | Failure]) -> Result | Failure:
+    def _joined(self, numbers: list[int], results: list[Result | Failure]) -> Result | Failure:
         """The result of a video from those of its windows; one that failed fails the video."""
         features = [np.zeros((0, self.width(self.settings)), np.float32)]
         starts = []
@@ -108,17 +117,8 @@ class WindowedText(Extractor):
                 return result
             features.append(result.feature)
             starts += [number * self.settings.hop_s] * len(result.feature)
-        begins = np.array(starts, np.float64)
-        return Result(np.concatenate(features), begins, begins + self.settings.window_s)
-
-
-def _class(settings: ExtractorSettings) -> type[Extractor]:
-    assert isinstance(settings, WindowedTextSettings)
-    return load_class(settings.of)
-
-
-def _inner(settings: ExtractorSettings) -> ExtractorSettings:
-    return _class(settings).Settings(**(settings.model_extra or {}))
+        start_s = np.array(starts, np.float64)
+        return Result(np.concatenate(features), start_s, start_s + self.settings.window_s)
 
 
 def windowed(config: Config, window: Window) -> Config:

@@ -8,147 +8,83 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
-from vemoclap_batch.errors import Failure
-from vemoclap_batch.extractors.base import FRAMES, Extractor, ExtractorSettings, Resources, Result
+from vemoclap_batch.extractors.base import ExtractorSettings, Resources
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.face_expression import FACE
-from vemoclap_batch.extractors.vit_expression import Expression, VitExpression
-from vemoclap_batch.models.references import space_of
+from vemoclap_batch.extractors.faces import Expression, Face, FaceExtractor
+from vemoclap_batch.extractors.pretrained import Classifier, FeatureSettings, Pretrained, load_image_processor
+from vemoclap_batch.media.clip import Clip
 
 DETECTOR = "hf:AdamCodd/YOLOv11n-face-detection/model.pt"
 EXPRESSIONS = "hf:trpakov/vit-face-expression"
-SPACES = {EXPRESSIONS: "vemoclap/vit-face-expression"}
 #: Frames in one pass of the detector, faces in one pass of the ViT.
 CPU_FRAMES, GPU_FRAMES = 4, 64
 CPU_FACES, GPU_FACES = 8, 128
+#: Names that checkpoints give the classes → the names of this package (``vemoclap_batch.networks.expression.CLASSES``).
+NAMES = {
+    "angry": "anger",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happy": "joy",
+    "happiness": "joy",
+    "sad": "sadness",
+    "surprised": "surprise",
+}
 
 #: Left, top, right and bottom of a box, in pixels of the frame.
 Corners = tuple[float, float, float, float]
 
 
-class YoloFaceSettings(ExtractorSettings):
-    """Settings of :class:`YoloFace`."""
+class YoloFaceSettings(FeatureSettings):
+    """Settings of :class:`YoloFace`; the precision is the ViT's."""
 
     detector: str = Field(DETECTOR, description="face weights of ultralytics: a .pt (pinned by its hash) or .onnx file")
     expressions: str = Field(EXPRESSIONS, description="a folder with a transformers image classifier")
-    confidence: float = Field(0.6, ge=0, le=1, description="boxes that score at most this are no faces")
+    confidence: float = Field(0.6, ge=0, le=1, description="boxes that score at most this are dropped")
     iou: float = Field(0.5, ge=0, le=1, description="of two boxes that overlap more, the likelier one stays")
     image_size: int = Field(
         640, ge=32, multiple_of=32, description="long side for the detector; an .onnx of a fixed size keeps its own"
     )
     faces_averaged: int = Field(2, ge=1, description="the largest faces of a frame make its vector")
-    width: int = Field(768, ge=1, description="of the hidden states; checked when the model is loaded")
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="of the ViT: float16 on a GPU, else float32; the detector always has float32"
-    )
-    space: str | None = Field(None, description="feature space; without it, named after the expression model")
 
 
-@dataclass(frozen=True)
-class Face:
-    """A face found: in which frame of which clip, where, and how surely (0..1)."""
+class YoloFace(FaceExtractor, Pretrained):
+    """As :class:`FaceExtractor`, with a YOLO and a ViT.
 
-    clip: int
-    frame: int
-    corners: Corners
-    score: float
-
-    @property
-    def area(self) -> float:
-        """In square pixels."""
-        left, top, right, bottom = self.corners
-        return (right - left) * (bottom - top)
-
-    def cut(self, frame: np.ndarray) -> np.ndarray:
-        """The face's pixels, without a margin; none at all for a box that is narrower than a pixel."""
-        left, top, right, bottom = (int(corner) for corner in self.corners)
-        return frame[top:bottom, left:right]
-
-
-class YoloFace(Extractor):
-    """Per frame with a face, the mean vector of its two largest faces; column ``faces`` has every face.
-
-    Frames without a face are left out of the feature. The detector departs from the released program, whose YOLOv5-face
-    has classes of its own that ultralytics does not load: by default it is a YOLO11n trained on WIDER FACE, at the same
-    confidence, overlap and size. It runs in float32 whatever the precision: in half of it, boxes snap to half pixels.
+    The released program's YOLOv5-face has classes of its own, which ultralytics does not load. The default here is a
+    YOLO11n trained on WIDER FACE, at the same confidence, overlap and size. It always runs in float32: in half of it,
+    boxes snap to half pixels.
     """
 
     name = "yolo-face"
     Settings = YoloFaceSettings
-    inputs = (FRAMES,)
-    sequence = True
-    columns = {"faces": pa.list_(FACE)}
-    detections = "faces"
+    model_settings = ("detector", "expressions")
+    spaces = {EXPRESSIONS: "vemoclap/vit-face-expression"}
     settings: YoloFaceSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
-        """Load both models.
-
-        Raises:
-            NotAccepted: the detector is a pickle that nobody accepted.
-            ValueError: a model is not of the expected kind, lacks weights or has another width.
-            OSError: a file of a model is missing.
-        """
         super().__init__(settings, resources)
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        import torch
-
-        torch.set_num_threads(resources.threads)
+        device = resources.device
         self._detector = Detector(resources.models["detector"], self.settings, resources)
-        precision = "float32" if self.settings.precision == "auto" else self.settings.precision
-        self._expressions = VitExpression(resources.models["expressions"], resources.device, precision)
-        if self._expressions.width != self.settings.width:
-            raise ValueError(
-                f"width = {self.settings.width}: {self.settings.expressions} has hidden states of "
-                f"{self._expressions.width}"
-            )
-        cpu = resources.device == "cpu"
-        self._frame_batches = Batches(self._detector.batch or (CPU_FRAMES if cpu else GPU_FRAMES))
-        self._face_batches = Batches(CPU_FACES if cpu else GPU_FACES)
-
-    @classmethod
-    def space(cls, settings: ExtractorSettings) -> str:
-        """Named after the expression model, unless the settings name it."""
-        assert isinstance(settings, YoloFaceSettings)
-        return settings.space or space_of(settings.expressions, SPACES)
+        self._expressions = VitExpression(resources.models["expressions"], device, self._precision)
+        self._check_width(self._expressions.width)
+        self._averaged = self.settings.faces_averaged
+        self._frame_batches = Batches.for_device(device, CPU_FRAMES, GPU_FRAMES)
+        if self._detector.batch:
+            self._frame_batches.size = self._detector.batch
+        self._face_batches = Batches.for_device(device, CPU_FACES, GPU_FACES)
 
     @classmethod
     def pickles(cls, models: Mapping[str, Path]) -> list[Path]:
         """The detector, unless it is an ONNX file."""
         return [path for path in [models["detector"]] if path.suffix.lower() == ".pt"]
 
-    @classmethod
-    def width(cls, settings: ExtractorSettings) -> int:
-        """As the settings say."""
-        assert isinstance(settings, YoloFaceSettings)
-        return settings.width
-
-    @classmethod
-    def references(cls, settings: ExtractorSettings) -> dict[str, str]:
-        """Both models."""
-        assert isinstance(settings, YoloFaceSettings)
-        return {"detector": settings.detector, "expressions": settings.expressions}
-
-    def _extract(self, clips: Sequence[Any]) -> list[Result | Failure]:
-        """Find the faces of all clips, then read all their expressions."""
-        faces = self._faces(clips)
-        crops = [face.cut(clips[face.clip].frames[face.frame]) for face in faces]
-        read: list[Expression] = self._face_batches.run(self._expressions, crops)
-        found: list[list[tuple[Face, Expression]]] = [[] for _ in clips]
-        for face, expression in zip(faces, read, strict=True):
-            found[face.clip].append((face, expression))
-        return [self._result(clip.frame_times, mine) for clip, mine in zip(clips, found, strict=True)]
-
-    def _faces(self, clips: Sequence[Any]) -> list[Face]:
-        """The faces of all clips: clip by clip, frame by frame, the largest first."""
+    def _find(self, clips: Sequence[Clip]) -> list[Face]:
         # Frames of different sizes would be padded to a square, and a frame's faces depend on those beside it.
         places: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
         for index, clip in enumerate(clips):
@@ -157,48 +93,51 @@ class YoloFace(Extractor):
         faces = []
         for alike in places.values():
             frames = [clips[index].frames[number] for index, number in alike]
-            for (index, number), frame, boxes in zip(
-                alike, frames, self._frame_batches.run(self._detector, frames), strict=True
-            ):
-                found = [Face(index, number, corners, score) for corners, score in boxes]
-                faces += [face for face in found if face.cut(frame).size]
-        # The position decides between equal areas, so that the order never depends on the detector's.
-        return sorted(faces, key=lambda face: (face.clip, face.frame, -face.area, face.corners))
+            boxes = self._frame_batches.run(self._detector, frames)
+            for place, frame, of_frame in zip(alike, frames, boxes, strict=True):
+                faces += [_face(*place, frame, corners, score) for corners, score in of_frame]
+        return [face for face in faces if face.crop.size]
 
-    def _result(self, frame_times: np.ndarray, found: Sequence[tuple[Face, Expression]]) -> Result:
-        """The result of one clip from its faces, which come frame by frame and the largest first."""
-        vectors: dict[int, list[np.ndarray]] = defaultdict(list)
-        for face, expression in found:
-            vectors[face.frame].append(expression.vector)
-        feature = np.zeros((len(vectors), self.settings.width), np.float32)
-        for row, ranked in enumerate(vectors.values()):
-            feature[row] = np.mean(ranked[: self.settings.faces_averaged], axis=0)
-        times = np.asarray(frame_times, np.float64)
-        seen = times[list(vectors)]
-        rows = [_row(face, float(times[face.frame]), expression) for face, expression in found]
-        return Result(feature, seen, seen.copy(), {"faces": rows})
+    def _read(self, crops: Sequence[np.ndarray]) -> list[Expression]:
+        return self._expressions(crops)
 
 
-def _row(face: Face, time_s: float, expression: Expression) -> dict[str, Any]:
-    left, top, right, bottom = face.corners
-    return {
-        "frame": face.frame,
-        "time_s": time_s,
-        "x": left,
-        "y": top,
-        "w": right - left,
-        "h": bottom - top,
-        "score": face.score,
-        "expression": expression.name,
-        "probability": expression.probability,
-    }
+def _face(clip: int, number: int, frame: np.ndarray, corners: Corners, score: float) -> Face:
+    left, top, right, bottom = corners
+    return Face(clip, number, (left, top, right - left, bottom - top), score, cut(frame, corners))
+
+
+def cut(frame: np.ndarray, corners: Corners) -> np.ndarray:
+    """The pixels of a box, without a margin; none at all for a box that is narrower than a pixel."""
+    left, top, right, bottom = (int(corner) for corner in corners)
+    return frame[top:bottom, left:right]
+
+
+class VitExpression(Classifier):
+    """An image classifier in the layout of ``trpakov/vit-face-expression``, run on crops of faces."""
+
+    def __init__(self, folder: Path, device: str, precision: str) -> None:
+        """Load it; see :func:`~vemoclap_batch.extractors.pretrained.load_strictly`."""
+        from transformers import AutoModelForImageClassification
+
+        super().__init__(AutoModelForImageClassification, folder, device, precision)
+        # As published.
+        self._processor = load_image_processor(folder, "pil")
+        self.names = [NAMES.get(label, label) for label in self.labels]
+
+    def __call__(self, crops: Sequence[np.ndarray]) -> list[Expression]:
+        """The expressions of faces, each uint8 [height, width, 3], RGB, with at least one pixel."""
+        # Without the format, transformers takes a crop of 1 or 3 rows for one with the channels first.
+        prepared = self._processor(images=list(crops), input_data_format="channels_last", return_tensors="pt")
+        found = self.classify(pixel_values=prepared["pixel_values"].to(self._device))  # [n, 3, 224, 224]
+        return [Expression.likeliest(vector, self.names, probabilities) for vector, probabilities in found]
 
 
 class Detector:
     """A YOLO of ultralytics over frames of one size; every box that it finds counts as a face.
 
-    Gives what ``YOLO.predict`` gives for one frame at a time (a test says so), but without its side effects: that one
-    sets torch's threads for the whole process and drops the faces of a batch that took too long.
+    Gives what ``YOLO.predict`` gives for one frame at a time, without its side effects: that one sets torch's threads
+    for the whole process and drops the faces of a batch that took too long.
 
     Attributes:
         batch: how many frames an .onnx file takes at once, where it is fixed.
@@ -212,7 +151,7 @@ class Detector:
             raise ValueError(f"{path} is a YOLO to {task}; expected one that detects")
         # A pose model (boxes with landmarks) has more columns after those of its classes; elsewhere, all are classes.
         self._classes = len(self._network.names) if task == "pose" else 0
-        self.batch, size = _fixed(self._network)
+        self.batch, size = _fixed_shape(self._network)
         from ultralytics.data.augment import LetterBox
 
         self._letterbox = LetterBox(
@@ -220,7 +159,7 @@ class Detector:
         )
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[tuple[Corners, float]]]:
-        """The boxes, clipped to the picture, and scores of the faces in frames of one size, uint8 [h, w, 3], RGB."""
+        """The boxes, clipped to the frame, and scores of the faces in frames of one size, uint8 [h, w, 3], RGB."""
         import torch
         from ultralytics.utils.nms import non_max_suppression
         from ultralytics.utils.ops import scale_boxes
@@ -229,7 +168,7 @@ class Detector:
         pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2)  # [n, 3, H, W]
         pixels = pixels.float().div_(255)
         with torch.inference_mode():
-            found = non_max_suppression(
+            detected = non_max_suppression(
                 self._network(pixels),
                 self._settings.confidence,
                 self._settings.iou,
@@ -237,17 +176,17 @@ class Detector:
                 end2end=self._network.end2end,
                 max_time_img=float("inf"),
             )  # each [faces, 6 or more]: corners, score, class, …
-            for rows, frame in zip(found, frames, strict=True):
+            for rows, frame in zip(detected, frames, strict=True):
                 scale_boxes((pixels.shape[2], pixels.shape[3]), rows[:, :4], frame.shape)  # in place
-        return [[(tuple(row[:4]), row[4]) for row in rows[:, :5].tolist()] for rows in found]
+        return [[(tuple(row[:4]), row[4]) for row in rows[:, :5].tolist()] for rows in detected]
 
 
 def load_yolo(path: Path, resources: Resources) -> tuple[Any, str]:
     """A detector and what ultralytics calls its task.
 
-    A .pt file is a pickle, which can run any program when it is read: only one whose hash was accepted is, and even
-    that by torch's reader of plain weights and ultralytics' list of known classes (``ULTRALYTICS_SAFE_LOAD=false`` in
-    the environment lifts the second). An .onnx file holds no code.
+    A .pt file is a pickle, which can run any program when it is read. Only one whose hash was accepted is read, by
+    torch's reader of plain weights and ultralytics' list of known classes (``ULTRALYTICS_SAFE_LOAD=false`` in the
+    environment lifts the second). An .onnx file holds no code.
 
     Raises:
         NotAccepted: nobody accepted the hash of the .pt file.
@@ -267,21 +206,21 @@ def load_yolo(path: Path, resources: Resources) -> tuple[Any, str]:
     from ultralytics.nn.autobackend import AutoBackend
 
     device = torch.device(resources.device)
-    if suffix == ".pt":
-        try:
-            yolo = YOLO(path)
-        except TypeError as error:
-            lift = "ULTRALYTICS_SAFE_LOAD=false in the environment lifts the list of known classes"
-            raise ValueError(f"{path} was not loaded: {error} ({lift})") from error
-        # end2end=False: those that can do without suppressing overlaps do it too, so that `iou` always means something.
-        return AutoBackend(yolo.model, device=device, verbose=False, end2end=False), str(yolo.task)
-    network = AutoBackend(path, device=device, verbose=False)
-    _limit_threads(network.backend, path, resources.threads)
-    return network, str(network.task or "detect")
+    if suffix == ".onnx":
+        network = AutoBackend(path, device=device, verbose=False)
+        _limit_threads(network.backend, path, resources.threads)
+        return network, str(network.task or "detect")
+    try:
+        yolo = YOLO(path)
+    except TypeError as error:
+        lift = "ULTRALYTICS_SAFE_LOAD=false in the environment lifts the list of known classes"
+        raise ValueError(f"{path} was not loaded: {error} ({lift})") from error
+    # end2end=False: models that need not suppress overlaps do it too, so that `iou` always applies.
+    return AutoBackend(yolo.model, device=device, verbose=False, end2end=False), str(yolo.task)
 
 
 def _limit_threads(backend: Any, path: Path, threads: int) -> None:
-    """Open an ONNX file once more, with so many threads; left to itself, it takes every core."""
+    """Open an ONNX file once more with so many threads; by default it takes every core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -289,7 +228,7 @@ def _limit_threads(backend: Any, path: Path, threads: int) -> None:
     backend.session = onnxruntime.InferenceSession(path, options, providers=backend.session.get_providers())
 
 
-def _fixed(network: Any) -> tuple[int | None, tuple[int, int] | None]:
+def _fixed_shape(network: Any) -> tuple[int | None, tuple[int, int] | None]:
     """The batch and the (height, width) that a network is bound to; None where it takes any."""
     if network.format != "onnx":
         return None, None
@@ -301,7 +240,7 @@ def _fixed(network: Any) -> tuple[int | None, tuple[int, int] | None]:
 def quieten_ultralytics() -> None:
     """Keep ultralytics from asking servers, installing packages, printing, and writing into the user's home.
 
-    Works before its first import in a process, when it reads these variables.
+    Call it before ultralytics is first imported in a process, which is when it reads these variables.
     """
     if "YOLO_CONFIG_DIR" not in os.environ:
         os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="vemoclap-ultralytics-")

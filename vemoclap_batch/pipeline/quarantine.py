@@ -1,4 +1,4 @@
-"""The quarantine: isolates videos that kill their actor, by noting what each actor holds before it begins."""
+"""The quarantine: notes which videos an actor holds before it touches them, to isolate one that kills its actor."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Quarantine:
         self._stopped = False
 
     def stop(self) -> None:
-        """Let nothing be begun from now on."""
+        """From now on nothing is begun."""
         self._stopped = True
 
     def begin(self, stage: str, keys: Sequence[str], alone: bool) -> list[int] | None:
-        """Note that a batch, or one video alone, is begun; returns the counts so far, or None once stopped.
+        """Note that a batch, or one video alone, is begun; returns the counts before, or None once stopped.
 
         A batch that was lost before is not counted again: its videos are to be begun alone.
         """
@@ -135,7 +135,7 @@ def loading(quarantine: Any, stage: str) -> Iterator[None]:
 
 
 def _losses(quarantine: Any, stage: str, keys: Sequence[str]) -> int:
-    """Begin a block or the loading of a model; returns how often it was lost before."""
+    """Begin a block, or the loading of a model; returns how often it was lost before."""
     counts = ray.get(quarantine.begin.remote(stage, list(keys), alone=True))
     return counts[0] if counts else 0
 
