@@ -58,17 +58,13 @@ class Frames:
         In shares of the time from the first to the last frame. A video of fewer frames than were wanted has all that
         it can give, so there is no error in it.
         """
-        errors = [
-            _spacing_errors(int(c), n) if c >= (self.wanted or 0) else np.zeros(min(int(c), n)) for c in self.counts
-        ]
-        every = np.concatenate(errors) if errors else np.zeros(0)
+        errors = [np.zeros(0)]
+        for count in self.counts.tolist():
+            exact = n == 1 or n >= count or count < (self.wanted or 0)
+            ideal = np.linspace(0, count - 1, min(n, count))
+            errors.append(np.zeros(len(ideal)) if exact else np.abs(evenly_spaced(count, n) - ideal) / (count - 1))
+        every = np.concatenate(errors)
         return (float(every.mean()), float(every.max())) if len(every) else (0.0, 0.0)
-
-
-def _spacing_errors(count: int, n: int) -> np.ndarray:
-    if n >= count or n == 1:
-        return np.zeros(min(n, count))
-    return np.abs(evenly_spaced(count, n) - np.linspace(0, count - 1, n)) / (count - 1)
 
 
 def is_contained(wanted: int, n: int) -> bool:
@@ -83,12 +79,12 @@ def ladder(wanted: int) -> list[int]:
     1, 2, 4, 7, 16 and 31 are served exactly (of 7 but for the rounding of a middle that falls between two frames); of
     32 only 1, 2 and 32, since 31 intervals divide by nothing else.
     """
-    found = []
+    chosen = set()
     for n in LADDER:
-        near = [m for m in (n, n - 1, n + 1) if 1 <= m <= wanted and is_contained(wanted, m)]
-        if near or n <= wanted:
-            found.append(near[0] if near else n)
-    return sorted(set(found))
+        contained = [m for m in (n, n - 1, n + 1) if 1 <= m <= wanted and is_contained(wanted, m)]
+        if contained or n <= wanted:
+            chosen.add(contained[0] if contained else n)
+    return sorted(chosen)
 
 
 def find_frames(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> Frames:
@@ -99,20 +95,18 @@ def find_frames(store: Store, selected: Mapping[str, Selected], videos: pa.Table
         selected: the tables in use.
         videos: ``video_id`` and ``content_key``; all have a row in every table.
     """
-    sampled = {name: sampling for name, feature in selected.items() if (sampling := _sampling(store, feature))}
-    times = {name: _column(selected[name].table(store), "start_s", videos) for name in sampled}
-    if not times:
+    sampled = {name: n for name, feature in selected.items() if (n := _frames_asked(store, feature)) is not None}
+    if not sampled:
         return Frames(None, np.zeros(videos.num_rows, np.int64), {}, [_NO_FRAMES])
-    own = _column(store.videos(), "frame_times", videos)
-    whole = [_frame_times(own[row], [of[row] for of in times.values()]) for row in range(videos.num_rows)]
+    items = {name: _column(selected[name].table(store), "start_s", videos) for name in sampled}
+    decoded = _column(store.videos(), "frame_times", videos)
+    times = [_frame_times(own, of) for own, *of in zip(decoded, *items.values(), strict=True)]
     numbers = {
-        name: [np.searchsorted(t + _SAME_S, s) for t, s in zip(whole, of, strict=True)] for name, of in times.items()
+        name: [np.searchsorted(t + _SAME_S, s) for t, s in zip(times, of, strict=True)] for name, of in items.items()
     }
-    notes = []
-    others = sum(len(t) != len(o) for t, o in zip(whole, own, strict=True))
-    if others:
-        notes.append(f"the frames of {others} videos are those that any visual feature has an item of")
-    return Frames(max(sampled.values()), np.array([len(t) for t in whole], np.int64), numbers, notes)
+    others = sum(len(t) != len(own) for t, own in zip(times, decoded, strict=True))
+    notes = [f"the frames of {others} videos are those that any visual feature has an item of"] if others else []
+    return Frames(max(sampled.values()), np.array([len(t) for t in times], np.int64), numbers, notes)
 
 
 _NO_FRAMES = (
@@ -121,17 +115,21 @@ _NO_FRAMES = (
 )
 
 
-def _sampling(store: Store, feature: Selected) -> int | None:
-    identity = store.fingerprints(feature.name)[feature.fingerprint].get("identity") or {}
-    return (identity.get("sampling") or {}).get("frames") if feature.sequence else None
+def _frames_asked(store: Store, feature: Selected) -> int | None:
+    """How many frames the extraction of a sequence took of each video; None when its description does not say."""
+    return _identity(store, feature).get("sampling", {}).get("frames") if feature.sequence else None
+
+
+def _identity(store: Store, feature: Selected) -> dict[str, Any]:
+    return store.fingerprints(feature.name)[feature.fingerprint].get("identity") or {}
 
 
 def _column(table: Table, column: str, videos: pa.Table) -> list[np.ndarray]:
     """A list column of some videos, float64 [length] each, empty where it is null."""
     wanted = keys(videos)
     rows = table.read([column], of=wanted)
-    found = dict(zip(keys(rows).to_pylist(), rows[column].to_pylist(), strict=True))
-    return [np.array(found.get(key) or (), np.float64) for key in wanted.to_pylist()]
+    values = dict(zip(keys(rows).to_pylist(), rows[column].to_pylist(), strict=True))
+    return [np.array(values.get(key) or (), np.float64) for key in wanted.to_pylist()]
 
 
 def _frame_times(decoded: np.ndarray, items: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,10 +141,10 @@ def _frame_times(decoded: np.ndarray, items: Sequence[np.ndarray]) -> np.ndarray
 
 
 class Thinned:
-    """Labelled videos with some of their items only; features it is not told of stay whole."""
+    """Labelled videos with some of their items only; features without an entry in ``kept`` stay whole."""
 
     def __init__(self, data: Data, kept: Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Take ``kept``, by feature the positions of each video's items, of some data."""
+        """Keep, by feature, the items at these positions of each video."""
         self._data, self._kept = data, kept
         self.ids, self.labels = data.ids, data.labels
 
@@ -157,8 +155,8 @@ class Thinned:
         """The examples at these positions, in memory."""
         examples = self._data.subset(rows)
         for name, kept in self._kept.items():
-            whole = zip(examples.features[name], rows, strict=True)
-            examples.features[name] = [array[kept[row]] for array, row in whole]
+            arrays = examples.features[name]
+            examples.features[name] = [array[kept[row]] for array, row in zip(arrays, rows, strict=True)]
         return examples
 
     def part(self, rows: Rows) -> Thinned:
@@ -187,10 +185,9 @@ class Extraction:
         """Look through the runs."""
         fingerprints, sources = {name: feature.fingerprint for name, feature in selected.items()}, {}
         for name, feature in selected.items():
-            made: dict[str, Any] = store.fingerprints(name)[feature.fingerprint].get("identity") or {}
-            source = specs[name].source
-            if source and "input" in made:
-                fingerprints[source], sources[name] = made["input"], source
+            identity, source = _identity(store, feature), specs[name].source
+            if source and "input" in identity:
+                fingerprints[source], sources[name] = identity["input"], source
         return cls(measured_costs(store, fingerprints), list(visual), sources)
 
     def per_video(self, features: Sequence[str], share: float = 1.0) -> float | None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS
 from vemoclap_batch.fusion.dataset import find_labelled
-from vemoclap_batch.sources.blacklist import Listed, VideoNames, find_listed, read_blacklist
+from vemoclap_batch.sources.blacklist import VideoNames, find_listed, read_blacklist
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
@@ -94,19 +94,21 @@ def analyze(
         "tests": [],
         "notes": _notes(facts),
     }
-    if blacklist is not None:
-        names = VideoNames(facts.ids, facts.uris, [LABELS[label] for label in facts.labels])
-        listed = find_listed(read_blacklist(blacklist), names, blacklist)
-        removed = np.array(listed.rows, np.int64)
-        kept = np.setdiff1d(everything, removed)
-        result["groups"] |= {"after": describe(facts, kept), "removed": describe(facts, removed)}
-        result["tests"] = _tests(result["groups"])
-        name = posixpath.basename(blacklist)
-        result["blacklist"] = {
-            "file": name, "names": len(listed.rows) + len(listed.unknown), "removed": len(removed),
-            "unknown": listed.unknown,
-        }  # fmt: skip
-        result["notes"] += _list_notes(listed, name)
+    if blacklist is None:
+        return result
+    names = VideoNames(facts.ids, facts.uris, [LABELS[label] for label in facts.labels])
+    listed = find_listed(read_blacklist(blacklist), names, blacklist)
+    kept = np.setdiff1d(everything, listed.rows)
+    after, removed = (describe(facts, rows) for rows in (kept, np.array(listed.rows, np.int64)))
+    result["groups"] |= {"after": after, "removed": removed}
+    result["tests"] = _tests(after, removed)
+    name = posixpath.basename(blacklist)
+    counts = {"names": len(listed.rows) + len(listed.unknown), "removed": len(listed.rows)}
+    result["blacklist"] = {"file": name, **counts, "unknown": listed.unknown}
+    if listed.unknown:
+        result["notes"].append(f"{len(listed.unknown)} names in {name} are no labelled video in OUT")
+        if not listed.rows:
+            result["notes"].append(f"{name} removes nothing: were its videos left out of the labels file already?")
     return result
 
 
@@ -123,52 +125,51 @@ def describe(facts: Facts, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _counts(facts: Facts, rows: np.ndarray, whole: int) -> dict[str, Any]:
-    found = {
+    durations, sides = _known(facts.duration_s[rows]), _known(facts.short_side[rows])
+    presence = {name: _known(values[rows]) for name, values in facts.presence.items()}
+    return {
         "n": len(rows),
         "share": len(rows) / whole if whole else 0.0,
-        "duration_s": _spread(facts.duration_s[rows]),
-        "short_side": _spread(facts.short_side[rows]),
-        "durations": _bands(facts.duration_s[rows], DURATION_BOUNDS),
-        "resolutions": _bands(facts.short_side[rows], SIDE_BOUNDS),
+        "duration_s": _spread(durations),
+        "short_side": _spread(sides),
+        "durations": _of_each_kind(durations, DURATION_BOUNDS),
+        "resolutions": _of_each_kind(sides, SIDE_BOUNDS),
+        **{name: {"known": len(values), "present": int(values.sum())} for name, values in presence.items()},
     }
-    for name, values in facts.presence.items():
-        known = values[rows][~np.isnan(values[rows])]
-        found[name] = {"known": len(known), "present": int(known.sum())}
-    return found
 
 
-def _spread(values: np.ndarray) -> dict[str, Any]:
-    known = values[~np.isnan(values)]
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
+
+
+def _spread(known: np.ndarray) -> dict[str, Any]:
     quartiles = np.percentile(known, [25, 50, 75]).tolist() if len(known) else None
     return {"known": len(known), "quartiles": quartiles, "total": float(known.sum())}
 
 
-def _bands(values: np.ndarray, bounds: Sequence[float]) -> list[int]:
-    known = values[~np.isnan(values)]
+def _of_each_kind(known: np.ndarray, bounds: Sequence[float]) -> list[int]:
     return np.bincount(np.digitize(known, bounds), minlength=len(bounds) + 1).tolist()
 
 
-def _tests(groups: Mapping[str, Any]) -> list[dict[str, Any]]:
-    after, removed = groups["after"], groups["removed"]
-    kinds: dict[str, tuple[Sequence[str], list[int], list[int]]] = {
-        "class": (LABELS, [after[name]["n"] for name in LABELS], [removed[name]["n"] for name in LABELS])
-    }
-    for what, names in (("durations", DURATIONS), ("resolutions", RESOLUTIONS)):
-        kinds[what.removesuffix("s")] = (names, after["all"][what], removed["all"][what])
-    for what in SOURCES:
-        if what in after["all"]:
-            kinds[what] = (("present", "absent"), _present(after["all"][what]), _present(removed["all"][what]))
+def _tests(after: Mapping[str, Any], removed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tests of every property of the kept videos against the removed ones."""
+
+    def counted(group: Mapping[str, Any]) -> dict[str, list[int]]:
+        counts = {"class": [group[name]["n"] for name in LABELS]}
+        counts |= {"duration": group["all"]["durations"], "resolution": group["all"]["resolutions"]}
+        presence = {name: group["all"][name] for name in SOURCES if name in group["all"]}
+        return counts | {name: [of["present"], of["known"] - of["present"]] for name, of in presence.items()}
+
+    kinds = {"class": LABELS, "duration": DURATIONS, "resolution": RESOLUTIONS}
+    kept, out = counted(after), counted(removed)
     tests: list[dict[str, Any]] = [
-        {"what": what, "kinds": list(names), "kept": kept, "removed": out, **compare(kept, out)}
-        for what, (names, kept, out) in kinds.items()
+        {"what": what, "kinds": list(kinds.get(what, ("present", "absent"))), "kept": kept[what], "removed": out[what]}
+        | compare(kept[what], out[what])
+        for what in kept
     ]
     for test, adjusted in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = adjusted
     return tests
-
-
-def _present(found: Mapping[str, int]) -> list[int]:
-    return [found["present"], found["known"] - found["present"]]
 
 
 def _notes(facts: Facts) -> list[str]:
@@ -187,15 +188,6 @@ def _notes(facts: Facts) -> list[str]:
     return notes
 
 
-def _list_notes(listed: Listed, name: str) -> list[str]:
-    if not listed.unknown:
-        return []
-    notes = [f"{len(listed.unknown)} names in {name} are no labelled video in OUT"]
-    if not listed.rows:
-        notes.append(f"{name} removes nothing: were its videos left out of the labels file already?")
-    return notes
-
-
 # ---- reading the store
 
 
@@ -208,24 +200,20 @@ def gather(store: Store, labels: str, preferred: Mapping[str, str]) -> Facts:
     labelled = find_labelled(store, labels, {}, LABELS)
     wanted = keys(labelled.videos)
     videos = store.current_videos(("uri", "duration_s", "width", "height"))
-    at = pc.index_in(wanted, value_set=keys(videos).combine_chunks()).combine_chunks()
-    videos = videos.take(at)
-    presence, tables = {}, {}
-    for name in SOURCES:
-        source = _source(store, name, preferred)
-        if source is not None:
-            table, column = source
-            presence[name] = _presence(table, column, wanted)
-            tables[name] = f"{table.folder.removeprefix(store.root + '/features/')}, column {column}"
-    sides = [_floats(videos[name]) for name in ("width", "height")]
-    return Facts(
-        labelled.ids, videos["uri"].to_pylist(), labelled.labels, _floats(videos["duration_s"]),
-        np.minimum(*sides), presence, tables, labelled.without_video,
+    videos = videos.take(pc.index_in(wanted, value_set=keys(videos).combine_chunks()).combine_chunks())
+    duration_s, width, height = (
+        videos[name].cast(pa.float64()).to_numpy() for name in ("duration_s", "width", "height")
+    )
+    facts = Facts(
+        labelled.ids, videos["uri"].to_pylist(), labelled.labels, duration_s, np.minimum(width, height), {}, {},
+        labelled.without_video,
     )  # fmt: skip
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.float64()).to_numpy()
+    for name in SOURCES:
+        if source := _source(store, name, preferred):
+            table, column = source
+            facts.presence[name] = _presence(table, column, wanted)
+            facts.tables[name] = f"{table.folder.removeprefix(store.root + '/features/')}, column {column}"
+    return facts
 
 
 def _source(store: Store, what: str, preferred: Mapping[str, str]) -> tuple[Table, str] | None:

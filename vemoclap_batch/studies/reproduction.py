@@ -85,61 +85,45 @@ def reproduce(
     if is_remote(out):
         raise ConfigError([f"-o {out!r}: expected a local folder, since models and pages are written there"])
     called = training_settings(options.preset, options.hyper)[1]
-    sets = _data_sets(folder, options)
+    blacklists = {AS_GIVEN: None} | ({CLEANED: options.blacklist} if options.blacklist else {})
+    sets = {name: read_ekman6(folder, options.split, each, options.split_seed) for name, each in blacklists.items()}
     resolve(config)
     top = Path(local_path(out)) / FOLDER
     manifests = _write_manifests(sets, top)
-    extracted = run(
-        sets[AS_GIVEN].manifest.rows, out, config, None, wait=wait, address=address, verbose=verbose
-    )  # fmt: skip
+    extracted = run(sets[AS_GIVEN].manifest.rows, out, config, None, wait=wait, address=address, verbose=verbose)
     store = Store(out)
     preferred = {name: spec.fingerprint for name, spec in extracted.specs.items()}
+    sizes = {"d_model": options.d_model, "heads": options.heads, "dropout": options.dropout}
+    shared: dict[str, Any] = {"seeds": list(options.seeds), **sizes, "workers": options.workers}
     cards = {
         name: fit(
-            store, path, str(top / "models" / _file_name(name)), config, preset=options.preset, seeds=options.seeds,
-            hyper=options.hyper, d_model=options.d_model, heads=options.heads, dropout=options.dropout,
-            workers=options.workers, address=address, verbose=verbose,
+            store, path, str(top / "models" / _file_name(name)), config, preset=options.preset, hyper=options.hyper,
+            **shared, address=address, verbose=verbose,
         )
         for name, path in manifests.items()
     }  # fmt: skip
-    scores = [
-        _score(store, top, trained_on, scored_on, path, preferred)
-        for trained_on in sets
-        for scored_on, path in manifests.items()
-    ]
-    analysed = analyze(store, manifests[AS_GIVEN], options.blacklist, preferred)
-    write_analysis(analysed, str(top / "analysis"))
+    pairs = [(trained_on, scored_on) for trained_on in sets for scored_on in sets]
+    write_analysis(analyze(store, manifests[AS_GIVEN], options.blacklist, preferred), str(top / "analysis"))
     result = {
         "out": out,
-        "videos": {name: found.counts() for name, found in sets.items()},
+        "videos": {name: data_set.counts() for name, data_set in sets.items()},
         "failed": extracted.failed,
         "split_source": sets[AS_GIVEN].split_source,
         "blacklist": options.blacklist and posixpath.basename(options.blacklist),
-        "about": {
-            "preset": called, "seeds": list(options.seeds), "d_model": options.d_model, "heads": options.heads,
-            "dropout": options.dropout, "workers": options.workers, "profile": config.profile,
-            "frames": config.sampling.frames,
-        },
+        "about": {"preset": called, **shared, "profile": config.profile, "frames": config.sampling.frames},
         "cards": cards,
-        "scores": scores,
+        "scores": [_score(store, top, *pair, manifests[pair[1]], preferred) for pair in pairs],
         "notes": _notes(sets, extracted.failed, options),
-    }  # fmt: skip
+    }
     write_page(result, top)
     return result
-
-
-def _data_sets(folder: str, options: Options) -> dict[str, Ekman6]:
-    sets = {AS_GIVEN: read_ekman6(folder, options.split, None, options.split_seed)}
-    if options.blacklist:
-        sets[CLEANED] = read_ekman6(folder, options.split, options.blacklist, options.split_seed)
-    return sets
 
 
 def _write_manifests(sets: Mapping[str, Ekman6], top: Path) -> dict[str, str]:
     top.mkdir(parents=True, exist_ok=True)
     paths = {name: str(top / f"{_file_name(name)}.parquet") for name in sets}
-    for name, found in sets.items():
-        write_manifest(found.manifest, paths[name])
+    for name, path in paths.items():
+        write_manifest(sets[name].manifest, path)
     return paths
 
 
@@ -150,15 +134,15 @@ def _file_name(name: str) -> str:
 def _score(
     store: Store, top: Path, trained_on: str, scored_on: str, labels: str, preferred: Mapping[str, str]
 ) -> dict[str, Any]:
-    name = f"{_file_name(trained_on)}-on-{_file_name(scored_on)}"
-    model, pictures = top / "models" / _file_name(trained_on), top / "scores" / name
-    found = score(store, str(model), labels, preferred=preferred, folder=str(pictures))
+    model = top / "models" / _file_name(trained_on)
+    pictures = top / "scores" / f"{_file_name(trained_on)}-on-{_file_name(scored_on)}"
+    scores = score(store, str(model), labels, preferred=preferred, folder=str(pictures))
     drawn = {kind: str((pictures / kind).relative_to(top)) for kind in (CONFUSION, RELIABILITY)}
-    return {"trained_on": trained_on, "scored_on": scored_on, "pictures": drawn, **found}
+    return {"trained_on": trained_on, "scored_on": scored_on, "pictures": drawn, **scores}
 
 
 def _notes(sets: Mapping[str, Ekman6], failed: int, options: Options) -> list[str]:
-    notes = list(dict.fromkeys(note for found in sets.values() for note in found.notes))
+    notes = list(dict.fromkeys(note for data_set in sets.values() for note in data_set.notes))
     if options.split is None and sets[AS_GIVEN].split_source.startswith("stratified"):
         notes.append("no split file was given: these scores are of another split than the published ones")
     if failed:
