@@ -1,4 +1,4 @@
-"""What a benchmark found and on what machine, and how ways are timed against each other."""
+"""The report of a benchmark and its machine, and how alternatives are timed against each other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +27,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass
 class Report:
-    """What one benchmark found.
+    """The result of one benchmark.
 
     Attributes:
         benchmark: its name.
@@ -89,10 +90,8 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in _VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed

@@ -43,8 +43,7 @@ def write_video(
                 picture = av.VideoFrame.from_ndarray(next(pictures), format="yuv420p")
                 picture.pts, picture.time_base = number, Fraction(1, fps)
                 container.mux(video.encode(picture))
-            for sound in _sound(second, rate, seed):
-                container.mux(audio.encode(sound))
+            container.mux(audio.encode(_sound(second, rate, seed)))
         container.mux(video.encode())
         container.mux(audio.encode())
     return path
@@ -79,13 +78,13 @@ def _blotches(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray
     return (30 + 190 * total / total.max()).astype(np.uint8)
 
 
-def _sound(second: int, rate: int, seed: int) -> Iterator[av.AudioFrame]:
+def _sound(second: int, rate: int, seed: int) -> av.AudioFrame:
     """One second of a tone, silent in every fifth."""
     times = np.arange(rate) / rate
     tone = 0.3 * np.sin(2 * np.pi * (220 + 20 * (seed % 10)) * times) * (second % 5 > 0)
     frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), format="fltp", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
-    yield frame
+    return frame
 
 
 def write_variants(clips: Sequence[Path], count: int, folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch.nn import functional as F
 
 from vemoclap_batch.networks.expression import (
@@ -275,15 +276,12 @@ def evaluate_expression_net(path: str | Path, parquet_path: str | Path, split: s
 def _measure(net: ExpressionNet, faces: Faces, fast: bool = False) -> dict[str, Any]:
     with torch.autocast("cpu", torch.bfloat16, enabled=fast):
         chunks = [net(prepare(faces.pixels[i : i + 256]))[1].argmax(1) for i in range(0, len(faces), 256)]
-    size = len(CLASSES)
-    counts = torch.bincount(faces.labels * size + torch.cat(chunks), minlength=size * size).view(size, size).double()
-    hits, truth, guesses = counts.diagonal(), counts.sum(1), counts.sum(0)
-    present = truth > 0
-    f1 = 2 * hits / (truth + guesses).clamp_min(1)
-    recall = {name: float(hits[i] / truth[i]) for i, name in enumerate(CLASSES) if present[i]}
+    truth, predicted = faces.labels.numpy(), torch.cat(chunks).numpy()
+    present = np.unique(truth)
+    recalls = recall_score(truth, predicted, labels=present, average=None)
     return {
-        "accuracy": float(hits.sum() / truth.sum()),
-        "macro_f1": float(f1[present].mean()),
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "macro_f1": float(f1_score(truth, predicted, labels=present, average="macro", zero_division=0)),
         "n": len(faces),
-        "recall": recall,
+        "recall": {CLASSES[at]: float(recall) for at, recall in zip(present, recalls, strict=True)},
     }

@@ -19,8 +19,9 @@ from vemoclap_batch.config import LABELS
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples, keyed_rng
 from vemoclap_batch.fusion.evaluation import evaluate
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
-from vemoclap_batch.fusion.training import TrainSettings, train
+from vemoclap_batch.fusion.model import FusionSpec
+from vemoclap_batch.fusion.selection import selected_from
+from vemoclap_batch.fusion.training import TrainSettings, classifier_spec, train
 
 #: The features that enter the prediction. The whole-frame embedding (clip) has no set that trains it, so it stays out.
 FEATURES = ("face_emotion", "beats", "asr_sentiment", "ocr_sentiment")
@@ -51,17 +52,7 @@ class Sets:
 
 def shape(d_model: int = 128) -> FusionSpec:
     """The classifier's shape, its widths and spaces those of the lite extractors."""
-    specs = lite_specs()
-    features = {
-        name: FeatureSpec(
-            width=specs[name].width,
-            length=LENGTH if specs[name].cls.sequence else 1,
-            sequence=specs[name].cls.sequence,
-            space=specs[name].space,
-        )
-        for name in FEATURES
-    }
-    return FusionSpec(features=features, d_model=d_model, heads=4, dropout=0.3)
+    return classifier_spec(selected_from(lite_specs(), FEATURES), LENGTH, d_model=d_model, heads=4, dropout=0.3)
 
 
 def compose(sets: Sets, epoch: int, size: int = EPOCH, seed: int = 1) -> Examples:

@@ -68,10 +68,11 @@ def read_faces(parquet: str | Path, split: str | None = None) -> Items:
     import torch
 
     from lite.expression_training import read_faces as read_crops
+    from vemoclap_batch.extractors.face_expression import WEIGHTS
     from vemoclap_batch.networks.expression import CLASSES, load_expression_net, prepare
 
     faces = read_crops(parquet, split)
-    net = load_expression_net(_extractor_weights())
+    net = load_expression_net(WEIGHTS)
     kept = [row for row, label in enumerate(faces.labels) if CLASSES[int(label)] in LABELS]
     features = []
     with torch.inference_mode():
@@ -79,12 +80,6 @@ def read_faces(parquet: str | Path, split: str | None = None) -> Items:
             crops = [np.asarray(faces.pixels[row]) for row in kept[at : at + 256]]
             features += [row[None] for row in net(prepare(crops))[0].numpy()]
     return Items(features, np.array([LABELS.index(CLASSES[int(faces.labels[row])]) for row in kept], np.int64))
-
-
-def _extractor_weights() -> Path:
-    from vemoclap_batch.extractors.face_expression import WEIGHTS
-
-    return WEIGHTS
 
 
 def read_sound(manifest: str | Path, split: str | None = None, copies: int = 0) -> Items:
@@ -95,7 +90,7 @@ def read_sound(manifest: str | Path, split: str | None = None, copies: int = 0) 
         split: which rows; all without it.
         copies: how often each is heard again through another room, microphone and noise: for training.
     """
-    from lite.voice_training import augment
+    from lite.voice_training import augment, read_waveform
     from vemoclap_batch.fusion.data import keyed_rng
 
     rows = _rows(manifest)
@@ -111,14 +106,6 @@ def read_sound(manifest: str | Path, split: str | None = None, copies: int = 0) 
                 raise ValueError(f"{row['path']}: {result.message}")
             features.append(result.feature)
     return Items(features, np.repeat([LABELS.index(row["label"]) for row in kept], copies + 1).astype(np.int64))
-
-
-def read_waveform(path: str | Path) -> np.ndarray:
-    """A sound file as float32 [samples], mono, 16 kHz, as decoding gives it."""
-    from vemoclap_batch.media.decode import decode
-
-    clip, _ = decode(str(path), want_frames=False)
-    return clip.waveform
 
 
 def read_text(tsv: str | Path, labels: str | Path) -> Items:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from scipy.signal import fftconvolve, resample_poly
 
 from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.windows import window_starts
 from vemoclap_batch.networks.prosody import loudness
 from vemoclap_batch.networks.voice import VoiceNet, heard, load_encoder, save_projection
@@ -63,11 +63,8 @@ def read_utterances(manifest: str | Path, split: str | None = None) -> Utterance
 
 
 def read_waveform(path: str | Path) -> np.ndarray:
-    """A sound file as float32 [samples], mono, 16 kHz."""
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
-    with av.open(str(path)) as container:
-        frames = [frame for packed in container.decode(audio=0) for frame in resampler.resample(packed)]
-    return np.concatenate([frame.to_ndarray()[0] for frame in [*frames, *resampler.resample(None)]])
+    """A sound file as float32 [samples], mono, 16 kHz, as the pipeline decodes it."""
+    return decode(str(path), want_frames=False)[0].waveform
 
 
 def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,7 +3,6 @@ import csv
 import av
 import numpy as np
 import pytest
-from test_voice_net import sound, whisper_arrays, write_ctranslate2
 
 from lite.voice_training import (
     augment,
@@ -11,6 +10,7 @@ from lite.voice_training import (
     read_utterances,
     train_voice_projection,
 )
+from tests.networks.test_voice_net import sound, whisper_arrays, write_ctranslate2
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.networks.voice import load_voice_net
 
