@@ -120,8 +120,8 @@ def capability() -> str:
     """The newest of :data:`LEVELS` that this processor has; the oldest on one of another family."""
     import torch
 
-    found = torch.backends.cpu.get_cpu_capability()
-    return found if found in LEVELS else LEVELS[0]
+    level = torch.backends.cpu.get_cpu_capability()
+    return level if level in LEVELS else LEVELS[0]
 
 
 def run(name: str, processes: int, paths: Sequence[str]) -> Outcome:

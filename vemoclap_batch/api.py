@@ -233,8 +233,8 @@ class Output:
             [fingerprint] = there
         if fingerprint not in there:
             wanted = f"{extractor}/{fingerprint}" if fingerprint else extractor
-            found = ", ".join(there) or "none"
-            raise ConfigError([f"{self._store.address!r}: features {wanted}: expected one fingerprint of {found}"])
+            known = ", ".join(there) or "none"
+            raise ConfigError([f"{self._store.address!r}: features {wanted}: expected one fingerprint of {known}"])
         shards = self._store.features(extractor, fingerprint, pa.schema([])).shards()
         return ds.dataset(shards, filesystem=self._store.filesystem).to_table()
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from vemoclap_batch.errors import PASSWORD_REFUSED, without_password
 
-#: Schemes that are read without being asked; a path without a scheme is ``file``.
+#: Schemes that are read by default; a path without a scheme is ``file``.
 SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "http", "https")
 
 
@@ -28,7 +28,7 @@ class Policy:
     roots: tuple[str, ...] = ()
 
     def refusal(self, address: str) -> str | None:
-        """Why an absolute, normalised address may not be read; None when it may."""
+        """Say why an absolute, normalised address may not be read; None when it may."""
         if without_password(address) != address:
             return PASSWORD_REFUSED
         scheme, remote, rest = address.partition("://")
@@ -52,7 +52,7 @@ class Policy:
         return None if inside else f"it lies outside {', '.join(self.roots)}"
 
     def refusal_of_redirect(self, origin: str, target: str) -> str | None:
-        """Why a redirect from one address to another may not be followed; None when it may.
+        """Say why a redirect from one address to another may not be followed; None when it may.
 
         It may lead to wherever a manifest may, but from another host not to an address that only this machine or its
         network sees, such as a cloud's metadata service.
@@ -69,10 +69,10 @@ class Policy:
         return None
 
 
-#: The prefix under which a network without IPv4 shows hosts that have nothing else (RFC 6052).
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 #: In a program, whoever names an address is trusted; the commands have a setting.
 ANYWHERE = Policy(schemes=())
+#: NAT64: the IPv6 addresses under which a network without IPv4 reaches IPv4 hosts (RFC 6052).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def _is_below(address: str, root: str) -> bool:
@@ -85,21 +85,21 @@ def _is_below_folder(path: str, root: str) -> bool:
 
 
 def is_public(host: str) -> bool:
-    """Whether every address of a host is one of the public internet."""
+    """Tell whether every address of a host is one of the public internet."""
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except OSError:
         return False
-    return bool(found) and all(is_global(str(address)) for address in found)
+    return bool(addresses) and all(map(is_global, addresses))
 
 
 def is_global(address: str) -> bool:
-    """Whether an IP address is one of the public internet; one that stands for an IPv4 address is what that one is."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv4Address):
-        return found.is_global
-    carried = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
-    if found in _NAT64:
-        carried.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
-    stands_for = [each for each in carried if each is not None]
-    return all(each.is_global for each in stands_for) if stands_for else found.is_global
+    """Tell whether an IP address is one of the public internet; an IPv6 address that embeds IPv4 is what that is."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global
+    embedded = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    if ip in _NAT64:
+        embedded.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    known = [each for each in embedded if each is not None]
+    return all(each.is_global for each in known) if known else ip.is_global

@@ -133,9 +133,9 @@ def manifest(
     ekman6_only = {"--split": split, "--blacklist": blacklist, "--seed": seed}
     if given := [name for name, value in ekman6_only.items() if value is not None]:
         raise ConfigError([f"{name}: only with manifest ekman6 DIR" for name in given])
-    found = read_sources(source, load_config("lite").sources.policy)
-    write_manifest(found, out)
-    print(f"{found.rows.num_rows} videos written to {out}; {describe_ignored(found.ignored)}")
+    videos = read_sources(source, load_config("lite").sources.policy)
+    write_manifest(videos, out)
+    print(f"{videos.rows.num_rows} videos written to {out}; {describe_ignored(videos.ignored)}")
 
 
 @app.command()

@@ -46,10 +46,10 @@ def make_clips(folder: Path) -> list[Path]:
 
 
 def _asset(package: str, path: str) -> Path:
-    found = find_spec(package)
-    if found is None or found.origin is None:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
         raise ConfigError([f"the demo needs the package {package}: install vemoclap-batch[lite,demo]"])
-    return Path(found.origin).parent / path
+    return Path(spec.origin).parent / path
 
 
 def _zoom(picture: Path, seconds: float) -> Iterator[np.ndarray]:

@@ -83,10 +83,10 @@ def manifest_ekman6(
 
     if len(folders) != 1:
         raise ConfigError([f"manifest ekman6: expected one folder, found {len(folders)} (one of that name: ./ekman6)"])
-    found = read_ekman6(folders[0], split, blacklist, 1 if seed is None else seed)
-    write_manifest(found.manifest, out)
-    for label, counts in found.counts().items():
+    ekman6 = read_ekman6(folders[0], split, blacklist, 1 if seed is None else seed)
+    write_manifest(ekman6.manifest, out)
+    for label, counts in ekman6.counts().items():
         print(f"  {label:<10} " + ", ".join(f"{count:>4} {name}" for name, count in sorted(counts.items())))
-    for note in found.notes:
+    for note in ekman6.notes:
         print(f"note: {note}")
-    print(f"{found.manifest.rows.num_rows} videos written to {out}; split: {found.split_source}")
+    print(f"{ekman6.manifest.rows.num_rows} videos written to {out}; split: {ekman6.split_source}")
