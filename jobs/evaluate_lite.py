@@ -5,9 +5,10 @@ The last line of standard output holds the scores as JSON.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -68,5 +69,10 @@ def _score_videos(folder: Path) -> dict[str, Any]:
     return {"accuracy": sum(hits) / len(hits) if hits else None, "n": len(hits), "predictions": predictions}
 
 
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program."""
+    run_program(app, arguments)
+
+
 if __name__ == "__main__":
-    run_program(app)
+    main()

@@ -1,5 +1,9 @@
 """How the lite sets are put together, and that the checkpoint in the package is whole and honest."""
 
+import importlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,12 +18,15 @@ from lite.fusion_training import (
     standardised,
 )
 from lite.sets import SOUND, Items, cached
+from tests.commands import here
 from vemoclap_batch.config import LABELS, load_config, own_checkpoint
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces
 from vemoclap_batch.fusion.data import Examples
 
 pytestmark = pytest.mark.numeric
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +117,11 @@ def test_any_subset_of_modalities_gives_a_distribution(made):
     # With nothing to go by it must not be sure of anything.
     assert checkpoint.probabilities(nothing).max() < 0.6
     assert len(LABELS) == checkpoint.probabilities(nothing).shape[1]
+
+
+def test_texts_without_their_labels_are_wrong_usage(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "jobs")
+    job = importlib.import_module("evaluate_lite")
+    done = here(job.main, "--text", tmp_path / "set.tsv")
+    assert (done.returncode, done.stderr) == (2, "error: --text: needs --text-labels\n")
+    assert json.loads(here(job.main, "--json").stdout) == {}
