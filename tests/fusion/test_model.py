@@ -142,6 +142,6 @@ def test_a_broken_checkpoint_is_named(tmp_path, broken):
 def test_another_space_is_an_error_that_names_both():
     checkpoint = Checkpoint(AttentionClassifier(spec(a=SEQUENCE, b=SINGLE)))
     with pytest.raises(ConfigError) as caught:
-        check_spaces(checkpoint, {"a": "other/9"}, ["a", "b"])
+        check_spaces(checkpoint, {"a": "other/9"})
     assert "trained on space s/1, this is other/9" in caught.value.mistakes[0]
     assert "needs it (space t/1)" in caught.value.mistakes[1]

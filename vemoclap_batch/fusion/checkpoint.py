@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from vemoclap_batch.config import ConfigError
@@ -79,12 +78,10 @@ class Checkpoint:
             place = Folder(folder)
             description = json.loads(place.read(DESCRIPTION))
             model = build(FusionSpec.model_validate(description["spec"]))
-            with place.file(WEIGHTS) as path:
-                state = {name: x.float() for name, x in load_file(path).items()}
-            model.load_state_dict(state)
+            model.load_state_dict({name: x.float() for name, x in from_bytes(place.read(WEIGHTS)).items()})
         except FileNotFoundError as error:
             raise ConfigError([f"model {str(folder)!r}: {error.filename} is not there"]) from error
-        except (ValueError, KeyError, RuntimeError, ValidationError, SafetensorError) as error:
+        except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError([f"model {str(folder)!r} is not a checkpoint: {error}"]) from error
         return cls(model.eval(), description["temperature"], description["fingerprints"], description.get("card", {}))
 
@@ -102,18 +99,15 @@ class Checkpoint:
 
 
 class TrainingState:
-    """The progress of a training, in one file of ``torch.save`` that is replaced whole every few seconds.
-
-    It holds the weights, the best ones and the optimiser's two moments: four times the classifier's size.
-    """
+    """The progress of a training, in one file of ``torch.save`` that is replaced whole every few seconds."""
 
     def __init__(self, folder: Folder, identity: str, every_s: float = 30.0) -> None:
-        """Point at a file, which need not exist yet.
+        """Point at a file in a folder, which need not exist yet.
 
         Args:
             folder: where it is.
-            identity: of the training; the state of another one is not resumed from.
-            every_s: least seconds between two saves; a kill costs no more than that.
+            identity: of the training; the state of another one is not loaded.
+            every_s: least seconds between two saves.
         """
         self.folder, self.identity, self.every_s = folder, identity, every_s
         self._saved_at = time.monotonic()
@@ -164,15 +158,15 @@ def digest(folder: str | Path) -> str:
     return hashlib.sha256(place.read(WEIGHTS) + shape.encode()).hexdigest()[:12]
 
 
-def check_spaces(checkpoint: Checkpoint, spaces: Mapping[str, str | None], names: Sequence[str]) -> None:
-    """Refuse features that the classifier was not trained on.
+def check_spaces(checkpoint: Checkpoint, spaces: Mapping[str, str | None]) -> None:
+    """Check that the features' spaces are those that the classifier was trained on.
 
     Raises:
-        ConfigError: a feature is not there, or lies in another space than the classifier's; both are named.
+        ConfigError: a feature is missing, or lies in another space than the classifier's; both are named.
     """
     mistakes = []
-    for name in names:
-        wanted = checkpoint.spec.features[name].space
+    for name, feature in sorted(checkpoint.spec.features.items()):
+        wanted = feature.space
         if name not in spaces:
             mistakes.append(f"feature {name!r}: the model needs it (space {wanted}), and there is none")
         elif wanted is not None and spaces[name] != wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,7 +158,8 @@ def open_data(
     if stream is None:
         stream = stored_bytes(store, selected) > memory
     if not stream:
-        return Examples(ids, load_features(store, selected, videos), labels)
+        features = load_features(store, selected, videos)
+        return Examples(ids, {name: [x.feature for x in of] for name, of in features.items()}, labels)
     mapped = {name: _mapped(feature.table(store), videos, feature.width) for name, feature in selected.items()}
     return Examples(ids, {name: feature.arrays() for name, feature in mapped.items()}, labels)
 
@@ -183,54 +184,50 @@ def _mapped(table: Table, videos: pa.Table, width: int) -> MemmapFeatures:
                 raise
 
 
-def load_features(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> dict[str, list[np.ndarray]]:
-    """The features of videos that have them all, in memory: per feature one float32 array [length, width] a video."""
-    return {
-        name: [_array(value, feature.width) for (value,) in _read(store, feature, videos, "feature")]
-        for name, feature in selected.items()
-    }
-
-
 @dataclass(frozen=True)
 class Timed:
-    """One video's feature with the seconds that each item covers: arrays [length, width], [length], [length]."""
+    """One video's feature, with the seconds that each item covers where they were read.
+
+    Attributes:
+        feature: float32 [length, width].
+        start_s, end_s: float64 [length].
+    """
 
     feature: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
+    start_s: np.ndarray | None = None
+    end_s: np.ndarray | None = None
 
     def within(self, window: Window, number: int, is_text: bool) -> np.ndarray:
         """The items of one window: [length, width]. A text's item is made for one window and serves no other."""
+        assert self.start_s is not None
+        assert self.end_s is not None
         start_s = number * window.hop_s
         if is_text:
             return self.feature[np.abs(self.start_s - start_s) < window.hop_s / 2]
         return self.feature[inside(self.start_s, self.end_s, start_s, start_s + window.window_s)]
 
 
-def load_timed(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> dict[str, list[Timed]]:
-    """The features of videos that have them all, with their times, in the order of ``videos``.
+def load_features(
+    store: Store, selected: Mapping[str, Selected], videos: pa.Table, with_times: bool = False
+) -> dict[str, list[Timed]]:
+    """The features of videos that have them all, in memory, in the order of ``videos``.
 
     Raises:
         ConfigError: a feature has no times.
     """
-    features = {}
+    wanted, columns = keys(videos), ["feature", "start_s", "end_s"] if with_times else ["feature"]
+    features: dict[str, list[Timed]] = {}
     for name, feature in selected.items():
-        features[name] = [
-            Timed(_array(value, feature.width), *(np.array(times.as_py() or (), np.float64) for times in both))
-            for value, *both in _read(store, feature, videos, "feature", "start_s", "end_s")
-        ]
-        if any(not len(x.feature) == len(x.start_s) == len(x.end_s) for x in features[name]):
-            raise ConfigError([f"feature {name!r}: {store.address} has no times for it, which windows need"])
+        rows = feature.table(store).read(columns, of=wanted)
+        at = {key: row for row, key in enumerate(keys(rows).to_pylist())}
+        features[name] = []
+        for key in wanted.to_pylist():
+            value, *times = (rows[column][at[key]] for column in columns)
+            seconds = [np.array(time.as_py() or (), np.float64) for time in times]
+            features[name].append(Timed(_array(value, feature.width), *seconds))
+            if any(len(of_items) != len(features[name][-1].feature) for of_items in seconds):
+                raise ConfigError([f"feature {name!r}: {store.address} has no times for it, which windows need"])
     return features
-
-
-def _read(store: Store, feature: Selected, videos: pa.Table, *columns: str) -> Iterator[list[pa.Scalar]]:
-    """The columns of each video's row, in the order of ``videos``."""
-    wanted = keys(videos)
-    rows = feature.table(store).read(columns, of=wanted)
-    at = {key: row for row, key in enumerate(keys(rows).to_pylist())}
-    for key in wanted.to_pylist():
-        yield [rows[column][at[key]] for column in columns]
 
 
 def _array(value: pa.ListScalar, width: int) -> np.ndarray:

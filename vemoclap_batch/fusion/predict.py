@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.fusion.data import Examples
-from vemoclap_batch.fusion.dataset import load_features, load_timed
+from vemoclap_batch.fusion.dataset import load_features
 from vemoclap_batch.fusion.selection import Selected, complete_mask, names_of
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.store.store import Store
@@ -130,24 +130,19 @@ def _predict_chunk(
     durations: Sequence[float | None], window: Window | None,
 ) -> pa.Table:  # fmt: skip
     """The table's rows, less the run's id: one for each video, or for each window of each."""
-    if window is None:
-        whole = load_features(store, selected, videos)
-        spans = [(row, 0, 0.0, duration) for row, duration in enumerate(durations)]
-    else:
-        timed = load_timed(store, selected, videos)
-        texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
-        spans = _window_spans(videos, durations, window)
+    timed = load_features(store, selected, videos, with_times=window is not None)
+    texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
+    spans = _spans(videos, durations, window)
     parts, missing = [], []
     # Some at a time: overlapping windows hold the same items several times.
     for at in range(0, len(spans), _WINDOWS):
         some = spans[at : at + _WINDOWS]
-        if window is None:
-            features = {name: [arrays[row] for row, *_ in some] for name, arrays in whole.items()}
-        else:
-            features = {
-                name: [arrays[row].within(window, number, name in texts) for row, number, *_ in some]
-                for name, arrays in timed.items()
-            }
+        features = {
+            name: [
+                of[row].within(window, number, name in texts) if window else of[row].feature for row, number, *_ in some
+            ]
+            for name, of in timed.items()
+        }
         parts.append(checkpoint.probabilities(Examples([""] * len(some), features, np.full(len(some), -1))))
         missing += [[name for name in sorted(features) if not len(features[name][row])] for row in range(len(some))]
     owners, _, starts, ends = zip(*spans, strict=True)
@@ -169,15 +164,18 @@ def _predict_chunk(
     )
 
 
-def _window_spans(
-    videos: pa.Table, durations: Sequence[float | None], window: Window
+def _spans(
+    videos: pa.Table, durations: Sequence[float | None], window: Window | None
 ) -> list[tuple[int, int, float, float | None]]:
-    """Every window: its video's row, its number, its first and last second."""
+    """What is predicted: each video, or each window of it, as its row, number, first and last second."""
     spans: list[tuple[int, int, float, float | None]] = []
     for row, duration in enumerate(durations):
-        if duration is None:
+        if window is None:
+            spans.append((row, 0, 0.0, duration))
+        elif duration is None:
             raise ConfigError([f"{videos['video_id'][row].as_py()}: its duration is not known, which windows need"])
-        spans += [(row, number, start, end) for number, (start, end) in enumerate(window.over(duration))]
+        else:
+            spans += [(row, number, start, end) for number, (start, end) in enumerate(window.over(duration))]
     return spans
 
 

@@ -160,11 +160,7 @@ def run(
     if classifier:
         from vemoclap_batch.fusion.checkpoint import check_spaces
 
-        check_spaces(
-            classifier.checkpoint,
-            {name: spec.space for name, spec in specs.items()},
-            sorted(classifier.checkpoint.spec.features),
-        )
+        check_spaces(classifier.checkpoint, {name: spec.space for name, spec in specs.items()})
     command = "label" if classifier else "extract"
     this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
     with stoppable() as stop, this.store.writing(this.run_id, wait), _summary_on_early_end(this):
