@@ -181,7 +181,10 @@ def test_all_mistakes_are_named_with_their_file(reference):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: {"state_dict": state}, "expected a plain state_dict, parameter → tensor; found a dict with"),
+        (
+            lambda state: {"state_dict": state},
+            "expected a plain state_dict, parameter → tensor; found a dict, {'state_dict'",
+        ),
         (lambda _: [1, 2], "found a list"),
         (lambda state: {f"module.{name}": x for name, x in state.items()}, "encoders of no feature"),
         (lambda state: {name.replace(".clip.", ".gait."): x for name, x in state.items()}, "encoders of gait"),

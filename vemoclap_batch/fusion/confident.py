@@ -1,9 +1,8 @@
-"""Labels that a classifier finds implausible: confident learning (Northcutt et al., 2021, arXiv 1911.00068).
+"""Finds labels that are probably wrong, by confident learning (Northcutt et al., 2021, arXiv 1911.00068).
 
 Every video is judged by a classifier that was not trained on it. A video counts as confidently of a label when that
-label's probability reaches the mean probability that videos given the label have of it; how many videos of each given
-label are confidently of another one says how many labels are wrong, and the least plausible ones are taken. Labels that
-are given often, or that the classifier gives readily, are thereby not blamed more than others.
+label's probability reaches the mean probability that videos given the label have of it. How many videos of each given
+label are confidently of another one says how many labels are wrong; the least plausible ones are taken.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def fold_numbers(ids: Sequence[str], labels: np.ndarray, folds: int, seed: int) 
     order = keyed_order(ids, seed, "fold")
     by_label = order[np.argsort(labels[order], kind="stable")]
     numbers = np.empty(len(ids), np.int64)
-    # Counting goes on from label to label, so that no fold gets the odd one of every label.
+    # Counted across labels, so that no fold gets the odd one of every label.
     numbers[by_label] = np.arange(len(ids)) % folds
     return numbers
 
@@ -72,7 +71,7 @@ def out_of_fold(
         numbers: the fold that tests each video, as of :func:`fold_numbers`.
         settings: hyper-parameters.
         device: that trains.
-        report: called after each fold with its number and what happened.
+        report: called after each fold with its number and its history.
     """
     probabilities = np.zeros((len(data), len(shape.labels)))
     for number in np.unique(numbers):
@@ -94,7 +93,7 @@ def judge(probabilities: np.ndarray, labels: np.ndarray) -> Plausibility:
 
     Args:
         probabilities: float [n, labels], of classifiers that have not seen the example.
-        labels: index of the given label, int [n]; labels that are given to no example are left out of account.
+        labels: index of the given label, int [n]; labels that no example is given are ignored.
 
     Raises:
         ValueError: fewer than two different labels are given.
@@ -109,8 +108,7 @@ def judge(probabilities: np.ndarray, labels: np.ndarray) -> Plausibility:
     given = np.searchsorted(present, labels)
     scores = get_label_quality_scores(given, shares, method="normalized_margin")
     is_suspect = find_label_issues(given, shares, filter_by="prune_by_noise_rate", n_jobs=1)
-    others = shares.copy()
-    others[np.arange(len(given)), given] = -1.0
     suspects = np.flatnonzero(is_suspect)
     suspects = suspects[np.argsort(scores[suspects], kind="stable")]
-    return Plausibility(np.asarray(scores, np.float64), present[others.argmax(1)], suspects)
+    shares[np.arange(len(given)), given] = -1.0
+    return Plausibility(np.asarray(scores, np.float64), present[shares.argmax(1)], suspects)

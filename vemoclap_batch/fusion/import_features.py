@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS
 from vemoclap_batch.errors import ConfigError
-from vemoclap_batch.fusion.published import FEATURES, feature_space, read_files
+from vemoclap_batch.fusion.published import FEATURES, brief, feature_space, read_files
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.filesystem import write_atomically
 from vemoclap_batch.store.schemas import feature_array
@@ -77,15 +77,15 @@ def read_samples(path: str | Path) -> Samples:
     [content] = read_files(path)
     samples = content.get("samples") if isinstance(content, dict) else None
     if not isinstance(samples, dict) or not samples:
-        names = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
-        raise ConfigError([f"{str(path)!r}: expected a dict with 'samples' (video id → sample); found {names}"])
+        raise ConfigError(
+            [f"{str(path)!r}: expected a dict with 'samples' (video id → sample); found {brief(content)}"]
+        )
     mistakes = _Mistakes(str(path))
-    result = Samples([], {name: [] for name in _feature_names(samples, mistakes)}, {}, [], _fingerprint(path))
+    names = _check_layout(samples, mistakes)
+    result = Samples(list(map(str, samples)), {name: [] for name in names}, {}, [], _fingerprint(path))
     index_to_label = _index_to_label(content.get("idx_to_label"), mistakes, result.notes)
-    widths: dict[str, dict[Any, int]] = {name: {} for name in result.features}
+    widths: dict[str, dict[Any, int]] = {name: {} for name in names}
     for key, sample in samples.items():
-        with mistakes.of("ids", key):
-            result.ids.append(_video_id(key))
         for name, arrays in result.features.items():
             with mistakes.of("features", key):
                 arrays.append(_array(sample["features"][name], name))
@@ -93,8 +93,6 @@ def read_samples(path: str | Path) -> Samples:
                     widths[name][key] = arrays[-1].shape[1]
         with mistakes.of("labels", key):
             result.labels.append(_label(sample, index_to_label))
-    if len({str(key) for key in samples}) < len(samples):
-        mistakes.add("ids", "two samples have one id")
     result.widths = {name: _width(name, of, mistakes, result.notes) for name, of in widths.items()}
     mistakes.raise_any()
     for name, arrays in result.features.items():
@@ -105,9 +103,7 @@ def read_samples(path: str | Path) -> Samples:
 def import_features(
     store: Store, samples: Samples, source: str, run_id: str, report: Callable[[int], None] | None = None
 ) -> Imported:
-    """Commit the samples; what is there already is left as it is, so that an import can be repeated or resumed.
-
-    The caller holds the store's lock. Memory beyond the samples is that of one chunk.
+    """Commit the samples that the store lacks, some at a time; the caller holds the store's lock.
 
     Args:
         store: the output folder.
@@ -157,7 +153,7 @@ class _Mistakes:
         try:
             yield
         except ValueError as error:
-            self.add(kind, f"sample {key!r}: {error}")
+            self.add(kind, f"sample {key if isinstance(key, str) else brief(key)!r}: {error}")
 
     def raise_any(self) -> None:
         lines = []
@@ -169,32 +165,28 @@ class _Mistakes:
             raise ConfigError(lines)
 
 
-def _feature_names(samples: Mapping[Any, Any], mistakes: _Mistakes) -> list[str]:
-    """The names that the samples have together; every sample has to have them all, empty or not."""
-    names: dict[str, None] = {}
+def _check_layout(samples: Mapping[Any, Any], mistakes: _Mistakes) -> list[str]:
+    """The names of the features; every sample has to have them all, empty or not."""
     for key, sample in samples.items():
         with mistakes.of("layout", key):
             if not isinstance(sample, dict) or not isinstance(sample.get("features"), dict):
                 raise ValueError("expected a dict with 'features' (name → array)")
-            names |= dict.fromkeys(sample["features"])
+            if not isinstance(key, str | int) or not str(key) or not str(key).isprintable():
+                raise ValueError("a video id is printable text")
+    if len(set(map(str, samples))) < len(samples):
+        mistakes.add("layout", "two samples have one id")
     mistakes.raise_any()
+    names = {name for sample in samples.values() for name in sample["features"]}
     for key, sample in samples.items():
         with mistakes.of("features", key):
             if unknown := [name for name in sample["features"] if name not in FEATURES]:
-                raise ValueError(f"unknown feature {unknown[0]!r}; expected some of {', '.join(FEATURES)}")
-            if lacking := sorted(names.keys() - sample["features"].keys()):
+                raise ValueError(f"unknown feature {brief(unknown[0])}; expected some of {', '.join(FEATURES)}")
+            if lacking := sorted(names - sample["features"].keys()):
                 raise ValueError(f"no {', '.join(lacking)}, which others have (empty when missing)")
     if not names:
         mistakes.add("features", "no sample has a feature")
     mistakes.raise_any()
     return sorted(names)
-
-
-def _video_id(key: Any) -> str:
-    text = str(key)
-    if not text or not text.isprintable():
-        raise ValueError("a video id is printable text")
-    return text
 
 
 def _array(value: Any, name: str) -> np.ndarray:
@@ -237,12 +229,12 @@ def _index_to_label(given: Any, mistakes: _Mistakes, notes: list[str]) -> dict[i
         return dict(enumerate(LABELS))
     try:
         pairs = given.items() if isinstance(given, dict) else enumerate(given)
-        labels = {int(index): str(label).lower() for index, label in pairs}
-    except (TypeError, ValueError):
+        labels = {int(index): label.lower() for index, label in pairs}
+    except (TypeError, ValueError, AttributeError):
         labels = {}
     if not labels or not set(labels.values()) <= set(LABELS) or len(set(labels.values())) < len(labels):
         expected = f"expected index → each of {', '.join(LABELS)} at most once"
-        mistakes.add("labels", f"idx_to_label is {given!r}"[:300] + f"; {expected}")
+        mistakes.add("labels", f"idx_to_label is {brief(given)}; {expected}")
     return labels
 
 
@@ -253,6 +245,8 @@ def _label(sample: Mapping[str, Any], labels: Mapping[int, str]) -> str | None:
     if isinstance(value, str) and value.lower() in LABELS:
         return value.lower()
     try:
+        if isinstance(value, list | tuple):  # numpy would unfold nested ones.
+            value = [float(number) for number in value]
         numbers = np.atleast_1d(np.asarray(value, float)).ravel()
     except (TypeError, ValueError):
         numbers = np.zeros(0)
@@ -263,7 +257,7 @@ def _label(sample: Mapping[str, Any], labels: Mapping[int, str]) -> str | None:
         index = float(numbers.argmax())
     if index not in labels:
         expected = f"expected an index or a one-hot vector of {', '.join(labels.values())}"
-        raise ValueError(f"label {value!r}"[:200] + f"; {expected}")
+        raise ValueError(f"label {brief(value)}; {expected}")
     return labels[int(index)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from vemoclap_batch.config import LABELS, describe_errors
+from vemoclap_batch.config import LABELS
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
@@ -46,7 +47,6 @@ LEAK = (
     "the released weights were trained on 90 % of the whole cleaned Ekman-6: if these are they, scores on its usual "
     "test split are of videos they were trained on"
 )
-_SHOWN = 5
 
 
 def feature_space(name: str, width: int) -> str | None:
@@ -76,11 +76,10 @@ def read_checkpoint(
 
     Args:
         model: a plain state_dict.
-        config: the released configuration; without it, dimensions come from the weights' shapes, sequences have
-            16 items and the labels are the published ones in their published order.
+        config: the released configuration; without it, sequences have 16 items and the labels the published order.
         stats: feature → minimum and maximum over the training set; without it, the released values.
-        heads: attention heads. The weights fit any number that divides their width, so nothing can check it: the paper
-            and the released program say 4, the released configuration 8.
+        heads: attention heads; the weights fit any number that divides their width. The paper and the released
+            program say 4, the released configuration 8.
 
     Raises:
         ConfigError: with every mistake found in the files.
@@ -115,10 +114,10 @@ def read_checkpoint(
 
 
 def read_files(*paths: str | Path | None) -> list[Any]:
-    """The content of files of the authors, None for no path; runs no code of theirs.
+    """The content of the authors' files, None for no path (see :func:`load`).
 
     Raises:
-        ConfigError: files that are not there, are broken or hold anything but numbers, text and containers.
+        ConfigError: files are missing, broken or refused.
     """
     contents, mistakes = [], []
     for path in paths:
@@ -133,26 +132,27 @@ def read_files(*paths: str | Path | None) -> list[Any]:
     return contents
 
 
+def brief(value: Any) -> str:
+    """A value for a message, cut short: what a foreign file holds may be of any size once unfolded."""
+    return reprlib.repr(value)[:300]
+
+
 # ---- model.pt
 
 
 def _weights(path: str, state: Any) -> dict[str, np.ndarray]:
-    """The parameters as float32.
-
-    Raises:
-        ConfigError: it is no state_dict of this classifier; says what it is instead.
-    """
-    if not (isinstance(state, dict) and state and all(isinstance(x, np.ndarray) for x in state.values())):
-        names = f" with {', '.join(map(str, list(state)[:_SHOWN]))}" if isinstance(state, dict) else ""
-        content = f"a {type(state).__name__}{names}"
+    """The parameters as float32; ConfigError if it is no state_dict of this classifier."""
+    is_state = isinstance(state, dict) and state and all(isinstance(name, str) for name in state)
+    if not is_state or not all(isinstance(array, np.ndarray) for array in state.values()):
+        content = f"a {type(state).__name__}, {brief(state)}"
         raise ConfigError([f"{path!r}: expected a plain state_dict, parameter → tensor; found {content}"])
     mistakes, weights = [], {}
     for name, array in state.items():
         if not np.issubdtype(array.dtype, np.floating):
             mistakes.append(f"{path!r}: {name} holds {array.dtype}, no real numbers")
             continue
-        weights[str(name)] = array.astype(np.float32)
-        if not np.isfinite(weights[str(name)]).all():
+        weights[name] = array.astype(np.float32)
+        if not np.isfinite(weights[name]).all():
             mistakes.append(f"{path!r}: {name} holds numbers that are not finite")
     encoders = _encoders(weights)
     unknown = sorted(set(encoders) - set(FEATURES))
@@ -194,23 +194,20 @@ def _classifier(path: str, spec: FusionSpec, weights: Mapping[str, np.ndarray]) 
 # ---- model_config.pt and stats.pt
 
 
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
-
-
 def _names(value: Any) -> list[str]:
     """A list of names; a mapping index → name counts as one."""
     try:
         if isinstance(value, dict):
             value = [value[index] for index in sorted(value, key=int)]
-        if not isinstance(value, str):
-            return [str(name) for name in value]
+        names = [] if isinstance(value, str) else list(value)
     except TypeError:
-        pass
-    raise ValueError("expected a list of names")
+        names = []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("expected a list of names")
+    return names
 
 
-_Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+_Count = Annotated[int, Field(ge=1)]
 _Names = Annotated[list[str], BeforeValidator(_names)]
 
 
@@ -225,18 +222,18 @@ class _Configuration(BaseModel):
     n_labels: _Count | None = None
     n_heads: _Count | None = None
     n_frames: _Count = FRAMES
-    dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = DROPOUT
-    normalize_data: Annotated[bool, BeforeValidator(_number)] = True
+    dropout: float = Field(DROPOUT, ge=0, lt=1)
+    normalize_data: bool = True
 
     @classmethod
     def read(cls, path: str, settings: Any) -> _Configuration:
         if not isinstance(settings, dict):
             raise ConfigError([f"{path!r}: expected a dict of settings, found a {type(settings).__name__}"])
         try:
-            return cls.model_validate({str(name): value for name, value in settings.items() if value is not None})
+            return cls.model_validate({name: value for name, value in settings.items() if value is not None})
         except ValidationError as error:
-            told = describe_errors("", error)
-            raise ConfigError([f"{path!r}: {mistake.removeprefix('.')}" for mistake in told]) from error
+            told = [(".".join(map(str, item["loc"])), brief(item["input"]), item["msg"]) for item in error.errors()]
+        raise ConfigError([f"{path!r}: {key} = {value}: {message}" for key, value, message in told])
 
 
 def _features(
@@ -265,7 +262,7 @@ def _features(
 def _with_range(name: str, feature: FeatureSpec, path: str, ranges: Any, mistakes: list[str]) -> FeatureSpec:
     """The feature with its minimum and maximum in ``stats.pt``."""
     try:
-        low, high = (float(np.asarray(ranges[name][key]).item()) for key in ("min", "max"))
+        low, high = (float(ranges[name][key]) for key in ("min", "max"))
     except (KeyError, TypeError, ValueError, IndexError):
         mistakes.append(f"{path!r}: no min and max of {name!r} (one number each)")
         return feature
