@@ -5,7 +5,7 @@ Resuming after a crash, tonight's new videos and reprocessing after one model ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,13 +113,13 @@ def find_pending(
 
 
 def _reads(spec: Spec) -> list[tuple[str, str]]:
-    """What an extractor reads of other ones: kind and extractor."""
+    """List what an extractor reads of others: (kind, extractor)."""
     text = [(PIECES if spec.reads_times else TEXT, spec.source)] if spec.source is not None else []
     return [*text, *((DETECTIONS, source) for source in spec.detections)]
 
 
 def _stored(store: Store, source: Spec, kind: str, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
-    """Text, pieces or detections from an extractor's table, for these rows: [n], null elsewhere."""
+    """Read text, pieces or detections of these rows from an extractor's table: [n], null elsewhere."""
     if not rows.any():
         return pa.nulls(len(rows), schemas.STORED[kind])
     columns = {TEXT: ["text"], PIECES: ["segments", "lines", "texts"], DETECTIONS: [source.cls.detections or ""]}[kind]
@@ -131,7 +131,7 @@ def _stored(store: Store, source: Spec, kind: str, video_keys: pa.ChunkedArray, 
 
 
 def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str, pa.Array]) -> pa.Table:
-    """The videos with something to do, their ``wanted`` extractors, and what these read from the store."""
+    """Select the videos with something to do; adds their ``wanted`` extractors and what these read from the store."""
     matrix = np.stack(list(todo.values()), axis=1) if todo else np.zeros((videos.num_rows, 0), bool)
     some = pa.array(matrix.any(axis=1))
     matrix = matrix[matrix.any(axis=1)]
@@ -144,7 +144,7 @@ def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str,
 
 
 class DeferredText:
-    """Texts of long videos, known only when their chunks are merged, and the extractors that wait for them."""
+    """Keeps the texts of long videos, known only when their chunks are merged, for the extractors that read them."""
 
     def __init__(self, rows: pa.Table, specs: Mapping[str, Spec]) -> None:
         """Take the run's pending rows and its extractors."""
@@ -167,7 +167,7 @@ class DeferredText:
             }
 
     def rows(self) -> pa.Table | None:
-        """What the extractors of texts have left to do; None when there is nothing."""
+        """Return the rows that are left for extractors of text; None when there are none."""
         of_texts = pc.is_in(keys(self._rows), value_set=pa.array(list(self._texts), pa.string()))
         rows = self._rows.filter(of_texts)
         wanted = [[name for name in names if self._specs[name].source] for names in rows["wanted"].to_pylist()]
@@ -183,29 +183,32 @@ class DeferredText:
 
 
 def decoded_since(store: Store, specs: Mapping[str, Spec], log: pa.Table) -> np.ndarray:
-    """For each row of the errors log, whether it is a failure to decode a video that a later run has decoded: bool [n].
+    """Tell which rows of the errors log are failures to decode a video that a later run has decoded: bool [n].
 
     That run gave the video its row, or some extractor that reads media a result or a failure of its own.
     """
     of_decoding = pc.is_null(log["fingerprint"])
-    failed = _latest({}, log.filter(of_decoding))
-    decoded = _latest({}, store.videos().read(["run_id"], of=pa.array(list(failed)))) if failed else {}
-    # A video keeps its first row: whether these, which failed after it, were decoded again, their features tell.
-    unclear = [key for key, run_id in decoded.items() if run_id < failed[key]]
-    if unclear:
+    failed = _latest([log.filter(of_decoding)])
+    if not failed:
+        return np.zeros(log.num_rows, bool)
+    rows = [store.videos().read(["run_id"], of=pa.array(list(failed)))]
+    # A video keeps its first row: of one that failed after it, its features tell whether it was decoded again.
+    if unclear := [key for key, run_id in _latest(rows).items() if run_id < failed[key]]:
         media = [spec for spec in specs.values() if spec.source is None]
-        for spec in media:
-            _latest(decoded, features_table(store, spec).read(["run_id"], of=pa.array(unclear)))
-        _latest(decoded, log.filter(pc.is_in(log["fingerprint"], pa.array([spec.fingerprint for spec in media]))))
+        rows += [features_table(store, spec).read(["run_id"], of=pa.array(unclear)) for spec in media]
+        rows.append(log.filter(pc.is_in(log["fingerprint"], pa.array([spec.fingerprint for spec in media]))))
+    decoded = _latest(rows)
     runs = zip(of_decoding.to_pylist(), keys(log).to_pylist(), log["run_id"].to_pylist(), strict=True)
     return np.array([decoding and decoded.get(key, "") > run_id for decoding, key, run_id in runs], bool)
 
 
-def _latest(runs: dict[str, str], rows: pa.Table) -> dict[str, str]:
-    """Note of each key the latest run that has a row of it."""
-    for key, run_id in zip(keys(rows).to_pylist(), rows["run_id"].to_pylist(), strict=True):
-        runs[key] = max(run_id or "", runs.get(key, ""))
-    return runs
+def _latest(tables: Sequence[pa.Table]) -> dict[str, str]:
+    """Return for each key the latest run that has a row of it."""
+    latest: dict[str, str] = {}
+    for table in tables:
+        for key, run_id in zip(keys(table).to_pylist(), table["run_id"].to_pylist(), strict=True):
+            latest[key] = max(run_id or "", latest.get(key, ""))
+    return latest
 
 
 class _Failures:
@@ -224,7 +227,7 @@ class _Failures:
         self._cells = cells.append_column("is_final", pc.and_not(is_final, is_asked_for))
 
     def among(self, video_keys: pa.ChunkedArray, spec: Spec, final: bool = False) -> np.ndarray:
-        """Which videos failed in the extractor, or before it in decoding; with ``final`` for good: bool [n]."""
+        """Tell which videos failed in the extractor or in decoding; with ``final``, for good: bool [n]."""
         # Decoding has no fingerprint; its failure is that of the extractors that read media.
         of_spec = pc.fill_null(pc.equal(self._cells["fingerprint"], spec.fingerprint), spec.source is None)
         failed = self._cells.filter(pc.and_(of_spec, self._cells["is_final"]) if final else of_spec)["key"]

@@ -67,7 +67,7 @@ def guarded(
 
     Args:
         quarantine: handle of the run's :class:`Quarantine`.
-        stage: name of the stage.
+        stage: its name.
         keys: one per video of the batch.
         run: computes the results of the videos at some positions of the batch.
     """
@@ -103,12 +103,7 @@ def holding(quarantine: Any, stage: str, keys: Sequence[str]) -> Iterator[Failur
     """Hold a block until its results are handed over; yields a failure for all its videos once it was lost too often.
 
     :func:`guarded` isolates a video that kills its actor. This bounds the deaths between the videos' own work, as when
-    a table of results takes more memory than there is.
-
-    Args:
-        quarantine: handle of the run's :class:`Quarantine`.
-        stage: name of the stage.
-        keys: one per video of the block.
+    a table of results takes more memory than there is. The keys are those of the block's videos.
     """
     block = keys[:1]
     losses = _losses(quarantine, f"{stage} blocks", block)
