@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import boto3
 from moto.moto_api._internal import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -62,6 +64,18 @@ class Server:
         """Stop for good."""
         self.stop()
         self._reserved.close()
+
+
+@contextmanager
+def serving(bucket: str, monkeypatch: Any) -> Iterator[Any]:
+    """A client of a new server with one bucket; its address and credentials are in the environment."""
+    server = Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=bucket)
+    yield client
+    server.close()
 
 
 def _one_at_a_time(app: Any) -> Any:

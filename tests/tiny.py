@@ -28,26 +28,34 @@ def _note(settings: TinySettings, what: str) -> None:
             file.write(f"{what}\n")
 
 
-class TinyFrames(Extractor):
-    """Mean colour of every frame."""
+class Tiny(Extractor):
+    """What tiny extractors have in common: settings, a space and width of their own, a note when they load."""
 
-    name = "tiny-frames"
     Settings = TinySettings
-    inputs = (FRAMES,)
-    sequence = True
-    columns = {"brightness": pa.float32()}
+    own_space: str | None = None
+    own_width = 0
 
     def __init__(self, settings, resources):
         super().__init__(settings, resources)
-        _note(settings, "load frames")
+        _note(settings, f"load {self.name.removeprefix('tiny-')}")
 
     @classmethod
     def space(cls, settings):
-        return "tiny/colour"
+        return cls.own_space
 
     @classmethod
     def width(cls, settings):
-        return 3
+        return cls.own_width
+
+
+class TinyFrames(Tiny):
+    """Mean colour of every frame."""
+
+    name = "tiny-frames"
+    inputs = (FRAMES,)
+    sequence = True
+    columns = {"brightness": pa.float32()}
+    own_space, own_width = "tiny/colour", 3
 
     def _extract(self, items):
         return [self._one(clip) for clip in items]
@@ -63,17 +71,15 @@ class TinyFrames(Extractor):
         return Result(colours * self.settings.scale, times, times, {"brightness": float(colours.mean())})
 
 
-class TinySound(Extractor):
-    """Loudness of the sound, in words."""
+class TinySound(Tiny):
+    """Loudness of the audio, in words."""
 
     name = "tiny-sound"
-    Settings = TinySettings
     inputs = (WAVEFORM,)
     columns = {"text": pa.string()}
 
     def __init__(self, settings, resources):
         super().__init__(settings, resources)
-        _note(settings, "load sound")
         if settings.scale == -2:
             os.kill(os.getpid(), signal.SIGKILL)
         if settings.scale < 0:
@@ -91,24 +97,12 @@ class TinySound(Extractor):
         return results
 
 
-class TinyText(Extractor):
+class TinyText(Tiny):
     """Length of a text."""
 
     name = "tiny-text"
-    Settings = TinySettings
     inputs = (TEXT,)
-
-    def __init__(self, settings, resources):
-        super().__init__(settings, resources)
-        _note(settings, "load text")
-
-    @classmethod
-    def space(cls, settings):
-        return "tiny/length"
-
-    @classmethod
-    def width(cls, settings):
-        return 2
+    own_space, own_width = "tiny/length", 2
 
     def _extract(self, items):
         _note(self.settings, f"text {len(items)}")

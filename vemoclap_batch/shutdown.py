@@ -1,4 +1,4 @@
-"""SIGTERM: take no new work, commit what is under way for a while, then leave."""
+"""Graceful shutdown: after SIGTERM nothing new begins, and what is under way is committed for a while."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Stopped(RunEnded):
 
 
 class StopRequest:
-    """Whether a stop was asked for, and what becomes of it.
+    """Handles SIGTERM, and errors that another thread raises in the main one.
 
     Attributes:
-        asked: by SIGTERM.
+        asked: whether SIGTERM came.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class StopRequest:
         self._grace_s = GRACE_S
 
     def listen(self) -> None:
-        """Hear SIGTERM from now on; again, when something else has put a handler in place, as Ray does."""
+        """Install the signal handlers; once more after something else, such as Ray, has installed its own."""
         if self._hears:
             signal.signal(signal.SIGTERM, self._at_term)
             signal.signal(signal.SIGALRM, self._raise)
 
     @contextmanager
     def gently(self, on_stop: Callable[[], object], grace_s: float = GRACE_S) -> Iterator[None]:
-        """Within, the first SIGTERM only asks; the end of its grace, or a second one, raises :class:`Stopped`.
+        """Have the first SIGTERM only ask for a stop; the end of its grace, or a second one, raises :class:`Stopped`.
 
         Args:
             on_stop: called once, in the signal's handler: has no new work begun.
@@ -57,9 +57,9 @@ class StopRequest:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
     def abort(self, error: Exception) -> None:
-        """Have an error raised in the main thread, for any thread to call.
+        """Raise an error in the main thread; any thread may call this.
 
-        That is where it waits in Python, as for the next block of a run; a wait inside Ray's own core goes on.
+        It interrupts what waits there in Python, as for the next block of a run, but no wait inside Ray's own core.
         """
         self._error = error
         if self._hears:

@@ -11,8 +11,9 @@ import pytest
 from fuzz.numbered import picture, read_number
 from tests.clips import face, make_clip, pattern, sine, truncate
 from vemoclap_batch.errors import TRANSIENT, ErrorType
+from vemoclap_batch.media.container import matroska_tracks
 from vemoclap_batch.media.decode import decode
-from vemoclap_batch.media.matroska import Crop, tracks
+from vemoclap_batch.media.frames import Crop
 from vemoclap_batch.media.sampling import Limits
 
 SIZE = (160, 120)
@@ -91,7 +92,7 @@ def test_what_matroska_crops_is_not_shown(tmp_path, suffix):
     whole, _ = decode(str(path))
     crop = integer(0x54CC, 20) + integer(0x54BB, 8) + integer(0x54DD, 12) + integer(0x54AA, 4)
     changed = with_in_track(path, 0xE0, crop)
-    assert [track.crop for track in tracks(str(changed)) if track.is_video] == [Crop(20, 8, 12, 4)]
+    assert [track.crop for track in matroska_tracks(str(changed)) if track.is_video] == [Crop(20, 8, 12, 4)]
 
     clip, info = decode(str(changed))
 
@@ -111,9 +112,9 @@ def test_matroska_that_is_no_matroska(tmp_path):
     content = path.read_bytes()
     for length in range(0, 700, 7):
         path.write_bytes(content[:length])
-        assert len(tracks(str(path))) <= 2
+        assert len(matroska_tracks(str(path))) <= 2
     path.write_bytes(b"\x1a\x45\xdf\xa3" + b"\xff" * 5000)
-    assert tracks(str(path)) == []
+    assert matroska_tracks(str(path)) == []
 
 
 # --- Encryption

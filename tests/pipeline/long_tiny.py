@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from tests.tiny import TinySettings, _misbehave, _note
-from vemoclap_batch.extractors.base import TEXT, WAVEFORM, Extractor, Result
+from tests.tiny import Tiny, TinySettings, _misbehave, _note
+from vemoclap_batch.extractors.base import TEXT, WAVEFORM, Result
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.media.windows import clip_windows
 
@@ -20,7 +20,7 @@ class WindowSettings(TinySettings):
     max_windows: int = 16
 
 
-class Windows(Extractor):
+class Windows(Tiny):
     """Mean and largest value of every window of 3 s; column ``loudness``."""
 
     name = "tiny-windows"
@@ -28,14 +28,7 @@ class Windows(Extractor):
     inputs = (WAVEFORM,)
     sequence = True
     columns = {"loudness": pa.float32()}
-
-    @classmethod
-    def space(cls, settings):
-        return "tiny/windows"
-
-    @classmethod
-    def width(cls, settings):
-        return 2
+    own_space, own_width = "tiny/windows", 2
 
     def _extract(self, items):
         results = []
@@ -48,17 +41,12 @@ class Windows(Extractor):
         return results
 
 
-class Speech(Extractor):
+class Speech(Tiny):
     """A segment for every stretch of sound between pauses; its text is its loudness."""
 
     name = "tiny-speech"
-    Settings = TinySettings
     inputs = (WAVEFORM,)
     columns = {"text": pa.string(), "language": pa.string(), "segments": pa.list_(SEGMENT)}
-
-    def __init__(self, settings, resources):
-        super().__init__(settings, resources)
-        _note(settings, "load speech")
 
     def _extract(self, items):
         return [self._one(clip) for clip in items]
@@ -84,20 +72,12 @@ class Speech(Extractor):
         return Result(np.zeros((0, 0), np.float32), extras=extras)
 
 
-class Words(Extractor):
+class Words(Tiny):
     """Number of words of a text, and their sum."""
 
     name = "tiny-words"
-    Settings = TinySettings
     inputs = (TEXT,)
-
-    @classmethod
-    def space(cls, settings):
-        return "tiny/words"
-
-    @classmethod
-    def width(cls, settings):
-        return 2
+    own_space, own_width = "tiny/words", 2
 
     def _extract(self, items):
         _note(self.settings, f"words {len(items)}")

@@ -6,26 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pytest
 
 from tests.clips import make_clip
-from tests.s3 import Server
+from tests.s3 import serving
 from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """A client of a server with the bucket ``videos``; its address and credentials are in the environment."""
-    server = Server()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="videos")
-    yield client
-    server.close()
+    with serving("videos", monkeypatch) as client:
+        yield client
 
 
 #: The command once for each line of input; its Ray workers have the credentials too, as ray job submit does it.

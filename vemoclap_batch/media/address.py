@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
+from urllib.parse import unquote, urlsplit
 
 from vemoclap_batch.errors import ErrorType, Failure, without_password
 from vemoclap_batch.media.clip import Heartbeat, MediaError, no_heartbeat
 from vemoclap_batch.media.sampling import Limits
-from vemoclap_batch.policy import Policy
+from vemoclap_batch.policy import Policy, is_global
 
 #: What has to come for a heartbeat; a server that sends a byte now and then gives none.
 _BLOCK = 1 << 20
@@ -118,12 +119,71 @@ def _opened(address: str, limits: Limits) -> Iterator[Any]:
 
 
 def _open(address: str, limits: Limits) -> Any:
-    # Imported here, because a worker that reads local files needs neither a web client nor pyarrow and fsspec.
     if address.startswith(("http://", "https://")):
-        from vemoclap_batch.media.web import open_web
-
-        return open_web(address, limits.policy, min(_HTTP_TIMEOUT_S, limits.fetch_timeout_s))
+        return _open_web(address, limits.policy, min(_HTTP_TIMEOUT_S, limits.fetch_timeout_s))
+    # Imported here, because a worker that reads local files needs neither pyarrow nor fsspec.
     from vemoclap_batch.store.filesystem import resolve_object
 
     filesystem, path = resolve_object(address)
     return filesystem.open_input_stream(path)
+
+
+def _open_web(address: str, policy: Policy, silence_s: float) -> Any:
+    """What a web server answers, as a file; redirects are followed as far as the policy lets them.
+
+    A name that another host's redirect leads to is looked up twice, and its owner may say something else the second
+    time: before anything is asked of it, the address is checked that the connection has.
+
+    Args:
+        address: ``http`` or ``https``.
+        policy: where redirects may lead.
+        silence_s: how long the server may say nothing.
+
+    Raises:
+        MediaError: REFUSED, for a redirect.
+        FileNotFoundError: the server says that it has no such thing.
+        OSError: no answer, or another one than that.
+    """
+    # Imported here, because a worker that reads local files needs no web client.
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPConnection, HTTPSConnection
+
+    def refused(why: str) -> MediaError:
+        return MediaError(ErrorType.REFUSED, f"{address} may not be read: {why}")
+
+    def connection(plain: type[HTTPConnection], request: urllib.request.Request) -> type[HTTPConnection]:
+        asked = urlsplit(request.full_url)
+        through_a_proxy = request.host != unquote(asked.netloc)
+        if asked.hostname == urlsplit(address).hostname or through_a_proxy:
+            return plain
+
+        class Public(plain):  # type: ignore[misc,valid-type]
+            def connect(self) -> None:
+                super().connect()
+                if not is_global(self.sock.getpeername()[0]):
+                    self.close()
+                    raise refused(f"a redirect led to {asked.hostname!r}, a host of the inner network")
+
+        return Public
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if (refusal := policy.refusal_of_redirect(req.full_url, newurl)) is not None:
+                raise refused(refusal)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, req: Any) -> Any:
+            return self.do_open(connection(HTTPConnection, req), req)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, req: Any) -> Any:
+            return self.do_open(connection(HTTPSConnection, req), req)
+
+    try:
+        return urllib.request.build_opener(Redirects, Http, Https).open(address, timeout=silence_s)
+    except urllib.error.HTTPError as error:
+        if error.code in {404, 410}:
+            raise FileNotFoundError(address) from error
+        raise

@@ -149,7 +149,7 @@ class AudioTrack:
         elif gap > _TOLERANCE_S or (gap > 0 and self._next_s == 0):
             self._flush()
             self._next_s += gap
-            self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._buffer), 0), np.int16))
+            self._append(np.zeros(max(round(self._next_s * SAMPLE_RATE) - len(self._buffer), 0), np.float32))
         elif gap < 0 and self._next_s == 0:
             samples = samples[:, round(-gap * self._rate) :]
         return samples
@@ -160,21 +160,21 @@ class AudioTrack:
         block = self._mono(np.concatenate(self._pending, axis=1))
         self._pending, self._pending_samples = [], 0
         if self._rate == SAMPLE_RATE:
-            self._append(_quantised(block))
+            self._append(block)
             return
         if self._resampler is None:
             self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         frame = av.AudioFrame.from_ndarray(block[None], format="flt", layout="mono")
         frame.sample_rate = self._rate
         for out in self._resampler.resample(frame):
-            self._append(_quantised(out.to_ndarray()[0]))
+            self._append(out.to_ndarray()[0])
 
     def _flush(self) -> None:
         """Bring everything that is pending, in here or in the resampler, into the track."""
         self._resample()
         if self._resampler is not None:
             for out in self._resampler.resample(None):
-                self._append(_quantised(out.to_ndarray()[0]))
+                self._append(out.to_ndarray()[0])
             self._resampler = None
 
     def _mono(self, channels: np.ndarray) -> np.ndarray:
@@ -192,12 +192,14 @@ class AudioTrack:
             self._loudest = loudest
         return channels[min(self._loudest, len(powers) - 1)].astype(np.float32)
 
-    def _append(self, pcm: np.ndarray) -> None:
+    def _append(self, samples: np.ndarray) -> None:
         room = self._max_samples - len(self._buffer)
-        if len(pcm) > room:
+        if len(samples) > room:
             self.full = True
             self._warn(f"the sound after {self._max_samples / SAMPLE_RATE:g} s is left out")
-        self._buffer.append(pcm[:room])
+        # A float track of a broken file can hold NaN and infinities.
+        finite = np.nan_to_num(samples[:room], nan=0.0, posinf=1.0, neginf=-1.0)
+        self._buffer.append(np.clip(np.rint(finite / _STEP), -32768, 32767).astype(np.int16))
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:
@@ -215,9 +217,3 @@ def _channels(frame: av.AudioFrame) -> np.ndarray:
     scaled: np.ndarray = samples.astype(np.float64 if size > 2 else np.float32)
     middle = 128 if samples.dtype == np.uint8 else 0
     return (scaled - middle) / scaled.dtype.type(2.0 ** (size * 8 - 1))
-
-
-def _quantised(samples: np.ndarray) -> np.ndarray:
-    # A float track of a broken file can hold NaN and infinities.
-    finite = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(np.rint(finite / _STEP), -32768, 32767).astype(np.int16)

@@ -1,23 +1,32 @@
-"""Opening a media file, and what to say of one that does not open."""
+"""Opening a media file, what Matroska says of its tracks, and what to say of a file that does not open."""
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import av
 
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.clip import MediaError
+from vemoclap_batch.media.frames import NO_CROP, Crop
 
+# Element numbers of the Matroska specification, RFC 9559.
+_SEGMENT, _TRACKS, _CLUSTER, _TRACK = 0x18538067, 0x1654AE6B, 0x1F43B675, 0xAE
+_TYPE, _VIDEO, _ENCODINGS, _ENCODING, _ENCODING_TYPE = 0x83, 0xE0, 0x6D80, 0x6240, 0x5033
+_LEFT, _TOP, _RIGHT, _BOTTOM = 0x54CC, 0x54BB, 0x54DD, 0x54AA
+_IS_VIDEO, _IS_ENCRYPTION = 1, 1
+#: Tracks are described in some hundred bytes, their codec's private data in some thousand.
+_MAX_TRACKS = 4 * 2**20
+#: More elements in a row are no real file's, before the tracks or within them.
+_MAX_ELEMENTS = 1000
 #: Formats that name other files, or look for them beside their own.
-_OF_OTHER_FILES = frozenset(
-    ["concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtsp", "sdp", "vobsub", "webm_dash_manifest"]
-)
+_OF_OTHER_FILES = frozenset("concat dash hls image2 imf lavfi mlv rtsp sdp vobsub webm_dash_manifest".split())
 #: First bytes of media files, to tell a broken video from something that never was one.
 _SIGNATURES = {
     (4, b"ftyp"): "an MP4 or MOV file",
@@ -28,7 +37,7 @@ _SIGNATURES = {
     (0, b"FLV"): "an FLV file",
     (0, b"\x30\x26\xb2\x75"): "a WMV or ASF file",
 }
-#: How much of a file is looked at to say what it is.
+#: How much of a file is read to say what it is.
 _HEAD_BYTES = 65_536
 #: What an MP4 or MOV file may begin with.
 _FIRST_BOXES = frozenset([b"ftyp", b"wide", b"mdat", b"moov", b"free", b"skip"])
@@ -116,18 +125,18 @@ def _unreadable(path: str, error: Exception) -> MediaError:
     if (text := _text(path, head)) is not None:
         return text
     if no_index:
-        cause = (
+        return MediaError(
+            ErrorType.INCOMPLETE,
             f"{path} is not complete: its index (moov) is missing. It is still being uploaded or recorded, or was "
-            f"truncated or damaged; give it again once it is whole"
+            "truncated or damaged; give it again once it is whole",
         )
-        return MediaError(ErrorType.INCOMPLETE, cause)
     if not head.strip(b"\0"):
-        cause = f"{path} is not complete: it begins with zeros, as a download does whose content is still to come"
-        return MediaError(ErrorType.INCOMPLETE, cause)
+        cause = "it begins with zeros, as a download does whose content is still to come"
+        return MediaError(ErrorType.INCOMPLETE, f"{path} is not complete: {cause}")
     for (offset, mark), name in _SIGNATURES.items():
         if head[offset : offset + len(mark)] == mark:
-            cause = f"{path} begins like {name}, but its index cannot be read: truncated or damaged"
-            return MediaError(ErrorType.UNDECODABLE, cause)
+            cause = f"begins like {name}, but its index cannot be read: truncated or damaged"
+            return MediaError(ErrorType.UNDECODABLE, f"{path} {cause}")
     reason = getattr(error, "strerror", None) or str(error)
     return MediaError(ErrorType.NOT_MEDIA, f"{path} is not a video or sound file ({reason})")
 
@@ -136,11 +145,11 @@ def _text(path: str, head: bytes) -> MediaError | None:
     """The failure of a text that may stand under the name of a video; None for anything else."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if _PLAYLIST.match(text):
-        cause = f"{path} is a playlist, which only names other files: give those, or save the stream as one file"
-        return MediaError(ErrorType.PLAYLIST, cause)
+        cause = "a playlist, which only names other files: give those, or save the stream as one file"
+        return MediaError(ErrorType.PLAYLIST, f"{path} is {cause}")
     if _WEB_PAGE.match(text):
-        cause = f"{path} is a web page or a server's answer, not a video: download the video itself again"
-        return MediaError(ErrorType.WEB_PAGE, cause)
+        cause = "a web page or a server's answer, not a video: download the video itself again"
+        return MediaError(ErrorType.WEB_PAGE, f"{path} is {cause}")
     return None
 
 
@@ -149,18 +158,18 @@ def nothing_in(path: str, container: av.container.InputContainer) -> MediaError:
     if is_encrypted(path):
         return encrypted(path)
     if container.streams.video or container.streams.audio:
-        cause = f"nothing in {path} can be decoded: its streams are of a kind that no decoder here knows"
-        return MediaError(ErrorType.UNDECODABLE, cause)
+        cause = "can be decoded: its streams are of a kind that no decoder here knows"
+        return MediaError(ErrorType.UNDECODABLE, f"nothing in {path} {cause}")
     with open(path, "rb") as stream:
         text = _text(path, stream.read(_HEAD_BYTES))  # Some playlists look like subtitles.
-    cause = f"{path} holds neither pictures nor sound (subtitles or data alone): give a file that has one of them"
-    return text or MediaError(ErrorType.NO_STREAMS, cause)
+    cause = "neither pictures nor sound (subtitles or data alone): give a file that has one of them"
+    return text or MediaError(ErrorType.NO_STREAMS, f"{path} holds {cause}")
 
 
 def encrypted(path: str) -> MediaError:
     """The failure of an encrypted file."""
-    cause = f"{path} is encrypted (protected against copying) and cannot be decoded: give a copy without protection"
-    return MediaError(ErrorType.ENCRYPTED, cause)
+    cause = "encrypted (protected against copying) and cannot be decoded: give a copy without protection"
+    return MediaError(ErrorType.ENCRYPTED, f"{path} is {cause}")
 
 
 def is_encrypted(path: str) -> bool:
@@ -174,15 +183,12 @@ def is_encrypted(path: str) -> bool:
             stream.seek(at)
             # Each protected track has a box of its protection scheme (ISO/IEC 14496-12, 8.12).
             return b"sinf" in stream.read(_INDEX_BYTES)
-    return any(guid in head[:_HEAD_BYTES] for guid in _ASF_ENCRYPTION) or _is_scrambled(head)
-
-
-def _is_scrambled(head: bytes) -> bool:
-    """Whether most packets of a transport stream have a scrambled payload (ISO/IEC 13818-1, 2.4.3.3)."""
+    if any(guid in head[:_HEAD_BYTES] for guid in _ASF_ENCRYPTION):
+        return True
+    # Most packets of a scrambled transport stream say that their payload is (ISO/IEC 13818-1, 2.4.3.3).
     packets = [head[at : at + 4] for at in range(0, len(head) - _TS_PACKET, _TS_PACKET)]
-    if not packets or any(packet[0] != 0x47 for packet in packets):
-        return False
-    return sum(packet[3] >> 6 > 1 for packet in packets) > len(packets) / 2
+    scrambled = sum(packet[3] >> 6 > 1 for packet in packets)
+    return all(packet[0] == 0x47 for packet in packets) and scrambled > len(packets) / 2
 
 
 def _find_box(stream: IO[bytes], kind: bytes) -> int | None:
@@ -202,3 +208,90 @@ def _find_box(stream: IO[bytes], kind: bytes) -> int | None:
             return None
         at += size
     return None
+
+
+class Track(NamedTuple):
+    """What a track entry says that FFmpeg reads and PyAV does not hand on."""
+
+    is_video: bool = False
+    is_encrypted: bool = False
+    crop: Crop = NO_CROP
+
+
+class _Element(NamedTuple):
+    kind: int
+    start: int  # of its content
+    end: int
+
+
+def matroska_tracks(path: str) -> list[Track]:
+    """The tracks of a Matroska or WebM file in its order; none where they cannot be read."""
+    with open(path, "rb") as stream:
+        size = stream.seek(0, io.SEEK_END)
+        segment = next((item for item in _elements(stream, 0, size) if item.kind == _SEGMENT), None)
+        if segment is None:
+            return []
+        for item in _elements(stream, segment.start, min(segment.end, size)):
+            if item.kind == _TRACKS:
+                stream.seek(item.start)
+                return _read_tracks(stream.read(min(item.end - item.start, _MAX_TRACKS)))
+            if item.kind == _CLUSTER:
+                break
+    return []
+
+
+def _read_tracks(content: bytes) -> list[Track]:
+    stream = io.BytesIO(content)
+
+    def within(element: _Element) -> Iterator[_Element]:
+        return _elements(stream, element.start, element.end)
+
+    def number(element: _Element) -> int:
+        return int.from_bytes(content[element.start : element.end])
+
+    found = []
+    for entry in _elements(stream, 0, len(content)):
+        if entry.kind != _TRACK:
+            continue
+        track = Track()
+        for item in within(entry):
+            if item.kind == _TYPE:
+                track = track._replace(is_video=number(item) == _IS_VIDEO)
+            elif item.kind == _VIDEO:
+                sides = {part.kind: number(part) for part in within(item)}
+                track = track._replace(crop=Crop(*(sides.get(side, 0) for side in (_LEFT, _TOP, _RIGHT, _BOTTOM))))
+            elif item.kind == _ENCODINGS:
+                parts = [part for encoding in within(item) if encoding.kind == _ENCODING for part in within(encoding)]
+                types = [number(part) for part in parts if part.kind == _ENCODING_TYPE]
+                track = track._replace(is_encrypted=_IS_ENCRYPTION in types)
+        found.append(track)
+    return found
+
+
+def _elements(stream: IO[bytes], at: int, end: int) -> Iterator[_Element]:
+    """The elements of a file between two places, without their contents."""
+    for _ in range(_MAX_ELEMENTS):
+        if at >= end:
+            return
+        stream.seek(at)
+        head = stream.read(12)
+        kind = _variable(head, 0, 4, keep_mark=True)
+        size = _variable(head, kind[1], 8, keep_mark=False) if kind else None
+        if kind is None or size is None:
+            return
+        start = at + kind[1] + size[1]
+        # All ones: the size is not known, as in a live recording; it goes on to the end.
+        unknown = size[0] == 2 ** (7 * size[1]) - 1
+        at = end if unknown else min(start + size[0], end)
+        yield _Element(kind[0], start, at)
+
+
+def _variable(content: bytes, place: int, longest: int, keep_mark: bool) -> tuple[int, int] | None:
+    """A number of variable length and how many bytes it takes: the zeros that it begins with tell."""
+    if place >= len(content) or not content[place]:
+        return None
+    length = 9 - content[place].bit_length()
+    if length > longest or place + length > len(content):
+        return None
+    value = int.from_bytes(content[place : place + length])
+    return (value if keep_mark else value & (1 << 7 * length) - 1, length)

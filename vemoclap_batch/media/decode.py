@@ -41,7 +41,7 @@ def decode(
 ) -> tuple[Clip, MediaInfo]:
     """Decode a whole video in one chunk and in this process.
 
-    See :class:`~vemoclap_batch.media.worker.DecodeWorker` for a process that can hang, and for long videos.
+    See :class:`~vemoclap_batch.media.worker.DecodeWorker` for long videos, and for a process that may hang.
 
     Args:
         address: a local path, or any address that pyarrow or fsspec knows.
@@ -52,7 +52,7 @@ def decode(
         want_audio: False leaves the waveform empty.
 
     Returns:
-        The clip and what was found in the file. A missing stream is no error: its part of the clip is empty.
+        The clip and what the file holds. A missing stream is no error: its part of the clip is empty.
 
     Raises:
         MediaError: there is no clip to be had, and why.
@@ -77,8 +77,7 @@ def decode_chunks(
 ) -> Iterator[tuple[Clip, MediaInfo]]:
     """Decode a video chunk by chunk; a short one is a single chunk. ``heartbeat`` is called as decoding goes on.
 
-    The file is read once for where its frames lie and for its audio; each chunk's frames are sought. The info of the
-    last chunk has all warnings.
+    The file is read once for its audio and for where its frames lie. The info of the last chunk has all warnings.
 
     Raises:
         MediaError, MemoryError: as :func:`decode`, in place of the first chunk or a later one.
@@ -86,12 +85,10 @@ def decode_chunks(
     with local_copy(address, heartbeat, limits) as path:
         try:
             scanned = scan(path, want_audio=want_audio, limits=limits, heartbeat=heartbeat)
-            frames = None
-            if scanned.video is not None:
-                frames = FrameReader(path, scanned.video, sampling, limits, heartbeat)
+            index = scanned.video
+            frames = FrameReader(path, index, sampling, limits, heartbeat) if index is not None else None
             with closing(scanned.audio):
-                video = _Video(address, path, scanned, frames, want_frames, want_audio)
-                yield from video.read(video_id, limits)
+                yield from _Video(address, path, scanned, frames, want_frames, want_audio).read(video_id, limits)
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise

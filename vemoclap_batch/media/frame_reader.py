@@ -8,12 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from vemoclap_batch.media import decord_reader, seek_reader
 from vemoclap_batch.media.clip import Heartbeat
 from vemoclap_batch.media.frame_decoder import VideoSource
 from vemoclap_batch.media.frames import DecodedFrames
+from vemoclap_batch.media.readers import DecodeTimeout, FrameTable, SequentialReader, by_decord, seek
 from vemoclap_batch.media.sampling import Limits, Sampling, chosen
-from vemoclap_batch.media.sequential_reader import DecodeTimeout, FrameTable, SequentialReader
 from vemoclap_batch.media.video_index import VideoIndex
 from vemoclap_batch.media.windows import evenly_spaced
 
@@ -86,10 +85,10 @@ class FrameReader:
     def _sought(self, numbers: list[int], alone: bool) -> DecodedFrames:
         # decord indexes a file anew each time: not for several groups.
         if self._limits.decoder == "decord" and alone:
-            frames = decord_reader.read(self._source, numbers)
+            frames = by_decord(self._source, numbers)
             if frames is not None:
                 return frames
-        return seek_reader.read(self._source, numbers)
+        return seek(self._source, numbers)
 
     def _survey(self, reader: SequentialReader) -> FrameTable:
         """Decode all frames and choose anew among them; those that were chosen are kept, unless they are too many."""

@@ -9,10 +9,20 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from vemoclap_batch.media.matroska import NO_CROP, Crop
-
 #: Pixels that are more times as wide as high, or as high as wide, are taken for a broken header.
 _MAX_ASPECT = 10.0
+
+
+class Crop(NamedTuple):
+    """How many pixels of the stored frame are not to be shown, at each side."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+
+NO_CROP = Crop()
 
 
 class Orientation(NamedTuple):
@@ -37,8 +47,7 @@ class Orientation(NamedTuple):
         """The orientation that a display matrix asks for, in steps of 90 degrees.
 
         Args:
-            matrix: int32 [9], as FFmpeg has it: x' = m[0] x + m[3] y, y' = m[1] x + m[4] y
-                (libavutil/display.h).
+            matrix: int32 [9], as FFmpeg has it (libavutil/display.h): x' = m[0] x + m[3] y, y' = m[1] x + m[4] y.
             rotation: clockwise degrees that FFmpeg reads off it.
         """
         a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4))

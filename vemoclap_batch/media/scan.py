@@ -10,10 +10,17 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from vemoclap_batch.media import matroska
 from vemoclap_batch.media.audio import AudioBuffer, AudioTrack
 from vemoclap_batch.media.clip import SAMPLE_RATE, Heartbeat, no_heartbeat
-from vemoclap_batch.media.container import decode_packet, demux, encrypted, nothing_in, open_media
+from vemoclap_batch.media.container import (
+    Track,
+    decode_packet,
+    demux,
+    encrypted,
+    matroska_tracks,
+    nothing_in,
+    open_media,
+)
 from vemoclap_batch.media.frames import DisplayShape
 from vemoclap_batch.media.sampling import MAX_DURATION_S, MAX_GAP_S, MAX_PACKETS, MAX_PIXELS, MAX_SIDE, Limits
 from vemoclap_batch.media.timestamps import Timeline
@@ -30,6 +37,7 @@ _HEARTBEAT_EVERY = 256
 #: So many times as many chunks as frames are no variable rate.
 _EVEN = 1.1
 
+_DEFAULT = Limits()
 _Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
 
 
@@ -52,22 +60,19 @@ class Scan:
     warnings: list[str] = field(default_factory=list)
 
 
-def scan(
-    path: str, *, want_audio: bool = True, limits: Limits | None = None, heartbeat: Heartbeat = no_heartbeat
-) -> Scan:  # fmt: skip
+def scan(path: str, want_audio: bool = True, limits: Limits = _DEFAULT, heartbeat: Heartbeat = no_heartbeat) -> Scan:
     """Read all packets of a file once and decode the audio among them; more of it than a chunk has is kept on disk.
 
     Raises:
         MediaError: the file is no media file, holds neither a video nor an audio stream, or is encrypted.
     """
     with open_media(path) as container:
-        tracks = matroska.tracks(path) if container.format.name == _MATROSKA else []
-        video, audio = _streams(container)
+        tracks = matroska_tracks(path) if container.format.name == _MATROSKA else []
         if any(track.is_encrypted for track in tracks):
             raise encrypted(path)
-        if video is None and audio is None:
+        reader = _PacketReader(container, want_audio, limits)
+        if not reader.streams:
             raise nothing_in(path, container)
-        reader = _PacketReader(container, video, audio, want_audio, limits or Limits())
         reader.read(heartbeat)
         if reader.encrypted:
             raise encrypted(path)
@@ -77,31 +82,20 @@ def scan(
 class _PacketReader:
     """The state of one pass."""
 
-    def __init__(
-        self,
-        container: av.container.InputContainer,
-        video: av.VideoStream | None,
-        audio: av.AudioStream | None,
-        want_audio: bool,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, container: av.container.InputContainer, want_audio: bool, limits: Limits) -> None:
+        video, audio = _streams(container)
         self._container, self._video, self._audio = container, video, audio
-        self._streams = [stream for stream in (video, audio) if stream is not None]
-        self._origin_s = _origin_s(self._streams)
+        self.streams = [stream for stream in (video, audio) if stream is not None]
+        self._origin_s = _origin_s(self.streams)
         self._track = None
         if audio is not None and want_audio:
             self._track = AudioTrack(self._origin_s, limits.max_duration_s, limits.part_s)
         self._warnings: list[str] = []
         codec = video.codec_context if video is not None else None
-        self._log = PacketLog(
-            codec.name if codec is not None else "",
-            in_avi=container.format.name == "avi",
-            reordered=codec is not None and codec.has_b_frames,
-        )
-        self._has_palette = codec is not None and codec.pix_fmt == "pal8"
+        self._log = PacketLog(codec, in_avi=container.format.name == "avi")
         self._timeline = Timeline(bool(container.format.flags & _MAY_JUMP), audio is not None)
         # Fractions are slow, and there are many packets.
-        self._seconds = {stream.index: float(stream.time_base or 0) for stream in self._streams}
+        self._seconds = {stream.index: float(stream.time_base or 0) for stream in self.streams}
         self._in_mp4 = container.format.name == _MP4
         # Where each stream's last frame begins and ends, in its time base.
         self._latest: dict[int, int] = {}
@@ -112,7 +106,7 @@ class _PacketReader:
     def read(self, heartbeat: Heartbeat) -> None:
         """Take every packet, as far as the file can be read."""
         try:
-            packets = demux(self._container, self._streams, passed_over=self._pass_over)
+            packets = demux(self._container, self.streams, passed_over=self._pass_over)
             for number, packet in enumerate(packets):
                 if number % _HEARTBEAT_EVERY == 0:
                     heartbeat()
@@ -173,14 +167,14 @@ class _PacketReader:
             # ValueError: a sample format or rate that PyAV or the track refuses.
             self._bad_audio += 1
 
-    def result(self, tracks: Sequence[matroska.Track]) -> Scan:
+    def result(self, tracks: Sequence[Track]) -> Scan:
         """Sum the pass up."""
         audio = self._track.finish() if self._track is not None else AudioBuffer(0)
         video = self._video_index(tracks)
         warnings = self._warnings + (self._track.warnings if self._track is not None else [])
         if restarts := self._timeline.restarts:
-            warnings.append(f"time starts again {_times(restarts)}, as in parts that were joined: they were taken as "
-                            "one video")  # fmt: skip
+            joined = "as in parts that were joined: they were taken as one video"
+            warnings.append(f"time starts again {_times(restarts)}, {joined}")
         if jumps := self._timeline.jumps:
             warnings.append(f"the time stamps jump {_times(jumps)}: time was taken as going on there")
         if self._bad_audio and not len(audio):
@@ -200,7 +194,7 @@ class _PacketReader:
         """How long the longest stream is, by its packets; those of audio may lie about their lengths."""
         ends = [
             float(self._ends[stream.index] * stream.time_base)
-            for stream in self._streams
+            for stream in self.streams
             if stream.time_base is not None and stream.index in self._ends
             if stream is not self._audio or self._track is None or self._track.timed
         ]
@@ -215,7 +209,7 @@ class _PacketReader:
             return []
         return [f"the file seems truncated after {duration_s:.1f} of {declared_s:.1f} s"]
 
-    def _video_index(self, tracks: Sequence[matroska.Track]) -> VideoIndex | None:
+    def _video_index(self, tracks: Sequence[Track]) -> VideoIndex | None:
         log, container, video = self._log, self._container, self._video
         if video is None:
             return None
@@ -236,7 +230,7 @@ class _PacketReader:
         pts = np.sort(np.array(log.pts, np.int64))
         seconds = self._seconds[video.index]
         # Where packets do not tell which of them gives which frame, or a palette came with the first one.
-        unseekable = joined or log.packed or log.by_dts or (self._has_palette and log.palette)
+        unseekable = joined or log.packed or log.by_dts or (codec.pix_fmt == "pal8" and log.palette)
         return VideoIndex(
             stream=video.index,
             codec=codec.codec.canonical_name,
@@ -256,7 +250,7 @@ class _PacketReader:
 
 
 def _shape(
-    container: av.container.InputContainer, video: av.VideoStream, tracks: Sequence[matroska.Track]
+    container: av.container.InputContainer, video: av.VideoStream, tracks: Sequence[Track]
 ) -> DisplayShape:  # fmt: skip
     """What the container says of how the frame is shown."""
     aspect = float(video.sample_aspect_ratio or 1)

@@ -35,8 +35,8 @@ class Timeline:
     """Places the packets of one file on one time line.
 
     A file may hold parts that were joined as they are (``cat``, a recorder that started again, adverts in a live
-    stream): time starts again, or jumps, in all streams at about the same place of the file, but not at the same
-    packet. All that follows is moved by one offset, so that it goes on where the longest stream had ended.
+    stream): time starts again, or jumps, in all streams at about the same place of the file. All that follows is moved
+    by one offset, so that it goes on where the longest stream had ended.
 
     Attributes:
         restarts: how often time went back.
@@ -53,7 +53,7 @@ class Timeline:
         self.end_s = float("-inf")
 
     def offset_s(self, stream: int, dts_s: float | None, start_s: float, duration_s: float) -> float:
-        """What a packet's time stamps are to be moved by, in seconds; packets come in the order of the file.
+        """What the time stamps of the next packet in the file are to be moved by, in seconds.
 
         Args:
             stream: which stream it belongs to.

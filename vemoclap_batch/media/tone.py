@@ -1,4 +1,4 @@
-"""HDR frames (HLG and PQ) become SDR pictures.
+"""HDR frames (HLG and PQ) become SDR frames.
 
 The steps, all on display light in nits (cd/m²) and in float32:
 
@@ -6,10 +6,8 @@ The steps, all on display light in nits (cd/m²) and in float32:
    of it on luminance and half on each component.
 2. BT.2020 light becomes BT.709 light by the matrix of BT.2087; what is below 0 is cut off.
 3. Each component goes through the EETF of BT.2390 (section 5.4.1) from the frame's own peak to 203 nits, the
-   reference white of BT.2408. It leaves the dark and middle tones alone and bends the bright ones: with a peak of
-   1,000 nits it begins at 90 nits, and 203, 400 and 1,000 nits become the codes 230, 250 and 255.
-   A frame that holds nothing brighter than reference white passes unchanged, so SDR programmes that were put into
-   an HDR one as BT.2408 says come back as they were.
+   reference white of BT.2408: with a peak of 1,000 nits it bends what is above 90 nits, and 203, 400 and 1,000 nits
+   become the codes 230, 250 and 255. A frame with nothing brighter than reference white passes unchanged.
 4. The light, of which 203 nits are full scale, is encoded with the inverse of BT.1886 (gamma 2.4).
 """
 
@@ -29,12 +27,14 @@ _HLG_PEAK = 1000.0
 _HLG_GAMMA = 1.2
 #: BT.1886.
 _SDR_GAMMA = 2.4
-#: Columns and rows of the cells whose means tell the peak. A pixel alone tells too much: coding a white page with
-#: red letters makes single pixels four times as bright as the page.
+#: Columns and rows of the cells whose means tell the peak: coding a white page with red letters makes single pixels
+#: four times as bright as the page.
 _CELLS = (40, 30)
 #: Entries of the table from light to SDR codes: 24 or more for each of the codes.
 _STEPS = 16384
 
+#: AVCOL_SPC_UNSPECIFIED, which PyAV has no name for.
+_MATRIX_UNSPECIFIED = 2
 # CIE x and y of red, green, blue and white D65.
 _D65 = (0.3127, 0.3290)
 _CHROMATICITIES = {
@@ -45,22 +45,16 @@ _CHROMATICITIES = {
 
 
 def needs_tone_mapping(frame: av.VideoFrame) -> bool:
-    """Whether the frame's transfer is HLG (ARIB STD-B67) or PQ (SMPTE ST 2084).
-
-    BT.2020 primaries with an SDR transfer are no HDR.
-    """
+    """Whether the frame's transfer is HLG (ARIB STD-B67) or PQ (SMPTE ST 2084); BT.2020 primaries alone are no HDR."""
     return frame.color_trc in (ColorTrc.ARIB_STD_B67, ColorTrc.SMPTE2084)
 
 
 def to_sdr(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """Tone map a frame for which ``needs_tone_mapping`` holds.
-
-    Each frame is mapped by itself, and the same frame always gives the same picture.
+    """Tone map a frame for which ``needs_tone_mapping`` holds, by itself.
 
     Args:
         frame: HLG or PQ of any pixel format. A matrix or primaries that it does not name are taken to be BT.2020's.
-        size: width and height wanted, in pixels. The frame is scaled down before it is mapped; a side that the
-            frame has not got keeps the frame's length, since nothing is enlarged.
+        size: width and height wanted, in pixels; the frame is scaled down to it before it is mapped, never enlarged.
 
     Returns:
         RGB uint8 [height, width, 3]: BT.709 primaries and white, gamma 2.4 (BT.1886).
@@ -74,7 +68,7 @@ def to_sdr(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     light = _light_table(frame.color_trc, _white_code(frame))[signal]
     if frame.color_trc == ColorTrc.ARIB_STD_B67:
         # BT.2100 and libplacebo apply the OOTF to luminance, zscale to each component unless told otherwise. Nobody can
-        # tell by which of them a file was made: half way between is within 3 of 255 of both on ordinary pictures.
+        # tell by which of them a file was made: half way between is within 3 of 255 of both on ordinary frames.
         luminance = light @ to_xyz[1]  # [height, width]
         light *= np.float32(_HLG_PEAK) * (light * luminance[..., None]) ** np.float32((_HLG_GAMMA - 1) / 2)
     to_bt709 = np.linalg.inv(_rgb_to_xyz(_CHROMATICITIES[ColorPrimaries.BT709])) @ to_xyz
@@ -85,7 +79,7 @@ def _scaled_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     """The signal as RGB uint16 [height, width, 3], scaled down."""
     width, height = min(size[0], frame.width), min(size[1], frame.height)
     scaled = (width, height) != (frame.width, frame.height)
-    # FFmpeg scales before it leaves YUV: the picture is cv2.INTER_AREA's of the full RGB one to 0.3 of 255, in a
+    # FFmpeg scales before it leaves YUV: the result is cv2.INTER_AREA's of the full RGB frame to 0.3 of 255, in a
     # thirtieth of the time. Planes are faster than packed 48 bit pixels, and more exact from 8 bit frames.
     # No transfer or primaries are asked for: FFmpeg would then convert, and clip at reference white, by itself.
     planar = VideoReformatter().reformat(
@@ -102,10 +96,6 @@ def _scaled_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
         for plane in planar.planes
     )
     return np.stack([red, green, blue], axis=2)
-
-
-#: AVCOL_SPC_UNSPECIFIED, which PyAV has no name for.
-_MATRIX_UNSPECIFIED = 2
 
 
 def _white_code(frame: av.VideoFrame) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import av
@@ -77,21 +77,24 @@ class VideoIndex:
         return (self.pts - self.pts[0]) * self.seconds
 
 
-@dataclass
 class PacketLog:
-    """Collects the time stamps and key frames of the packets of a video stream."""
+    """Collects the time stamps and key frames of the packets of a video stream.
 
-    codec: str
-    in_avi: bool
-    reordered: bool
-    pts: array = field(default_factory=lambda: array("q"))  # 8 bytes a frame: there are a million in nine hours.
-    stamps: array = field(default_factory=lambda: array("q"))
-    keys: list[Key] = field(default_factory=list)
-    ordered: bool = True
-    open_groups: bool = False
-    palette: bool = False
-    packed: bool = False  # B-frames may be packed.
-    delay: int = 0
+    Attributes:
+        by_dts: whether the order of decoding alone is known: AVI has no other, and what the demuxer makes up is wrong.
+            The times are right all the same: sorted, they are those at which the frames are shown.
+        packed: whether B-frames may be packed; in AVI, for which that was made, all is decoded in sequence anyway.
+        pts, stamps, keys, ordered, delay: as in :class:`VideoIndex`, not sorted.
+    """
+
+    def __init__(self, codec: av.VideoCodecContext | None, in_avi: bool) -> None:
+        self._codec, self._in_avi = codec.name if codec is not None else "", in_avi
+        self.by_dts = in_avi and codec is not None and codec.has_b_frames
+        self.pts, self.stamps = array("q"), array("q")  # 8 bytes a frame: there are a million in nine hours.
+        self.keys: list[Key] = []
+        self.ordered = True
+        self.open_groups = self.palette = self.packed = False
+        self.delay = 0
 
     def add(self, packet: av.Packet, moved: int) -> None:
         """Note one packet that is not empty; ``moved`` is what its time stamps are moved by, in its time base."""
@@ -99,29 +102,20 @@ class PacketLog:
         if pts is None:
             self.ordered = False
             pts = 0
-        if self.in_avi and not self.stamps and packet.dts is not None:
+        if self._in_avi and not self.stamps and packet.dts is not None:
             self.delay = pts - packet.dts
         self.stamps.append(pts + moved)
-        # AVI, for which packing was made, is decoded in sequence anyway.
-        self.packed |= self.codec == "mpeg4" and not self.in_avi and packet.size <= _PLACE_HOLDER_BYTES
+        self.packed |= self._codec == "mpeg4" and not self._in_avi and packet.size <= _PLACE_HOLDER_BYTES
         if packet.is_keyframe:
             self.keys.append(Key(pts, packet.dts, packet.size))
             self.palette = self.palette or packet.has_sidedata("palette")
         elif self.keys and pts < self.keys[-1].pts:
             self.open_groups = True
         # VP8 stores frames that are only there to predict others apart.
-        hidden = self.codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
+        hidden = self._codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
         if not (packet.is_discard or self.is_header(packet) or hidden):
             self.pts.append(pts + moved)
 
-    @property
-    def by_dts(self) -> bool:
-        """Whether the order of decoding alone is known: AVI has no other, and what the demuxer makes up is wrong.
-
-        The times are right all the same: sorted, they are those at which the frames are shown.
-        """
-        return self.in_avi and self.reordered
-
     def is_header(self, packet: av.Packet) -> bool:
         """Whether a packet describes what follows, as Theora's do where one file is chained to another."""
-        return self.codec == "theora" and bool(memoryview(packet)[0] & 0x80)
+        return self._codec == "theora" and bool(memoryview(packet)[0] & 0x80)

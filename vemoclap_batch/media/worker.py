@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -34,7 +34,7 @@ from vemoclap_batch import policy as policies
 limits = worker_main.Limits(**limits, policy=policies.Policy(**policy))
 worker_main.main(answers, parent_pipe, worker_main.Sampling(**sampling), limits)
 """
-#: Decoding is done in the calling thread; the pools of these libraries would only take address space.
+#: The thread pools of these libraries would only take address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _STDERR_SHOWN = 300
 #: A process that was killed is gone within this time, unless the kernel itself waits for a disk.
@@ -42,7 +42,7 @@ _END_S = 5.0
 _LENGTH = struct.Struct(">I")
 
 
-class DecodeWorker:
+class DecodeWorker(AbstractContextManager["DecodeWorker"]):
     """Owns one worker process, started by the first call and reused; for one calling thread at a time.
 
     The process ends with :meth:`close`, and when its parent ends in whatever way, SIGKILL included.
@@ -53,16 +53,10 @@ class DecodeWorker:
         self._limits = limits or Limits()
         self._process: _Process | None = None
 
-    def __enter__(self) -> DecodeWorker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def pid(self) -> int | None:
         """Process id of the worker, None before the first call and after one that ended it."""
-        return self._process.pid if self._process is not None else None
+        return self._process.popen.pid if self._process is not None else None
 
     def decode(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
@@ -74,13 +68,13 @@ class DecodeWorker:
     def chunks(
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
     ) -> Generator[tuple[Clip, MediaInfo] | Failure, None, None]:
-        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_chunks` does.
+        """Decode one video as :func:`~vemoclap_batch.media.decode.decode_chunks` does, with a Failure for an exception.
 
-        Never raises for what is wrong with the video: a failure, then, is the last that is given. After a time-out, a
-        crash or a lack of memory, and when not all chunks are taken, the next call starts a new process.
+        After a time-out, a crash or a lack of memory, and when not all chunks are taken, the next call starts a new
+        process.
         """
         try:
-            if self._process is None or not self._process.is_alive():
+            if self._process is None or self._process.popen.poll() is not None:
                 self.close()
                 self._process = _Process(self._sampling, self._limits)
             process = self._process
@@ -89,7 +83,7 @@ class DecodeWorker:
             return
         finished = False
         try:
-            process.send({"address": uri, "want_frames": want_frames, "want_audio": want_audio})
+            send(process.requests, {"address": uri, "want_frames": want_frames, "want_audio": want_audio})
             while not finished:
                 result = self._result(video_id, *process.answer(self._limits.timeout_s))
                 finished = isinstance(result, Failure) or result[0].chunk == result[0].chunks - 1
@@ -108,6 +102,9 @@ class DecodeWorker:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _result(
         self, video_id: str, message: dict[str, Any], arrays: list[np.ndarray]
@@ -132,7 +129,7 @@ class _Process:
         policy = settings.pop("policy")
         start = json.dumps([[str(entry) for entry in sys.path], parent_pipe, asdict(sampling), settings, policy])
         try:
-            self._process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, start],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -146,21 +143,10 @@ class _Process:
             raise
         finally:
             os.close(parent_pipe)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-        self.pid = self._process.pid
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def send(self, request: dict[str, Any]) -> None:
-        """Send a request.
-
-        Raises:
-            OSError: the process is gone.
-        """
-        send(self._requests.fileno(), request)
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        self._pipes = (self.popen.stdin, self.popen.stdout)
+        self.requests = self.popen.stdin.fileno()
 
     def answer(self, timeout_s: float) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Wait for the next answer; each heartbeat starts the time anew.
@@ -170,7 +156,7 @@ class _Process:
             EOFError, OSError: the process is gone.
         """
         while True:
-            answer = receive(self._answers.fileno(), timeout_s)
+            answer = receive(self._pipes[1].fileno(), timeout_s)
             if answer[0]["kind"] != "heartbeat":
                 return answer
 
@@ -193,14 +179,14 @@ class _Process:
     def _wait(self) -> int | None:
         """Exit status; None when the process does not end, as one does not that waits for a lost network disk."""
         try:
-            return self._process.wait(_END_S)
+            return self.popen.wait(_END_S)
         except subprocess.TimeoutExpired:
             return None
 
     def kill(self) -> None:
-        self._process.kill()
+        self.popen.kill()
         self._wait()
-        for stream in (self._requests, self._answers, self._stderr):
+        for stream in (*self._pipes, self._stderr):
             stream.close()
         os.close(self._parent_end)
 

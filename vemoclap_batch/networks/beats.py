@@ -36,7 +36,7 @@ class PositionConv(nn.Module):
 
 
 class GatedUnit(nn.Module):
-    """What ``activation_fn = "glu"`` puts in the place of the first feed-forward layer: one half gated by the other."""
+    """The first feed-forward layer for ``activation_fn = "glu"``: one half gated by the other."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -165,9 +165,9 @@ class Encoder(nn.Module):
 def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
     """Which bias goes with each pair of tokens, as in T5: int64 [length, length], query by key.
 
-    The first half of the buckets is for keys before the query, the other for those after it. Half of each is for one
-    distance each; in the rest buckets widen with the logarithm of the distance, and the last is for all beyond
-    ``farthest``. On the CPU, for the rounding of logarithms decides about borders.
+    The first half of the buckets is for keys before the query. Half of each half is for one distance each; in the rest
+    buckets widen with the logarithm of the distance, the last for all beyond ``farthest``. On the CPU, for the rounding
+    of logarithms decides about borders.
     """
     place = torch.arange(length)
     offset = place - place[:, None]
@@ -180,7 +180,7 @@ def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
 
 
 class Beats(nn.Module):
-    """Tokens of a sound, and the probabilities of the events that a fine-tuned checkpoint knows.
+    """Tokens of a waveform, and the probabilities of the events that a fine-tuned checkpoint knows.
 
     Attributes:
         labels: AudioSet's id of each class, in order; empty where the checkpoint names none.
@@ -202,30 +202,29 @@ class Beats(nn.Module):
         """Samples that the first token in time needs."""
         return FRAME + (self.config.input_patch_size - 1) * HOP
 
-    def forward(self, waveform: Tensor, padding: Tensor | None = None) -> Tensor:
-        """The tokens of sounds: for each patch of time in order, one for each patch of mel bands.
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The tokens of waveforms: for each patch of time in order, one for each patch of mel bands.
 
         Args:
             waveform: float32 [B, samples], mono, 16 kHz, in [-1, 1).
-            padding: which samples at the end were only put there to make sounds equally long, bool [B, samples]; or
-                how many samples there are before those, int [B]. A sound has the tokens that it has unpadded, or one
-                patch of time if it is too short for any.
+            lengths: int [B], the samples of each before the padding at its end; None for no padding. A waveform has
+                the tokens that it has unpadded, or one patch of time if it is too short for any.
 
         Returns:
-            float32 [B, n, width]; zero where not a whole patch is left of the sound.
+            float32 [B, n, width]; zero where not a whole patch is left of the waveform.
 
         Raises:
-            ValueError: sounds too short for a single token, or a padding that is not of these sounds.
+            ValueError: waveforms too short for a single token, or lengths that are not those of these waveforms.
         """
-        return self._encode(waveform, padding)[0]
+        return self._encode(waveform, lengths)[0]
 
-    def embed(self, waveform: Tensor, padding: Tensor | None = None) -> Tensor:
-        """The mean over the tokens of each sound: float32 [B, width]; arguments and errors as in :meth:`forward`."""
-        tokens, counts = self._encode(waveform, padding)
+    def embed(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The mean over the tokens of each waveform: float32 [B, width]; arguments and errors of :meth:`forward`."""
+        tokens, counts = self._encode(waveform, lengths)
         return tokens.float().sum(1) / counts[:, None]
 
     def events(self, embedding: Tensor) -> Tensor:
-        """The probability of each event in a sound whose embedding is [..., width]: [..., classes].
+        """The probability of each event in audio whose embedding is [..., width]: [..., classes].
 
         Raises:
             ValueError: the checkpoint was not fine-tuned, so it knows no events.
@@ -234,12 +233,12 @@ class Beats(nn.Module):
             raise ValueError("this checkpoint has no predictor: it was not fine-tuned")
         return self.predictor(embedding).float().sigmoid()
 
-    def _encode(self, waveform: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The tokens [B, n, width], and how many of them are each sound's own, int64 [B]."""
+    def _encode(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The tokens [B, n, width], and how many of them are each waveform's own, int64 [B]."""
         if waveform.shape[1] < self.shortest:
-            raise ValueError(f"sounds of {waveform.shape[1]} samples: this network needs at least {self.shortest}")
-        lengths = None if padding is None else sample_counts(waveform, padding)
+            raise ValueError(f"waveforms of {waveform.shape[1]} samples: this network needs at least {self.shortest}")
         if lengths is not None:
+            lengths = _checked(lengths.to(waveform.device), waveform)
             waveform = waveform.masked_fill(_beyond(lengths, waveform), 0)
         patches = self.patch_embedding(self.fbank(waveform)[:, None])  # [B, embed, time, mel]
         x = self.layer_norm(patches.flatten(2).transpose(1, 2))  # [B, time * mel, embed]
@@ -258,25 +257,14 @@ def _beyond(counts: Tensor, items: Tensor) -> Tensor:
     return torch.arange(items.shape[1], device=items.device) >= counts[:, None]
 
 
-def sample_counts(waveform: Tensor, padding: Tensor) -> Tensor:
-    """How long sounds [B, samples] are without their padding, which is given as in :meth:`Beats.forward`: int64 [B].
-
-    Raises:
-        ValueError: the padding is not of these sounds, is not at their ends, or leaves nothing.
-    """
-    padding = padding.to(waveform.device)
-    if padding.dtype == torch.bool and padding.shape == waveform.shape:
-        counts = (~padding).sum(1)
-        if not torch.equal(padding, _beyond(counts, waveform)):
-            raise ValueError("padding: only what is at the end of a sound can be padding")
-    elif padding.shape == waveform.shape[:1] and not padding.is_floating_point() and padding.dtype != torch.bool:
-        counts = padding.long()
-    else:
-        wanted = f"bool {list(waveform.shape)} or int {[len(waveform)]}"
-        raise ValueError(f"padding: {padding.dtype} {list(padding.shape)}; expected {wanted}")
-    if counts.numel() and not 0 < counts.min() <= counts.max() <= waveform.shape[1]:
-        raise ValueError(f"padding: sounds of {counts.tolist()} samples; expected 1 to {waveform.shape[1]}")
-    return counts
+def _checked(lengths: Tensor, waveform: Tensor) -> Tensor:
+    """The lengths of waveforms [B, samples]: int64 [B]; ValueError if they are not int [B] of 1 to samples."""
+    longest = waveform.shape[1]
+    whole = not lengths.is_floating_point() and lengths.dtype != torch.bool
+    if lengths.shape != waveform.shape[:1] or not whole or not ((lengths > 0) & (lengths <= longest)).all():
+        given = f"{str(lengths.dtype).removeprefix('torch.')} {lengths.flatten().tolist()[:16]}"
+        raise ValueError(f"lengths: {given}; expected for each of {len(waveform)} waveforms an int from 1 to {longest}")
+    return lengths.long()
 
 
 def load_beats(path: str | Path) -> Beats:
@@ -307,11 +295,7 @@ def load_beats(path: str | Path) -> Beats:
 
 
 def _labels(names: Mapping[int, str], config: BeatsConfig) -> tuple[str, ...]:
-    """The id of each class in order; a pre-trained checkpoint has none.
-
-    Raises:
-        ValueError: some class has no name, or a name no class.
-    """
+    """The id of each class in order, none of a pre-trained checkpoint; ValueError if they are not the classes'."""
     if not names or not config.finetuned_model:
         return ()
     if set(names) != set(range(config.predictor_class)) or not all(isinstance(name, str) for name in names.values()):

@@ -23,15 +23,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "glu": lambda x: x,
 }
 #: What a checkpoint says of its training; it does not change what the network computes.
-_TRAINING = {
-    "activation_dropout",
-    "attention_dropout",
-    "dropout",
-    "dropout_input",
-    "encoder_layerdrop",
-    "layer_wise_gradient_decay_ratio",
-    "predictor_dropout",
-}
+_TRAINING = frozenset(
+    "activation_dropout attention_dropout dropout dropout_input encoder_layerdrop layer_wise_gradient_decay_ratio "
+    "predictor_dropout".split()
+)
 
 
 @dataclass(frozen=True)
@@ -100,11 +95,10 @@ class BeatsConfig:
             return mistakes
         if self.input_patch_size > BANDS:
             mistakes.append(f"input_patch_size = {self.input_patch_size}: there are {BANDS} mel bands")
-        for divisor in ("encoder_attention_heads", "conv_pos_groups"):
-            if self.encoder_embed_dim % getattr(self, divisor):
-                mistakes.append(
-                    f"{divisor} = {getattr(self, divisor)} does not divide encoder_embed_dim = {self.encoder_embed_dim}"
-                )
+        width = self.encoder_embed_dim
+        for name in ("encoder_attention_heads", "conv_pos_groups"):
+            if width % (divisor := getattr(self, name)):
+                mistakes.append(f"{name} = {divisor} does not divide encoder_embed_dim = {width}")
         if self.activation_fn not in ACTIVATIONS:
             mistakes.append(f"activation_fn = {self.activation_fn!r}: expected one of {', '.join(ACTIVATIONS)}")
         if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:

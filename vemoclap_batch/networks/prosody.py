@@ -1,4 +1,4 @@
-"""Pitch, loudness and colour of a sound: plain signal processing, one value every 20 ms."""
+"""Pitch, loudness and colour of audio: plain signal processing, one value every 20 ms."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ SILENCE_DB = -100.0
 # Linear, not circular, correlation up to the longest period needs FRAME + SAMPLE_RATE / LOWEST samples.
 _FFT = 1024
 _SHORTEST, _LONGEST = int(SAMPLE_RATE / HIGHEST), int(np.ceil(SAMPLE_RATE / LOWEST))
-# Frames in one piece of work: long tracks do not fit into memory at once.
+# Frames at a time: long tracks do not fit into memory at once.
 _CHUNK = 256
-
 # Boersma (1993), "Accurate short-term analysis of the fundamental frequency", with the costs given there per 10 ms
 # halved where they are per change, since our frames are 20 ms apart.
 _CANDIDATES = 6

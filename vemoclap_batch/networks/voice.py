@@ -1,13 +1,12 @@
-"""How a voice sounds: the lower layers of a Whisper encoder, averaged over a window.
+"""How a voice sounds: the lower layers of a Whisper encoder (Radford et al., 2022), averaged over a window.
 
-Whisper (Radford et al., 2022) learnt from 680,000 hours of noisy speech in 97 languages. Its upper layers keep the
-words and forget the voice; the lower half still knows the tone, and costs half as much.
+The upper layers keep the words and forget the voice; the lower half still knows the tone, and costs half as much.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +23,17 @@ from vemoclap_batch.networks.prosody import loudness
 LAYERS = 3
 #: Samples per output of the encoder (20 ms).
 STEP = 320
-#: Whisper's front end: 25 ms of sound every 10 ms, 80 mel bands.
+#: Whisper's front end: 25 ms of audio every 10 ms, 80 mel bands.
 FFT, HOP, BANDS = 400, 160, 80
 
-# Sound that is quieter than the loudest by more than PAUSE_DB is a pause; nothing under the floor is a voice.
+# Audio that is quieter than the loudest by more than PAUSE_DB is a pause; nothing under the floor is a voice.
 PAUSE_DB, FLOOR_DBFS = 30.0, -70.0
-# Silence before and after is cut off, for how much of it there is says nothing about the voice; a tenth of a second
-# stays.
+# Silence before and after says nothing about the voice: it is cut off but for a tenth of a second.
 MARGIN = 1600
-# Every window is heard at the same level, for a level says more about the recording than about the speaker. More
-# than MOST_GAIN_DB would make a voice of the noise of a silent track.
+# Every window gets the same level, for a level says more about the recording than about the speaker. More than
+# MOST_GAIN_DB would make a voice of the noise of a silent track.
 LEVEL_DBFS, MOST_GAIN_DB = -20.0, 30.0
-# Shorter sounds are padded with silence to this, so that the spectrum has something to be taken of.
+# Shorter windows are padded with silence to this, so that there is something to take a spectrum of.
 SHORTEST = 2 * FFT
 
 # What the numbers of a CTranslate2 file mean.
@@ -75,22 +73,28 @@ def read_ctranslate2(path: str | Path, prefixes: Iterable[str]) -> dict[str, np.
 
 
 class Block(nn.Module):
-    """A pre-norm transformer layer with Whisper's names of old for its parts."""
+    """A pre-norm transformer layer, its parts named as in CTranslate2 files."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attention_norm, self.attention_in = nn.LayerNorm(width), nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.self_attention, self.ffn = (
+            nn.ModuleDict({"layer_norm": nn.LayerNorm(width), "linear_0": first, "linear_1": second})
+            for first, second in (
+                (nn.Linear(width, 3 * width), nn.Linear(width, width)),
+                (nn.Linear(width, 4 * width), nn.Linear(4 * width, width)),
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] to the same."""
-        heads = self.attention_in(self.attention_norm(x)).unflatten(2, (3, self.heads, -1))  # [B, T, 3, heads, w]
+        norm, project_in, project_out = self.self_attention.values()
+        heads = project_in(norm(x)).unflatten(2, (3, self.heads, -1))  # [B, T, 3, heads, w]
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, T, w]
-        x = x + self.attention_out(attended.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm(x))))
+        x = x + project_out(attended.transpose(1, 2).flatten(2))
+        norm, up, down = self.ffn.values()
+        return x + down(F.gelu(up(norm(x))))
 
 
 class Encoder(nn.Module):
@@ -112,17 +116,6 @@ class Encoder(nn.Module):
         return x
 
 
-# A layer's parts in a CTranslate2 file.
-_BLOCK = {
-    "attention_norm": "self_attention/layer_norm",
-    "attention_in": "self_attention/linear_0",
-    "attention_out": "self_attention/linear_1",
-    "norm": "ffn/layer_norm",
-    "up": "ffn/linear_0",
-    "down": "ffn/linear_1",
-}
-
-
 def load_encoder(model_bin: str | Path, layers: int = LAYERS) -> Encoder:
     """The first ``layers`` layers of the Whisper encoder in a CTranslate2 file, in float32 and eval mode.
 
@@ -132,9 +125,10 @@ def load_encoder(model_bin: str | Path, layers: int = LAYERS) -> Encoder:
     wanted = ["encoder/conv", "encoder/num_heads", "encoder/position", *(f"encoder/layer_{i}/" for i in range(layers))]
     arrays = read_ctranslate2(model_bin, wanted)
     try:
-        state = dict(_state(arrays, layers))
+        heads = int(arrays.pop("encoder/num_heads"))
+        state = {_parameter(name): torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
         positions, width = state["positions"].shape
-        encoder = Encoder(width, int(arrays["encoder/num_heads"]), layers, positions)
+        encoder = Encoder(width, heads, layers, positions)
         encoder.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
@@ -143,22 +137,17 @@ def load_encoder(model_bin: str | Path, layers: int = LAYERS) -> Encoder:
     return encoder.eval()
 
 
-def _state(arrays: dict[str, np.ndarray], layers: int) -> Iterator[tuple[str, Tensor]]:
-    """Pairs of the names of :class:`Encoder` and the tensors of a CTranslate2 file."""
-    yield "positions", _float(arrays["encoder/position_encodings/encodings"])
-    for conv in ("conv1", "conv2"):
-        for part in ("weight", "bias"):
-            yield f"{conv}.{part}", _float(arrays[f"encoder/{conv}/{part}"])
-    for layer in range(layers):
-        for ours, theirs in _BLOCK.items():
-            weight, bias = ("gamma", "beta") if "norm" in ours else ("weight", "bias")
-            prefix = f"encoder/layer_{layer}/{theirs}"
-            yield f"blocks.{layer}.{ours}.weight", _float(arrays[f"{prefix}/{weight}"])
-            yield f"blocks.{layer}.{ours}.bias", _float(arrays[f"{prefix}/{bias}"])
+def _parameter(name: str) -> str:
+    """The name in :class:`Encoder` of an array in a CTranslate2 file."""
+    for theirs, ours in _NAMES:
+        name = name.replace(theirs, ours)
+    return name
 
 
-def _float(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
+_NAMES = (
+    ("encoder/layer_", "blocks."), ("encoder/position_encodings/encodings", "positions"), ("encoder/", ""),
+    ("gamma", "weight"), ("beta", "bias"), ("/", "."),
+)  # fmt: skip
 
 
 def mel_filters() -> np.ndarray:
@@ -173,19 +162,19 @@ def mel_filters() -> np.ndarray:
 
 
 def heard(window: np.ndarray) -> np.ndarray:
-    """The window from its first to its last sound, at the level :data:`LEVEL_DBFS`; float32, empty for silence."""
+    """The window without silence at either end, at the level :data:`LEVEL_DBFS`; float32, empty for silence."""
     levels = loudness(window)
-    sound = np.flatnonzero(levels > max(np.percentile(levels, 95) - PAUSE_DB, FLOOR_DBFS))
-    if not len(sound):
+    audible = np.flatnonzero(levels > max(np.percentile(levels, 95) - PAUSE_DB, FLOOR_DBFS))
+    if not len(audible):
         return np.zeros(0, np.float32)
-    part = window[max(0, sound[0] * STEP - MARGIN) : (sound[-1] + 1) * STEP + MARGIN]
-    loud = np.percentile(levels[sound[0] : sound[-1] + 1], 95)
+    first, last = audible[0], audible[-1] + 1
+    loud = np.percentile(levels[first:last], 95)
     gain_db = np.clip(LEVEL_DBFS - loud, -MOST_GAIN_DB, MOST_GAIN_DB)
-    return (part * 10 ** (gain_db / 20)).astype(np.float32)
+    return (window[max(0, first * STEP - MARGIN) : last * STEP + MARGIN] * 10 ** (gain_db / 20)).astype(np.float32)
 
 
 class VoiceNet(nn.Module):
-    """Describes windows of sound: the mean of the encoder's outputs, standardised over its training set.
+    """Describes windows of audio: the mean of the encoder's outputs, standardised over its training set.
 
     Args:
         encoder: frozen.
@@ -196,10 +185,10 @@ class VoiceNet(nn.Module):
     def __init__(self, encoder: Encoder, mean: Tensor, projection: Tensor) -> None:
         super().__init__()
         self.encoder = encoder
-        for name, value in (("mean", mean), ("projection", projection)):
+        filters = torch.from_numpy(mel_filters().astype(np.float32))
+        buffers = {"mean": mean, "projection": projection, "filters": filters, "hann": torch.hann_window(FFT)}
+        for name, value in buffers.items():
             self.register_buffer(name, value)
-        self.register_buffer("filters", torch.from_numpy(mel_filters().astype(np.float32)))
-        self.register_buffer("hann", torch.hann_window(FFT))
         self.mean: Tensor
         self.projection: Tensor
         self.filters: Tensor
@@ -209,8 +198,8 @@ class VoiceNet(nn.Module):
     def describe(self, window: np.ndarray) -> np.ndarray:
         """Describe one window, by itself: what else is in a batch never changes the last digit.
 
-        A vector is at most as long as one of the training set is on average. Music and noise lie far away from any
-        voice, and would else drown what other windows and features say.
+        A vector is at most as long as one of the training set is on average: music and noise lie far away from any
+        voice, and would drown what other windows and features say.
 
         Args:
             window: float32 [samples], 16 kHz, at least one sample, at most 30 s.
@@ -227,7 +216,7 @@ class VoiceNet(nn.Module):
 
     @torch.inference_mode()
     def embed(self, sound: np.ndarray) -> Tensor:
-        """The mean of the encoder's outputs over a sound that :func:`heard` gave, [encoder's width]."""
+        """The mean of the encoder's outputs over audio that :func:`heard` gave, [encoder's width]."""
         padded = np.pad(sound, (0, max(0, SHORTEST - len(sound))))
         waveform = torch.from_numpy(padded).to(self.mean.device)
         encoded = self.encoder(self.log_mel(waveform)[None])[0]  # [T, width]

@@ -1,4 +1,4 @@
-"""What Ray's actors run: each wraps plain classes of media/ or extractors/ and adds their columns to the rows."""
+"""The actors of the Ray Data graph: they decode videos and run extractors, and add a column for each to the rows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,7 @@ from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Piece, TimedText
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.chunks import (
-    DECODED,
-    DETECTIONS,
-    FRAMES,
-    PIECES,
-    TEXT,
-    WAVEFORM,
-    chunks_of,
-    input_from,
-)
+from vemoclap_batch.pipeline.chunks import DECODED, DETECTIONS, FRAMES, PIECES, TEXT, WAVEFORM, chunks_of, input_from
 from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
 from vemoclap_batch.store import schemas
@@ -44,10 +35,10 @@ _OF_CLIP = ("duration_s", "start_s", "chunk", "chunks", "first_frame", "audio_sa
 
 
 class DecodeActor:
-    """Opens each video once, for all extractors that want it, in a process that can be killed.
+    """Decodes each video once, for all extractors, in a child process that can be killed.
 
-    The chunks of a long video leave one by one, each a table of one row, while the next is decoded; they come in the
-    same order when Ray replays the call. The other rows follow in one table.
+    Yields the chunks of a long video one by one, each a table of one row, while the next is decoded; they come in the
+    same order when Ray replays the call. All other rows follow in one table.
     """
 
     def __init__(self, config: Config, specs: Mapping[str, Spec], quarantine: Any) -> None:
@@ -80,11 +71,8 @@ class DecodeActor:
         return [name for name in wanted if name in self._frames | self._audio]
 
     def _chunks(self, row: pa.Table, wanted: Sequence[str]) -> Generator[pa.Table, None, None]:
-        """The row of each chunk of a video; it ends with one that fails, or before which the run is to stop."""
-        streams = {
-            "want_frames": not self._frames.isdisjoint(wanted),
-            "want_audio": not self._audio.isdisjoint(wanted),
-        }
+        """Yield the row of each chunk of a video, up to one that fails or before which the run is to stop."""
+        streams = {"want_frames": not self._frames.isdisjoint(wanted), "want_audio": not self._audio.isdisjoint(wanted)}
         [key] = _keys(row, [0])
         chunk, chunks = 0, 1
         with closing(self._worker.chunks(row["video_id"][0].as_py(), row["uri"][0].as_py(), **streams)) as decoded:
@@ -99,7 +87,7 @@ class DecodeActor:
     def _decode(
         self, row: pa.Table, chunk: int, decoded: Iterator[tuple[Clip, MediaInfo] | Failure], _: Sequence[int]
     ) -> list[pa.Table]:
-        """The row of the next chunk, as one of a batch of one."""
+        """Decode the next chunk; returns its row as a batch of one, which is what :func:`guarded` runs."""
         began = time.perf_counter()
         item = next(decoded)
         if chunk or (isinstance(item, tuple) and item[0].chunks > 1):
@@ -107,14 +95,14 @@ class DecodeActor:
         return [with_media(row, item, self._ready_at, time.perf_counter() - began, chunk)]
 
     def _of_chunk(self, row: pa.Table) -> pa.Table:
-        """A long video's row. What reads texts, which are those of a whole video, runs after its chunks are merged."""
+        """Return the row for a chunk, without the extractors that read text: they run when the chunks are merged."""
         at = row.schema.get_field_index("wanted")
         wanted = pa.array([self._media(row["wanted"][0].as_py())], row.schema.field(at).type)
         return row.set_column(at, "wanted", wanted)
 
 
 class ExtractActor:
-    """Runs extractors over blocks, one after another. Each model is loaded once, and shared where it is the same."""
+    """Runs extractors over blocks, one after another. Loads each model once, also where several extractors use it."""
 
     def __init__(
         self, names: Sequence[str], specs: Mapping[str, Spec], threads: int, device: str, quarantine: Any,
@@ -143,7 +131,7 @@ class ExtractActor:
         self._ready_at = time.time()
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Add the column of each extractor, then drop the columns that have served."""
+        """Add the column of each extractor and drop the columns that no later stage reads."""
         with holding(self._quarantine, self._names[0], _keys(rows, range(rows.num_rows))) as lost:
             for name in self._names:
                 rows = self._with_column(rows, self._specs[name], lost)
@@ -177,7 +165,7 @@ class ExtractActor:
     def _extract(
         self, rows: pa.Table, spec: Spec, at: Sequence[int], some: Sequence[int]
     ) -> list[Result | Failure | None]:
-        """The results of some of the wanted rows; None for one whose source has failed, so that it has no input."""
+        """Run an extractor on some of its rows; the result is None for one without input, whose source has failed."""
         items = [self._input(rows, at[position], spec) for position in some]
         with _ends_after(self._timeout_s):
             results = iter(self._models[model_key(spec)].extract([item for item in items if item is not None]))
@@ -193,16 +181,16 @@ class ExtractActor:
 
 
 def limits(config: Config) -> Limits:
-    """The bounds on decoding that a configuration sets."""
+    """Return the bounds on decoding that a configuration sets."""
     bounds = config.decode.model_dump(exclude={"actors", "cost"})
     return Limits(**bounds, policy=config.sources.policy)
 
 
 @contextmanager
 def _ends_after(seconds: float) -> Iterator[None]:
-    """End the process, its stacks on standard error, if this takes longer: also where nothing in Python runs any more.
+    """End the process, its stacks on standard error, if this takes longer: also where a native library hangs.
 
-    To the quarantine that is a death like others: the batch is done again, each video alone.
+    The quarantine counts that as any other death: the batch is done again, each video alone.
     """
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
@@ -212,7 +200,7 @@ def _ends_after(seconds: float) -> Iterator[None]:
 
 
 def _trim() -> None:
-    """Give the system back what the C library keeps of memory that is free: between two blocks, an actor waits."""
+    """Return free memory to the system, which the C library would keep while the actor waits for its next block."""
     # glibc alone has it.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
@@ -231,10 +219,10 @@ def _keys(rows: pa.Table, at: Sequence[int]) -> list[str]:
 def with_media(
     row: pa.Table, item: tuple[Clip, MediaInfo] | Failure | None, ready_at: float, seconds: float = 0.0, chunk: int = 0
 ) -> pa.Table:
-    """Add what decoding gave to one row.
+    """Add the columns of decoding to one row.
 
-    None stands for a video that was not decoded; for a later chunk, which the run stopped before, it leaves the video
-    with 0 chunks. A failure of a later chunk says with its number of chunks that it is the last.
+    The item is None for a video that is not decoded. At a later chunk it means that the run stopped before it: the row
+    then says 0 chunks. After a failure no further chunk follows: its row says so many chunks as there are with it.
     """
     decoded: dict[str, Any] = {"seconds": seconds, "ready_at": ready_at, "chunk": chunk, "chunks": 0}
     frames = waveform = None
@@ -252,7 +240,7 @@ def with_media(
 
 
 def _binary(array: np.ndarray | None) -> pa.LargeBinaryArray:
-    """The bytes of an array, not copied, as an Arrow array of length 1."""
+    """Wrap the bytes of an array, without a copy, as an Arrow array of length 1."""
     if array is None:
         return pa.nulls(1, pa.large_binary())
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -261,12 +249,12 @@ def _binary(array: np.ndarray | None) -> pa.LargeBinaryArray:
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """A waveform as it travels: int16, without loss, since decoding gives multiples of 2**-15."""
+    """Convert a waveform to int16 for the object store, without loss: decoding gives multiples of 2**-15."""
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def clip_of(rows: pa.Table, row: int) -> Clip | None:
-    """The clip of a row, its frames a view of the row's bytes; None when nothing was decoded."""
+    """Return the clip of a row, its frames a view of the row's bytes; None when nothing was decoded."""
     if not chunks_of(rows.slice(row, 1)):
         return None
     decoded = rows[DECODED][row].as_py()
@@ -289,7 +277,7 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
 
 
 def text_of(rows: pa.Table, row: int, spec: Spec, source: Spec) -> str | TimedText | None:
-    """The text that an extractor reads, in pieces with their times if it needs them; None when there is none."""
+    """Return the text that an extractor reads, in pieces with times if it needs them; None when there is none."""
     if not spec.reads_times:
         return input_from(rows, row, source, TEXT)
     pieces = input_from(rows, row, source, PIECES)
@@ -297,7 +285,7 @@ def text_of(rows: pa.Table, row: int, spec: Spec, source: Spec) -> str | TimedTe
 
 
 def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
-    """Numbers of the row's own frames in which an extractor detected something: int32 [n]; empty when not known."""
+    """Return in which of the row's own frames an extractor detected something: int32 [n]; empty when not known."""
     frames = np.array(input_from(rows, row, source, DETECTIONS) or (), np.int32)
     if source.name in rows.column_names and rows[source.name][row].is_valid:
         return frames

@@ -1,8 +1,8 @@
-"""How a video travels between the stages: an Arrow row for each of its chunks, which become one row again at the end.
+"""The rows of the Ray Data graph, one for each chunk of a video, and how chunks are merged into one row in the end.
 
 A long video has several chunks, any other has one. A row enters with ``video_id``, ``content_key``, ``uri``, ``wanted``
 (the extractors to run) and what these read from the store (see :func:`stored_column`). Decoding adds ``decoded``,
-``frames`` and ``waveform``, the last two as plain bytes that are read in place; each extractor adds a struct column of
+``frames`` and ``waveform``, the last two as plain bytes that are read in place. Each extractor adds a struct column of
 its own name.
 """
 
@@ -31,23 +31,23 @@ _PENDING = ["video_id", "content_key", "uri", "wanted"]
 
 
 def stored_column(kind: str, extractor: str) -> str:
-    """Name of the column that brings an extractor's text, pieces or detections from the store."""
+    """Name the column that brings an extractor's text, pieces or detections from the store."""
     return f"{kind}_{extractor}"
 
 
 def is_long(rows: pa.Table) -> pa.ChunkedArray:
-    """Which rows of a decoded table are of a video in several chunks: bool [n]."""
+    """Tell which rows of a decoded table belong to a video in several chunks: bool [n]."""
     return pc.not_equal(pc.fill_null(pc.struct_field(rows[DECODED], "chunks"), 1), 1)
 
 
 def chunks_of(row: pa.Table) -> int:
-    """How many chunks the video of a decoded row has; 0 when a failure or the run's end leaves no further one."""
+    """Return how many chunks the video of a decoded row has; 0 when no further one comes, after a failure or a stop."""
     decoded = row[DECODED][0].as_py()
     return 0 if decoded is None or decoded["error_type"] is not None else decoded["chunks"]
 
 
 def input_from(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
-    """What an extractor reads of another one's result, of this run or as the store has it; None when there is none."""
+    """Return what an extractor reads of another one's result, from this run or the store; None when there is none."""
     result = rows[source.name][row].as_py() if source.name in rows.column_names else None
     if result is not None:
         return None if result["error_type"] is not None else input_in(result, source, kind)
@@ -56,7 +56,7 @@ def input_from(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
 
 
 def input_in(features: Mapping[str, Any], source: Spec, kind: str) -> Any:
-    """What other extractors read of a features row: its text, that text in pieces in order of time, or frame numbers.
+    """Return what other extractors read of a features row: text, the same in pieces in order of time, or frame numbers.
 
     A transcript has ``segments``, text read off frames has ``lines``: those of one frame are one piece, by a space
     between them and in lower case, or in English where ``texts`` has that.
@@ -76,7 +76,7 @@ def input_in(features: Mapping[str, Any], source: Spec, kind: str) -> Any:
 
 
 class ChunkMerger:
-    """Holds the results of chunks until a video has them all; frames and waveforms never get here."""
+    """Collects the rows of chunks until a video is complete, and merges them. Frames and waveforms have left them."""
 
     def __init__(self, specs: Mapping[str, Spec]) -> None:
         self._specs = specs
@@ -106,7 +106,7 @@ class ChunkMerger:
         return pa.concat_tables(ready, promote_options="default")
 
     def incomplete(self) -> pa.Table | None:
-        """Once no block is left: a failed row for each video some of whose chunks never came, or None."""
+        """Return a failed row for each video that still lacks a chunk when no block is left; None without any."""
         failed = []
         for key, waiting in self._waiting.items():
             count = f"only {len(waiting)} of its {self._expected[key]} chunks"
@@ -119,7 +119,7 @@ class ChunkMerger:
 
 
 def _packed(row: pa.Table) -> pa.Buffer:
-    """A row that waits, as an Arrow stream: a table's own objects would take more memory than the numbers in it."""
+    """Serialize a row that waits: the objects of a table would take more memory than the numbers in it."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, row.schema) as writer:
         writer.write_table(row)
@@ -131,11 +131,11 @@ def _unpacked(row: pa.Buffer) -> pa.Table:
 
 
 def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
-    """The row of a video from the rows of its chunks, in order.
+    """Merge the rows of a video's chunks, in order, into one.
 
     An extractor that failed on one chunk failed on the video. One that was not run on every chunk, because decoding
     failed or the run stopped, has no result. Features, their times and other lists are those of the chunks one after
-    the other, with frames numbered through. See :func:`_merged_scalars` for single values.
+    the other, with frames numbered through. See :func:`merged_extras` for single values.
     """
     row = rows[0].select(_PENDING)
     decoded = [chunk[DECODED][0].as_py() for chunk in rows]
@@ -171,7 +171,7 @@ def _merged_status(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _merged_result(
     results: Sequence[pa.StructArray], decoded: Sequence[Mapping[str, Any]], spec: Spec
 ) -> pa.StructArray:
-    """One extractor's struct for the video, from one for each chunk: arrays of length 1."""
+    """Merge one extractor's structs of all chunks: arrays of length 1."""
     fields = list(results[0].type)
     ran = [result for result in results if result[0].is_valid]
     # Numbers of features stay Arrow's: as Python objects those of an hour would take gigabytes.
@@ -195,7 +195,7 @@ def _merged_result(
 
 
 def _concatenated(lists: Sequence[pa.ListArray], kind: pa.ListType) -> pa.ListArray:
-    """Lists put one after the other: an array of length 1."""
+    """Put lists one after the other: an array of length 1."""
     items = pa.concat_arrays([pc.list_flatten(item) for item in lists]) if lists else pa.array([], kind.value_type)
     return pa.ListArray.from_arrays(pa.array([0, len(items)], pa.int32()), items)
 
@@ -204,7 +204,7 @@ def merged_extras(
     chunks: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType], decoded: Sequence[Mapping[str, Any]],
     written: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """An extractor's own columns for the video.
+    """Merge an extractor's own columns.
 
     Measures (floats, where no other single values are among the columns) are averaged over the chunks. Of other single
     values (a language with its probability, a caption with its frame) all are those of one chunk: the one with most
@@ -241,7 +241,7 @@ def merged_extras(
 
 
 def _numbered_through(lists: Sequence[Sequence[Any]], decoded: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Lists put one after the other, with frames that count from the video's first one."""
+    """Put lists one after the other, with frames that count from the video's first one."""
     pairs = zip(lists, decoded, strict=True)
     return [_renumbered(item, each["first_frame"]) for items, each in pairs for item in items]
 
@@ -253,7 +253,7 @@ def _renumbered(item: Any, first_frame: int) -> Any:
 
 
 def _merged_ranking(rankings: Sequence[Sequence[Any]], weights: Sequence[float]) -> list[dict[str, Any]]:
-    """The labels whose probabilities are highest on average; one that a chunk does not name counts 0 there."""
+    """Rank labels by their mean probability; one that a chunk does not name counts 0 there."""
     sums: defaultdict[str, float] = defaultdict(float)
     items: dict[str, Mapping[str, Any]] = {}
     for ranking, weight in zip(rankings, weights, strict=True):

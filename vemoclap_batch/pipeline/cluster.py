@@ -1,4 +1,4 @@
-"""Joining or starting Ray, what the cluster has, and a watch on whether it still has it."""
+"""The Ray cluster of a run: join or start it, ask for its resources, monitor whether it keeps them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GIB = 1024**3
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster has."""
+    """The resources of a cluster."""
 
     cpus: float
     gpus: float
@@ -38,13 +38,13 @@ class Cluster:
 
 @contextmanager
 def connected(address: str | None = None, verbose: bool = False) -> Iterator[Cluster]:
-    """A Ray session for as long as the context lasts; one that is running in this process already is used as it is.
+    """Connect to Ray for as long as the context lasts; a session that this process has already is used as it is.
 
     Without an address (given here or in ``RAY_ADDRESS``, which a submitted job has) Ray starts on this machine alone,
     and never joins whatever cluster happens to run here.
 
     Raises:
-        RunBroken: nobody answers at the address, or Ray does not start on this machine.
+        RunBroken: no cluster answers at the address, or Ray does not start on this machine.
     """
     if ray.is_initialized():
         yield cluster_resources()
@@ -64,13 +64,13 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
 
 
 def cluster_resources() -> Cluster:
-    """What the connected cluster has."""
+    """Return the resources of the connected cluster."""
     total = ray.cluster_resources()
     return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0) / _GIB)
 
 
 def this_machine() -> Cluster:
-    """What Ray would find on this machine, without starting it: for a dry run."""
+    """Return what Ray would find on this machine, without starting it: for a dry run."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Ray gives about 30 % of the memory to its object store.
     return Cluster(float(cpus), 0.0, psutil.virtual_memory().available * 0.7 / _GIB)
@@ -121,10 +121,10 @@ def capacity_monitor(
 
 
 def wait_for_answer(address: str) -> None:
-    """Knock at a head node before Ray does, which would try for many minutes and say nothing.
+    """Wait until a head node accepts connections; Ray itself would try for many minutes and print nothing.
 
     Raises:
-        RunBroken: nobody answers there.
+        RunBroken: it does not within :data:`ANSWER_S`.
     """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
@@ -141,7 +141,7 @@ def wait_for_answer(address: str) -> None:
 
 
 def _start_here(verbose: bool) -> None:
-    """Start Ray on this machine; on a busy one its processes may miss each other, so there is a second try.
+    """Start Ray on this machine. On a busy one its processes may not find each other in time, so there is a second try.
 
     Raises:
         RunBroken: it did not start either time.
@@ -180,7 +180,7 @@ def _init(address: str, verbose: bool) -> None:
 
 
 def _end_half_started(others: Collection[psutil.Process]) -> None:
-    """End what Ray has started, which it leaves running where not all of it came up; other children stay."""
+    """Kill the processes of a Ray that came up in part, which it leaves running; other children stay."""
     ray.shutdown()
     ended = []
     for process in set(psutil.Process().children(recursive=True)).difference(others):
@@ -193,9 +193,9 @@ def _end_half_started(others: Collection[psutil.Process]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the terminal what Ray's native core says of itself: it is all in Ray's own log files.
+    """Keep the messages of Ray's native core off the terminal; they are in Ray's own log files.
 
-    It prints errors of no consequence, such as one for every actor that may be restarted, and a line that it will not.
+    It prints errors of no consequence, such as one for every actor that may be restarted.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

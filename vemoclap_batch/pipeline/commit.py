@@ -1,4 +1,4 @@
-"""The driver's side: blocks of results become rows of the tables. Nothing else writes features."""
+"""The driver commits finished blocks to the tables. Nothing else writes features."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Committer:
     """Writes finished blocks to the store: one commit a table, all tables side by side."""
 
     def __init__(self, store: Store, specs: Mapping[str, Spec], pending: Pending, run_id: str) -> None:
-        """Prepare the tables of the extractors that have work, and say beside each what made it."""
+        """Open the tables of the extractors that have work, and describe beside each what made it."""
         self._pending, self._run_id = pending, run_id
         self._videos, self._errors = store.videos(), store.errors()
         self._specs = {name: specs[name] for name in pending.wanted}
@@ -85,7 +85,7 @@ class Committer:
         self.advanced_at = time.monotonic()
 
     def _results(self, block: pa.Table, column: str, spec: Spec | None, failures: list[dict[str, Any]]) -> pa.Table:
-        """The rows of a table, from those of a struct column that did not fail; the others go to ``failures``."""
+        """Return the rows for a table, those of a column that did not fail; adds the others to ``failures``."""
         rows = picked(block, pc.is_valid(block[column]))
         is_good = pc.is_null(pc.struct_field(rows[column], "error_type"))
         good, bad = picked(rows, is_good), rows.filter(pc.invert(is_good))

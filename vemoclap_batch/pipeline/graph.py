@@ -1,4 +1,4 @@
-"""The pipeline itself, as one Ray Data graph that reads like the picture in the README."""
+"""The pipeline as one Ray Data graph; it reads like the picture in the README."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run_graph(
 
 
 def _dataset(rows: pa.Table, config: Config, plan: Plan, stages: Sequence[StagePlan]) -> ray.data.Dataset:
-    """Rows as the blocks that these stages take."""
+    """Make a dataset of rows, in blocks of the plan's size, for these stages."""
     size = plan.block_videos
     _bound_memory(size * _video_bytes(config), sum(stage.actors for stage in stages))
     # Each slice stays a block; from_arrow would start a process on the cluster to look at them.
@@ -92,7 +92,7 @@ def _dataset(rows: pa.Table, config: Config, plan: Plan, stages: Sequence[StageP
 
 
 def _extractors(stage: StagePlan, later: Sequence[Spec], config: Config) -> dict[str, Any]:
-    """What a pool's actors run, and the columns that they drop, since no later extractor reads them."""
+    """Arguments of a pool's actors: the extractors to run, and the columns to drop, which no later one reads."""
     unread = {
         FRAMES: not any(spec.reads_frames for spec in later),
         WAVEFORM: not any(spec.reads_waveform for spec in later),
@@ -129,13 +129,13 @@ def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
 
 
 def _video_bytes(config: Config) -> int:
-    """Frames and audio of an ordinary video as they travel: RGB frames of 16 to 9, and two minutes."""
+    """Estimate the bytes of an ordinary decoded video: RGB frames of 16 to 9, and two minutes of audio."""
     frame = 3 * config.sampling.short_side**2 * 16 // 9
     return min(config.sampling.frames, config.decode.whole_frames) * frame + _AUDIO_BYTES
 
 
 def _bound_memory(block_bytes: int, actors: int) -> None:
-    """Settings of Ray Data for the graph: what may wait in the object store, and no output of its own."""
+    """Bound what may wait in the object store, and keep Ray Data's own output off the terminal."""
     context = ray.data.DataContext.get_current()
     # Else blocks that wait for the slowest stage would fill half of the object store, however large the machine is.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(

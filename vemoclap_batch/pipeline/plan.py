@@ -1,4 +1,4 @@
-"""How many actors each stage gets and what share of the machine each takes, before anything starts."""
+"""The plan of a run: how many actors each stage gets and what share of the cluster each reserves."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Plan:
         return {**asdict(self), "expected_seconds": self.seconds, "expected_gpu_hours": self.gpu_hours}
 
     def lacks(self, now: Cluster) -> str | None:
-        """What the actors need and a cluster does not have, in words; None if it has enough."""
+        """Say what the actors need and a cluster does not have; None if it has enough."""
         needed = {
             "CPUs": (sum(stage.actors * stage.cpus for stage in self.stages), now.cpus),
             "GPUs": (sum(stage.actors * stage.gpus for stage in self.stages), now.gpus),
@@ -91,14 +91,14 @@ class Plan:
 
 
 def model_key(spec: Spec) -> Hashable:
-    """Equal for extractors that are one and the same model, whatever they read."""
+    """Return a key that is equal for extractors which can share one loaded model."""
     return spec.cls, spec.settings.model_dump_json()
 
 
 def pools(specs: Mapping[str, Spec]) -> list[list[Spec]]:
-    """The extractors in the order of the pipeline; readers of text that have the same model share a pool.
+    """Group the extractors into pools, in the order of the pipeline; readers of text with the same model share one.
 
-    Visual ones come first, so that the frames can leave the row; then those on audio; then those on text.
+    Those on frames come first, so that these can leave the row, then those on audio, then those on text.
     """
     order = sorted(specs.values(), key=lambda spec: 0 if spec.reads_frames else 1 if spec.reads_waveform else 2)
     groups: dict[Hashable, list[Spec]] = {}
@@ -108,7 +108,7 @@ def pools(specs: Mapping[str, Spec]) -> list[list[Spec]]:
 
 
 def block_size(videos: int, config: Config, cpus: float) -> int:
-    """Videos to a block: as many as are batched together, but enough blocks to keep every core busy."""
+    """Return the videos to a block: as many as are batched together, but few enough to keep every core busy."""
     return max(1, min(config.block_videos, int(videos / (4 * max(cpus, 1)))))
 
 
@@ -144,7 +144,7 @@ def make_plan(
 def _unsized(
     config: Config, specs: Mapping[str, Spec], wanted: Mapping[str, int], audio_s: float, measured: Mapping[str, float]
 ) -> list[StagePlan]:
-    """The stages with work; 0 actors where the configuration leaves their number open, and no CPUs yet."""
+    """List the stages that have work; 0 actors where the configuration leaves their number open, and no CPUs yet."""
 
     def cost_of(name: str, cost: Cost) -> float:
         return measured.get(name, cost.per_video_s + cost.per_audio_s * audio_s)
@@ -166,7 +166,7 @@ def _unsized(
 
 
 def _sized(stages: Sequence[StagePlan], blocks: int, cluster: Cluster) -> list[StagePlan]:
-    """Actors by each stage's share of the work, no more than there are blocks, as far as memory reaches."""
+    """Give actors by each stage's share of the work, at most one a block, as far as memory reaches."""
     total = sum(stage.seconds for stage in stages if not stage.gpus) or 1.0
     spare = cluster.memory_gb - sum(stage.memory_gb for stage in stages)
     counts = {stage.name: stage.actors for stage in stages}
@@ -221,7 +221,7 @@ def dry_run(videos: pa.Table, out: str | None, config: Config) -> dict[str, Any]
 
 
 def measured_costs(store: Store, fingerprints: Mapping[str, str]) -> dict[str, float]:
-    """Seconds per video of each stage, over the runs in OUT that used the same fingerprints."""
+    """Return seconds per video of each stage, over the runs in OUT that used the same fingerprints."""
     seconds: dict[str, float] = {}
     items: dict[str, int] = {}
     for run in store.runs():

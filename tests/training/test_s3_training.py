@@ -1,12 +1,11 @@
 """Checkpoints in a bucket: trained there, gone on with there, read from there."""
 
-import boto3
 import numpy as np
 import pytest
 from safetensors.torch import load
 
 from tests.pipeline.feature_store import make_store
-from tests.s3 import Server
+from tests.s3 import serving
 from vemoclap_batch.config import ConfigError, load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint, digest
 from vemoclap_batch.fusion.evaluation import score
@@ -29,13 +28,8 @@ def filled(tmp_path_factory):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    server = Server()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="models")
-    yield client
-    server.close()
+    with serving("models", monkeypatch) as client:
+        yield client
 
 
 def train(filled, checkpoint, **more):
