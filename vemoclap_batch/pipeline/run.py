@@ -1,4 +1,4 @@
-"""The main jobs: extract what is missing, label, and the summary of a run."""
+"""A run: extracts what is missing of some videos, labels them, and writes its summary."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _VERSIONS = ("ray", "torch", "numpy", "pyarrow", "av", "decord", "faster-whisper
 
 @dataclass
 class Run:
-    """One run on one output folder, and what is known of it so far.
+    """One run on one output folder: what it has to do, what it has done, and its summary.
 
     Attributes:
         videos: how many the manifest has.
@@ -105,7 +105,7 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those that shape its output; packages not installed are left out."""
+    """Return the versions of Python, of this package and of those installed that shape its output."""
     installed = {"python": platform.python_version(), "vemoclap-batch": __version__}
     for name in _VERSIONS:
         with suppress(PackageNotFoundError):
@@ -211,7 +211,7 @@ def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window
 
 
 def _still_incomplete(this: Run) -> int:
-    """How many of the run's videos lack a row in some extractor's table."""
+    """Count the run's videos that lack a row in some extractor's table."""
     if not this.pending or not this.pending.incomplete.num_rows:
         return 0
     videos = keys(this.pending.incomplete)
@@ -228,7 +228,7 @@ def _write_summary(this: Run) -> None:
 
 @contextmanager
 def _summary_on_early_end(this: Run) -> Iterator[None]:
-    """Have a run that ends early count what it did, write its summary if it can, and give it to the error."""
+    """Count what a run that ends early has done, write its summary if that can be, and attach it to the error."""
     try:
         yield
     except BaseException as error:
@@ -243,7 +243,7 @@ def _summary_on_early_end(this: Run) -> Iterator[None]:
 
 
 def _count_early(this: Run) -> None:
-    """Tell the videos that failed from those that the run did not come to."""
+    """Count the videos that failed, and those that the run did not come to."""
     if this.pending is None:
         this.left = this.videos
         return
