@@ -10,17 +10,24 @@ from io import StringIO
 
 _DIES = """
 import os, re, runpy, signal, sys
+from vemoclap_batch.store import table as tables
 
 script, pattern, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+write = tables.write_deltalake
 
-def hook(event, arguments):
+def commits(path):
     global left
-    if event == "os.rename" and re.search(pattern, str(arguments[1])):
+    if re.search(pattern, path):
         left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-sys.addaudithook(hook)
+def writing(table, *arguments, **options):
+    commits(table.table_uri)
+    return write(table, *arguments, **options)
+
+tables.write_deltalake = writing
+sys.addaudithook(lambda event, arguments: commits(str(arguments[1])) if event == "os.rename" else None)
 sys.argv = [script, *sys.argv[4:]]
 runpy.run_path(script, run_name="__main__")
 """
@@ -62,11 +69,11 @@ def here(main, *arguments):
 
 
 def dying(pattern, number, script, *arguments):
-    """The command that runs a script and kills itself when it would commit a file for the n-th time.
+    """The command that runs a script and kills itself at the n-th commit of a file, or of rows to a table.
 
     Args:
-        pattern: a regular expression for the paths of the files that count.
-        number: n, from 1; the n-th file is not there any more.
+        pattern: a regular expression for the paths of the files, or of the folders of tables, that count.
+        number: n, from 1; the n-th is not committed any more.
     """
     return [sys.executable, "-c", _DIES, *map(str, [script, pattern, number, *arguments])]
 

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.clips import make_clip, pattern
+from tests.commands import dying
 from tests.pipeline.faulty import PROFILE
 from tests.pipeline.test_faults import begun, check_same, committed, failures, here, read, stem
 from tests.tiny import tiny_checkpoint
@@ -18,19 +20,8 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its extractor limits processes by /proc")
 
+ROOT = Path(__file__).parents[2]
 TABLES = ("videos", "features/clip", "predictions")
-#: The command, which dies at the moment at which it would commit its predictions.
-DIES = """
-import os, signal, sys
-from vemoclap_batch.cli.app import main
-
-def hook(event, arguments):
-    if event == "os.rename" and "/predictions/" in str(arguments[1]) and "/part-" in str(arguments[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(hook)
-main(sys.argv[1:])
-"""
 #: The command with a grace of 3 s in place of 25.
 SHORT_GRACE = """
 import sys
@@ -82,10 +73,9 @@ def model(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("model"), ["clip"])
 
 
-def start(program, *arguments):
+def start(*command):
     """A command as a process of its own."""
-    command = [sys.executable, *(["-c", program] if program else ["-m", "vemoclap_batch"]), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +100,7 @@ def test_a_driver_that_is_killed_3_s_after_it_was_asked_to_stop(
     """As Ray's own job stop does it, unless told otherwise."""
     out = tmp_path / "out"
     extract = ["extract", clips, "-o", out, *settings]
-    process = start(None, *extract, "--address", address)
+    process = start(sys.executable, "-m", "vemoclap_batch", *extract, "--address", address)
     _, actor = wait_until_held(process, calls, out, done=1)
     process.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
@@ -135,9 +125,11 @@ def test_label_waits_for_a_run_that_outlives_its_grace_and_is_killed_before_it_h
 ):
     out = tmp_path / "out"
     extract, label = ["extract", clips, "-o", out, *settings], ["label", clips, "-o", out, *settings, "--model", model]
-    first = start(SHORT_GRACE, *extract, "--json", "--address", address)
+    first = start(sys.executable, "-c", SHORT_GRACE, *extract, "--json", "--address", address)
     wait_until_held(first, calls, out, done=1)
-    second = start(DIES, *label, "--address", address)
+    # When it would commit its predictions.
+    dies = dying(r"/predictions/\w+/?$", 1, ROOT / "jobs" / "label.py", *label[1:], "--address", address)
+    second = start(*dies)
     whom = rf"held by run \S+ \(process {first.pid} on "
     for command in (extract, label, ["retry", out, *settings]):
         capsys.readouterr()
