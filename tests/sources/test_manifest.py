@@ -71,25 +71,27 @@ def test_a_suffix_that_is_taken_can_be_decoded(tmp_path, kind):
     video, audio = codecs.get(kind, ("libx264", "aac"))
     path = tmp_path / f"clip{kind}"
     with av.open(str(path), "w", format=muxer) as container:
-        pictures = container.add_stream(video, rate=25) if video is not None and kind != ".mka" else None
-        sound = container.add_stream(audio, rate=48_000, layout="mono")
-        sound.bit_rate = 64_000
-        if pictures is not None:
-            pictures.width, pictures.height, pictures.pix_fmt = 96, 80, "yuv420p"
-            for picture in pattern(25, (96, 80)):
-                container.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(pictures.encode())
-        resampler = av.AudioResampler(sound.format, sound.layout, sound.rate, frame_size=sound.frame_size or 1024)
+        video_stream = container.add_stream(video, rate=25) if video is not None and kind != ".mka" else None
+        audio_stream = container.add_stream(audio, rate=48_000, layout="mono")
+        audio_stream.bit_rate = 64_000
+        if video_stream is not None:
+            video_stream.width, video_stream.height, video_stream.pix_fmt = 96, 80, "yuv420p"
+            for image in pattern(25, (96, 80)):
+                container.mux(video_stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(video_stream.encode())
+        resampler = av.AudioResampler(
+            audio_stream.format, audio_stream.layout, audio_stream.rate, frame_size=audio_stream.frame_size or 1024
+        )
         frame = av.AudioFrame.from_ndarray(sine(1, rate=48_000)[None], format="fltp", layout="mono")
         frame.sample_rate = 48_000
         for converted in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(sound.encode(converted))
-        container.mux(sound.encode())
+            container.mux(audio_stream.encode(converted))
+        container.mux(audio_stream.encode())
     [uri] = M.read_sources([str(tmp_path)]).rows["uri"].to_pylist()
     clip, info = decode(uri)
     assert info.has_audio
     assert len(clip.waveform) > 12_000
-    assert len(clip.frames) == (16 if pictures is not None else 0)
+    assert len(clip.frames) == (16 if video_stream is not None else 0)
 
 
 def test_the_id_and_the_content_key_are_as_designed(folder):

@@ -64,11 +64,8 @@ class Ekman6:
 
     def counts(self) -> dict[str, Counter[str]]:
         """Videos per label and split; the split of a video without one is called ``none``."""
-        found: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
-        rows = self.manifest.rows
-        for label, split in zip(rows["label"].to_pylist(), rows["split"].to_pylist(), strict=True):
-            found[label][split or "none"] += 1
-        return found
+        rows = self.manifest.rows.select(["label", "split"]).to_pylist()
+        return {label: Counter(row["split"] or "none" for row in rows if row["label"] == label) for label in LABELS}
 
 
 @dataclass
@@ -227,8 +224,8 @@ class _Reader:
         with self.collecting():
             listed = find_listed(names, _lookup(self.videos), address)
         removed = Counter(self.videos[row].split or "none" for row in listed.rows)
-        told = ", ".join(f"{count} {split}" for split, count in sorted(removed.items()))
-        self.notes.append(f"{len(listed.rows)} videos removed by {name}" + (f" ({told})" if told else ""))
+        by_split = ", ".join(f"{count} {split}" for split, count in sorted(removed.items()))
+        self.notes.append(f"{len(listed.rows)} videos removed by {name}" + (f" ({by_split})" if by_split else ""))
         if unknown := listed.unknown:
             self.notes.append(f"{len(unknown)} names in {name} are no video here: {first_of(unknown, _SHOWN)}")
         for row in reversed(listed.rows):

@@ -169,7 +169,7 @@ def _remote_files(source: str, ignored: Counter[str]) -> list[tuple[str, str]]:
     try:
         found = ask_store(source, "list", partial(remote_files, source))
     except FileNotFoundError as error:
-        # A prefix of which nothing is left is no mistake for a night; a bucket or a folder that is not there is.
+        # An empty prefix of an object store cannot be told from a missing one; a bucket or a folder can.
         kind = NoVideo if is_object_store(source) and not is_bucket_missing(error) else ConfigError
         raise kind([f"{source!r}: no such file or folder"]) from error
     return [
