@@ -23,7 +23,7 @@ from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import features_table, find_pending
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.upkeep.gc import collect, garbage, newest_model
+from vemoclap_batch.upkeep.gc import collect, find_garbage, newest_model
 from vemoclap_batch.upkeep.status import failed_again, status
 
 VIDEOS = pa.table({"video_id": list("abcd"), "content_key": ["1"] * 4, "uri": [f"/{name}" for name in "abcd"]})
@@ -202,7 +202,7 @@ def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, pr
     os.utime(leftover, (time.time() - 2 * 86400,) * 2)
     everything = folders(store)
 
-    found = garbage(store, now)
+    found = find_garbage(store, now)
     assert {(removal.size.table, removal.size.rows) for removal in found.tables} == {
         (clips[0], 2),
         ("predictions/old", 1),
@@ -213,13 +213,13 @@ def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, pr
     assert newest_model(store) == "m-new"
 
     with store.writing("r"):
-        collect(store, garbage(store, now))
+        collect(store, find_garbage(store, now))
     assert everything - folders(store) == {clips[0], "predictions/old"}
     assert imported in folders(store)
     assert (leftover.exists(), fresh.exists()) == (False, True)
     assert not (tmp_path / "out" / clips[0]).exists()
     with store.writing("r"):
-        assert garbage(store, now).as_dict() == {
+        assert find_garbage(store, now).as_dict() == {
             "tables": [], "kept": [], "rows": 0, "bytes": 0, "leftovers": {"count": 0, "bytes": 0}
         }  # fmt: skip
 
@@ -230,21 +230,21 @@ def test_gc_keeps_features_that_the_current_settings_have_not_made_yet(store, pr
     commit(store, older, "clip", {"a", "b", "c"})
     commit(store, now, "clip", {"a"})
     table = f"features/clip/{resolve(older)['clip'].fingerprint}"
-    found = garbage(store, now)
+    found = find_garbage(store, now)
     assert (found.tables, [(kept.table, kept.videos) for kept in found.kept]) == ([], [(table, 2)])
-    assert [removal.size.table for removal in garbage(store, now, uncovered=True).tables] == [table]
+    assert [removal.size.table for removal in find_garbage(store, now, uncovered=True).tables] == [table]
     # b has changed since, so that its older features serve nothing.
     seen(store, "b", run_id="20260102", content="2")
-    assert [kept.videos for kept in garbage(store, now).kept] == [1]
+    assert [kept.videos for kept in find_garbage(store, now).kept] == [1]
     commit(store, now, "clip", {"c"})
-    assert [removal.size.table for removal in garbage(store, now).tables] == [table]
+    assert [removal.size.table for removal in find_garbage(store, now).tables] == [table]
 
 
 def test_gc_keeps_the_newest_predictions_of_whole_videos_and_of_each_window(store, config):
     two, ten = ({"window_s": seconds, "hop_s": seconds} for seconds in (2, 10))
     for run, (name, window) in enumerate([("a", None), ("b", two), ("c", None), ("d", ten), ("e", two)]):
         predictions(store, name, f"2026010{run}", {}, window)
-    assert {removal.size.table for removal in garbage(store, config).tables} == {"predictions/a", "predictions/b"}
+    assert {removal.size.table for removal in find_garbage(store, config).tables} == {"predictions/a", "predictions/b"}
     assert newest_model(store) == "m-e"
 
 
@@ -270,7 +270,7 @@ def test_a_folder_that_is_being_compacted_can_be_looked_at(store, config):
 
 def test_gc_with_settings_that_have_made_nothing_yet_removes_nothing(store, config, profile):
     commit(store, config, "clip", {"a"})
-    assert garbage(store, load_config(profile, ["extractors.clip.scale=9"])).tables == []
+    assert find_garbage(store, load_config(profile, ["extractors.clip.scale=9"])).tables == []
 
 
 @pytest.fixture

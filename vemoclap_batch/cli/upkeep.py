@@ -122,14 +122,14 @@ def gc(
     """
     from vemoclap_batch.api import open_store, run_config
     from vemoclap_batch.store.store import new_run_id
-    from vemoclap_batch.upkeep.gc import collect, garbage
+    from vemoclap_batch.upkeep.gc import collect, find_garbage
 
     store, config = open_store(out), run_config(profile, settings or (), models_dir=models_dir)
     if dry_run:
-        found = garbage(store, config, uncovered)
+        found = find_garbage(store, config, uncovered)
     else:
         with store.writing(new_run_id(), wait=not no_wait):
-            found = garbage(store, config, uncovered)
+            found = find_garbage(store, config, uncovered)
             collect(store, found)
     for table in found.tables:
         size = table.size

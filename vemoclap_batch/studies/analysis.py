@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vemoclap_batch.config import LABELS
 from vemoclap_batch.fusion.dataset import find_labelled
 from vemoclap_batch.sources.blacklist import VideoNames, find_listed, read_blacklist
-from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
 from vemoclap_batch.studies.significance import compare, holm
@@ -229,36 +227,23 @@ def current_table(store: Store, extractor: str, preferred: str | None = None) ->
 
     Of several fingerprints the preferred one is taken, else the one written last.
     """
-    tables = {
-        name: table
-        for name, made in store.fingerprints(extractor).items()
-        if (table := _whole_table(store, extractor, name, made)) is not None
-    }
+    tables = {}
+    for fingerprint in store.fingerprints(extractor):
+        delta = store.table(f"features/{extractor}/{fingerprint}").open()
+        if delta is not None and delta.file_uris():
+            schema = pa.schema(delta.schema().to_arrow())
+            tables[fingerprint] = store.features(extractor, fingerprint, schema)
     if preferred in tables:
         return tables[preferred]
     if len(tables) < 2:
         return next(iter(tables.values()), None)
-    newest = {name: pc.max(table.read(["run_id"])["run_id"]).as_py() or "" for name, table in tables.items()}
-    return tables[max(newest, key=lambda name: (newest[name], name))]
-
-
-def _whole_table(store: Store, extractor: str, fingerprint: str, made: Mapping[str, Any]) -> Table | None:
-    """The table with the columns that its shards have: this module knows no extractor's own ones."""
-    table = store.features(extractor, fingerprint, schemas.features(made["sequence"], {}, made["width"]))
-    while paths := table.shards():
-        try:
-            with table.filesystem.open_input_file(paths[0]) as stream:
-                return store.features(extractor, fingerprint, pq.read_schema(stream))
-        except FileNotFoundError:
-            # Another process merged the shards meanwhile.
-            if paths == table.shards():
-                raise
-    return None
+    last_run = {name: pc.max(table.read(["run_id"])["run_id"]).as_py() or "" for name, table in tables.items()}
+    return tables[max(last_run, key=lambda name: (last_run[name], name))]
 
 
 def _presence(table: Table, column: str, wanted: pa.ChunkedArray) -> np.ndarray:
     """Whether the column holds anything: 1.0 or 0.0, NaN for videos without a row, [n]."""
-    found = np.full(len(wanted), np.nan)
+    presence = np.full(len(wanted), np.nan)
     for start in range(0, len(wanted), _CHUNK):
         part = wanted.slice(start, _CHUNK)
         rows = table.read([column], of=part)
@@ -266,5 +251,5 @@ def _presence(table: Table, column: str, wanted: pa.ChunkedArray) -> np.ndarray:
         is_text = pa.types.is_string(values.type)
         length = pc.utf8_length(pc.utf8_trim_whitespace(values)) if is_text else pc.list_value_length(values)
         at = pc.index_in(keys(rows), value_set=part.combine_chunks()).to_numpy()
-        found[start + at] = pc.fill_null(length, 0).to_numpy() > 0
-    return found
+        presence[start + at] = pc.fill_null(length, 0).to_numpy() > 0
+    return presence

@@ -1,4 +1,4 @@
-"""What nothing in an output folder needs any more, and removing it."""
+"""Garbage collection: what nothing in an output folder needs any more, and removing it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.registry import resolvable
@@ -16,6 +17,7 @@ from vemoclap_batch.store.filesystem import delete, files
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import TableSize, keys
 
+#: Hidden files are left alone for so long: the process that writes them may still be alive.
 _LEFTOVER_AGE = datetime.timedelta(days=1)
 
 
@@ -26,14 +28,10 @@ class Removal:
     size: TableSize
     why: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"table": self.size.table, "why": self.why, **self.size.counts()}
-
 
 @dataclass(frozen=True)
 class Kept:
-    """A features table of older settings that stays: so many of its videos the current table lacks."""
+    """A features table of older settings that stays: the current table lacks this many of its videos."""
 
     table: str
     videos: int
@@ -51,7 +49,7 @@ class Garbage:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "tables": [table.as_dict() for table in self.tables],
+            "tables": [{"table": of.size.table, "why": of.why, **of.size.counts()} for of in self.tables],
             "kept": [asdict(table) for table in self.kept],
             "rows": sum(table.size.rows for table in self.tables),
             "bytes": sum(table.size.bytes for table in self.tables) + self.leftover_bytes,
@@ -59,7 +57,7 @@ class Garbage:
         }
 
 
-def garbage(store: Store, config: Config, uncovered: bool = False) -> Garbage:
+def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garbage:
     """What nothing needs any more; changes nothing.
 
     Of predictions the newest table of each kind stays: of whole videos, and of each window. A features table goes when
@@ -72,96 +70,78 @@ def garbage(store: Store, config: Config, uncovered: bool = False) -> Garbage:
         uncovered: whether older features go, too, where the current table lacks some of their videos.
     """
     sizes = {size.table: size for size in store.sizes()}
-    newest = _newest_predictions(store, sizes)
-    used = {table for name in newest for table in _features_of(store, name)}
-    current = {name: spec.fingerprint for name, spec in resolvable(config).items()}
-    removals, kept = [], []
-    for folder, size in sizes.items():
-        kind, *rest = folder.split("/")
-        if kind == "predictions" and rest[0] not in newest:
-            removals.append(Removal(size, "older predictions"))
-        if kind == "features" and len(rest) == 2 and folder not in used and _is_older(store, folder, current, sizes):
-            now = f"features/{rest[0]}/{current[rest[0]]}"
-            missing = 0 if uncovered else _uncovered(store, folder, now)
-            if missing:
-                kept.append(Kept(folder, missing))
+    newest = _newest_of_each_window(store, sizes)
+    removals = [
+        Removal(size, "older predictions")
+        for table, size in sizes.items()
+        if table.startswith("predictions/") and posixpath.basename(table) not in newest
+    ]
+    used = {f"features/{name}/{fp}" for made in newest.values() for name, fp in made.get("features", {}).items()}
+    kept = []
+    for name, spec in resolvable(config).items():
+        current = f"features/{name}/{spec.fingerprint}"
+        others = [table for table in sizes if table.startswith(f"features/{name}/") and table not in {current, *used}]
+        for older in others if current in sizes else []:
+            if "class" not in (store.read_json(f"{older}/extractor.json") or {}).get("identity", {}):
+                continue
+            if missing := 0 if uncovered else _uncovered(store, older, current):
+                kept.append(Kept(older, missing))
             else:
-                removals.append(Removal(size, f"older settings; {current[rest[0]]} is the current"))
+                removals.append(Removal(sizes[older], f"older settings; {spec.fingerprint} is the current"))
     leftovers = _leftovers(store)
+    removals.sort(key=lambda removal: removal.size.table)
     return Garbage(removals, kept, [info.path for info in leftovers], sum(info.size for info in leftovers))
 
 
-def collect(store: Store, found: Garbage) -> None:
-    """Remove what :func:`garbage` found, each table all or nothing. The caller holds the store."""
-    for removal in found.tables:
+def collect(store: Store, garbage: Garbage) -> None:
+    """Remove what :func:`find_garbage` found, each table all or nothing. The caller holds the store."""
+    for removal in garbage.tables:
         store.drop(removal.size.table)
-    delete(store.filesystem, found.leftovers, store.check)
+    delete(store.filesystem, garbage.leftovers, store.check)
 
 
 def newest_predictions(store: Store) -> str | None:
     """The fingerprint of the predictions that a run wrote to last; None when there are none."""
-    last = _last_runs(store, [size.table for size in store.sizes()])
-    return max(last, key=lambda name: last[name]) if last else None
+    return next(reversed(_by_last_run(store, [size.table for size in store.sizes()])), None)
 
 
 def newest_model(store: Store) -> str | None:
     """The digest of the model that made the newest predictions; None when there are none."""
     newest = newest_predictions(store)
-    described = store.read_json(f"predictions/{newest}/model.json") if newest else None
-    return described["model"] if described else None
+    made = store.read_json(f"predictions/{newest}/model.json") if newest else None
+    return made["model"] if made else None
 
 
-def _is_older(store: Store, folder: str, current: Mapping[str, str], there: Mapping[str, TableSize]) -> bool:
-    """Whether this package made a features table with other settings than the current, which have one as well."""
-    _, extractor, fingerprint = folder.split("/")
-    now = current.get(extractor)
-    if now is None or fingerprint == now or f"features/{extractor}/{now}" not in there:
-        return False
-    described = store.read_json(f"{folder}/extractor.json")
-    return described is not None and "class" in described.get("identity", {})
-
-
-def _uncovered(store: Store, folder: str, now: str) -> int:
+def _uncovered(store: Store, older: str, current: str) -> int:
     """How many videos, as they are by now, one features table has and the other lacks."""
     videos = keys(store.current_videos())
-    old, new = (store.table(name).committed(videos) for name in (folder, now))
-    return int((old & ~new).sum())
+    has, has_now = (store.table(name).committed(videos) for name in (older, current))
+    return int((has & ~has_now).sum())
 
 
-def _features_of(store: Store, predictions: str) -> list[str]:
-    """The features tables that a table of predictions was made from."""
-    described = store.read_json(f"predictions/{predictions}/model.json") or {}
-    return [f"features/{name}/{fingerprint}" for name, fingerprint in described.get("features", {}).items()]
+def _newest_of_each_window(store: Store, tables: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """The newest predictions of whole videos and of each window: fingerprint → what made them."""
+    made = {name: store.read_json(f"predictions/{name}/model.json") or {} for name in _by_last_run(store, tables)}
+    newest = {str(description.get("window")): name for name, description in made.items()}
+    return {name: made[name] for name in newest.values()}
 
 
-def _newest_predictions(store: Store, folders: Mapping[str, TableSize]) -> set[str]:
-    """Of whole videos and of each window, the fingerprint of the predictions that a run wrote to last."""
-    newest: dict[str, tuple[str, str]] = {}
-    for fingerprint, run_id in _last_runs(store, folders).items():
-        window = (store.read_json(f"predictions/{fingerprint}/model.json") or {}).get("window")
-        newest[str(window)] = max(newest.get(str(window), ("", "")), (run_id, fingerprint))
-    return {fingerprint for _, fingerprint in newest.values()}
+def _by_last_run(store: Store, tables: Iterable[str]) -> list[str]:
+    """Fingerprints of the tables of predictions, the one that a run wrote to last at the end (run ids sort by time)."""
+    last = {}
+    for table in tables:
+        if table.startswith("predictions/"):
+            name = posixpath.basename(table)
+            last[name] = pc.max(store.predictions(name, []).read(["run_id"])["run_id"]).as_py() or ""
+    return sorted(last, key=lambda name: (last[name], name))
 
 
-def _last_runs(store: Store, folders: Iterable[str]) -> dict[str, str]:
-    """Of each table of predictions, the last run that wrote to it (run ids sort by time)."""
-    last: dict[str, str] = {}
-    for folder in folders:
-        if folder.startswith("predictions/"):
-            fingerprint = posixpath.basename(folder)
-            last[fingerprint] = pc.max(store.predictions(fingerprint, []).read(["run_id"])["run_id"]).as_py() or ""
-    return last
-
-
-def _leftovers(store: Store) -> list[Any]:
+def _leftovers(store: Store) -> list[pafs.FileInfo]:
     before = datetime.datetime.now(datetime.UTC) - _LEFTOVER_AGE
-    return [
+    infos = [
         info
-        for name in ("videos", "errors", "features", "predictions", "runs")
-        for info in files(store.filesystem, f"{store.root}/{name}", recursive=True)
-        if _is_hidden(posixpath.basename(info.path)) and info.mtime is not None and info.mtime < before
+        for folder in ("videos", "errors", "features", "predictions", "runs")
+        for info in files(store.filesystem, f"{store.root}/{folder}", recursive=True)
     ]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    hidden = [info for info in infos if info.base_name.startswith(".") and info.base_name.endswith(".tmp")]
+    return [info for info in hidden if info.mtime is not None and info.mtime < before]

@@ -1,4 +1,4 @@
-"""The scheduled job: what is new or changed since last time, labelled, and a summary that says what to look at."""
+"""The nightly run: label what is new or changed, and write a summary that says what to look at."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.pipeline.run import Classifier, Run, run
+from vemoclap_batch.pipeline.run import Classifier, run
 from vemoclap_batch.sources.listing import changed_at
 from vemoclap_batch.sources.manifest import Manifest
-from vemoclap_batch.store.filesystem import is_remote, write_bytes_atomically
+from vemoclap_batch.store.filesystem import is_remote
+from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.upkeep.nightly_report import as_markdown, summarise
 
 HOOK_TIMEOUT_S = 60.0
@@ -26,7 +27,7 @@ HOOK_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How a night is run.
+    """Settings of a nightly run.
 
     Attributes:
         settle_s: a file changed less than this many seconds ago may still be uploading; the next night takes it.
@@ -64,20 +65,15 @@ def nightly(
     done = run(settled, out, config, classifier, wait=False, address=address)
     summary = summarise(done, manifest, waiting, settings.weeks, settings.gpu_hour_cost)
     try:
-        _write(summary, done)
+        done.store.write_json(f"nightly/{done.run_id}.json", summary)
+        (Folder(out) / "nightly").write(f"{done.run_id}.md", as_markdown(summary).encode())
     except RunBroken as error:
         error.summary = summary
         raise
     return summary
 
 
-def _write(summary: dict[str, Any], done: Run) -> None:
-    done.store.write_json(f"nightly/{done.run_id}.json", summary)
-    path = f"{done.store.root}/nightly/{done.run_id}.md"
-    write_bytes_atomically(done.store.filesystem, path, as_markdown(summary).encode())
-
-
-def split_settled(videos: pa.Table, settle_s: float, now: float | None = None) -> tuple[pa.Table, list[str]]:
+def split_settled(videos: pa.Table, settle_s: float) -> tuple[pa.Table, list[str]]:
     """The videos that are safe to read, and the addresses of those that may still be uploading.
 
     A file is taken for settled when it is there and was not changed for a while; of a remote one a listing of its
@@ -86,18 +82,16 @@ def split_settled(videos: pa.Table, settle_s: float, now: float | None = None) -
 
     Args:
         videos: rows with a ``uri``.
-        settle_s: how long a while is.
-        now: seconds since 1970, if it is not now.
+        settle_s: how long a while is, in seconds.
 
     Raises:
         RunBroken: a remote filesystem does not answer, or refuses.
     """
-    now = time.time() if now is None else now
     uris = videos["uri"].to_pylist()
     listed = changed_at(uris)
     changed = [listed.get(uri, 0.0) if is_remote(uri) else _changed_here(uri) for uri in uris]
     # A date in the future is a wrong clock, not an upload.
-    waiting = pa.array([when is None or abs(now - when) < settle_s for when in changed], pa.bool_())
+    waiting = pa.array([when is None or abs(time.time() - when) < settle_s for when in changed], pa.bool_())
     return videos.filter(pc.invert(waiting)), videos["uri"].filter(waiting).to_pylist()
 
 
@@ -112,7 +106,7 @@ def _changed_here(path: str) -> float | None:
 
 
 def call_hook(command: str, status: str, text: str) -> None:
-    """Run an alert command, the summary on its standard input; its failure is said, and changes nothing else.
+    """Run an alert command with the summary on its standard input; a failure of it is only printed.
 
     Args:
         command: split as a shell would, but run without one.

@@ -1,4 +1,4 @@
-"""Looking after an output folder: how it stands, and which failures to try again."""
+"""The status of an output folder: what is done, missing and failed, and which failures to try again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vemoclap_batch.sources.listing import current_content_keys
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys
 
-_RUNS_SHOWN = 5
+_RUNS_SHOWN, _OF_RUN = 5, ("run_id", "command", "counts", "wall_s")
 _STAGES = ("decode", "extract")
 
 
@@ -69,9 +69,6 @@ def status(store: Store, config: Config) -> dict[str, Any]:
     }
 
 
-_OF_RUN = ("run_id", "command", "counts", "wall_s")
-
-
 def failures(store: Store, specs: Mapping[str, Spec], videos: pa.Table) -> pa.Table:
     """The latest failure of every cell that is still open, of these videos and extractors.
 
@@ -99,13 +96,9 @@ def _latest_open(rows: pa.Table, tables: Sequence[Table]) -> pa.Table:
         return rows
     complete = [table.committed(keys(rows)) for table in tables]
     if complete:
-        rows = rows.filter(pa.array(~np.logical_and.reduce(complete)))
-    seen: set[str] = set()
-    first = []
-    for key in keys(rows).to_pylist():
-        first.append(key not in seen)
-        seen.add(key)
-    return rows.filter(pa.array(first, pa.bool_()))
+        rows = rows.filter(pa.array(~np.all(complete, axis=0)))
+    first = np.unique(keys(rows).to_numpy(), return_index=True)[1]
+    return rows.take(pa.array(np.sort(first)))
 
 
 @dataclass(frozen=True)
@@ -138,18 +131,21 @@ def failed_again(store: Store, config: Config, stage: str | None = None, error_t
     if error_type is not None:
         rows = rows.filter(pc.equal(rows["error_type"], error_type))
     cells = frozenset(zip(keys(rows).to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
-    videos = rows.select(["video_id", "content_key", "uri"]).group_by(["video_id", "content_key"])
-    one_each = videos.aggregate([("uri", "max")]).rename_columns(["video_id", "content_key", "uri"])
-    now = current_content_keys(one_each["uri"].to_pylist(), one_each["content_key"].to_pylist())
-    return Again(one_each.set_column(1, "content_key", pa.array(now, pa.string())), cells)
+    videos = rows.group_by(["video_id", "content_key"]).aggregate([("uri", "max")])
+    videos = videos.rename_columns(["video_id", "content_key", "uri"])
+    now = current_content_keys(videos["uri"].to_pylist(), videos["content_key"].to_pylist())
+    return Again(videos.set_column(1, "content_key", pa.array(now, pa.string())), cells)
 
 
 def _check_selection(config: Config, stage: str | None, error_type: str | None) -> None:
-    mistakes = []
-    stages = [*_STAGES, *config.extractors]
-    if stage is not None and stage not in stages:
-        mistakes.append(f"--stage {stage!r}: expected one of {', '.join(stages)}")
-    if error_type is not None and error_type not in list(ErrorType):
-        mistakes.append(f"--type {error_type!r}: expected one of {', '.join(ErrorType)}")
+    known: dict[str, tuple[str | None, list[str]]] = {
+        "--stage": (stage, [*_STAGES, *config.extractors]),
+        "--type": (error_type, [*ErrorType]),
+    }
+    mistakes = [
+        f"{option} {value!r}: expected one of {', '.join(choices)}"
+        for option, (value, choices) in known.items()
+        if value is not None and value not in choices
+    ]
     if mistakes:
         raise ConfigError(mistakes)
