@@ -323,7 +323,8 @@ def test_a_shard_that_cannot_be_read_keeps_no_night_from_its_summary(tmp_path):
 def predictions(store, run_ids):
     table = store.predictions("table", ["joy"])
     rows = [
-        dict.fromkeys(table.schema.names) | {"video_id": str(at), "content_key": "1", "run_id": run_id, "label": "joy"}
+        dict.fromkeys(table.schema.names)
+        | {"video_id": f"{run_id} {at}", "content_key": "1", "run_id": run_id, "label": "joy"}
         for at, run_id in enumerate(run_ids)
     ]
     table.append(pa.Table.from_pylist(rows, schema=table.schema))
