@@ -85,7 +85,7 @@ def fuzz(
         scratch: folder for the mutants while they are decoded.
         keep: folder for those that ended as none may; made when there is one.
         limits: of the decode worker.
-        bound_s: seconds that a mutant may take, whatever signs of life its decoder gives.
+        bound_s: seconds that a mutant may take, whatever heartbeats its decoder sends.
     """
     report = Report()
     with DecodeWorker(limits=limits) as worker:
@@ -144,15 +144,15 @@ def _result(parts: Sequence[tuple[Clip, MediaInfo] | Failure]) -> str:
 def _faults(clip: Clip, info: MediaInfo, limits: Limits) -> list[str]:
     """What no extractor could take, or would take too much memory."""
     times = np.asarray(clip.frame_times)
-    sound = np.concatenate([clip.waveform, clip.lookahead])
+    audio = np.concatenate([clip.waveform, clip.lookahead])
     faults = {
         "frames without times": len(clip.frames) != len(times),
         "times outside the video": not ((times >= 0) & (times <= info.duration_s)).all(),
         "times out of order": bool((np.diff(times) < 0).any()),
         "more frames than asked for": len(clip.frames) > limits.whole_frames,
-        "more sound than asked for": len(clip.waveform) > limits.whole_s * 16_000 + 1,
-        "sound beyond full scale": bool(len(sound)) and not np.abs(sound).max() <= 1,
-        "neither frames nor sound": not (info.has_video or info.has_audio),
+        "more audio than asked for": len(clip.waveform) > limits.whole_s * 16_000 + 1,
+        "audio beyond full scale": bool(len(audio)) and not np.abs(audio).max() <= 1,
+        "neither frames nor audio": not (info.has_video or info.has_audio),
         "no finite length": not 0 <= info.duration_s < float("inf"),
     }
     return [fault for fault, found in faults.items() if found]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzz.media_kinds import MATRICES, SOUNDS
-from fuzz.numbered import PART, picture, tones
+from fuzz.media_kinds import AUDIO_CODECS, MATRICES
+from fuzz.numbered import PART, numbered_frame, tones
 from fuzz.random_media import Recipe
 
 #: Seconds that one call of the ffmpeg program may take.
@@ -72,44 +72,44 @@ def run(program: str, arguments: Sequence[str | Path], given: bytes | None = Non
 
 def _encode(recipe: Recipe, part: int, path: Path, program: str, scratch: Path, shift_s: float) -> None:
     width, height = _stored_size(recipe)
-    pictures = b"".join(_stored(recipe, part))
+    frames = b"".join(_stored(recipe, part))
     source: list[str | Path] = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}"]
     source += ["-framerate", recipe.rate, "-i", "pipe:0"]
-    encoding = ["-vf", _filters(recipe), *_picture_options(recipe), "-fps_mode", "passthrough", "-threads", "1"]
+    encoding = ["-vf", _filters(recipe), *_video_options(recipe), "-fps_mode", "passthrough", "-threads", "1"]
     if recipe.video == "mpeg4 packed" and recipe.suffix != ".avi":
         # Xvid packs for AVI only; such files were copied from there.
         packed = scratch / "packed.avi"
-        run(program, [*source, *encoding, "-f", "avi", packed], pictures)
-        source, encoding, pictures = ["-fflags", "+genpts", "-i", packed], ["-c:v", "copy"], b""
-    sound: list[str | Path] = []
+        run(program, [*source, *encoding, "-f", "avi", packed], frames)
+        source, encoding, frames = ["-fflags", "+genpts", "-i", packed], ["-c:v", "copy"], b""
+    audio: list[str | Path] = []
     if recipe.audio != "none":
-        source += _sound_input(recipe, part, scratch)
-        sound = ["-map", "0:v", "-map", "1:a", *_sound_options(recipe, part)]
+        source += _audio_input(recipe, part, scratch)
+        audio = ["-map", "0:v", "-map", "1:a", *_audio_options(recipe, part)]
     # Equal serial numbers would make one stream of the parts of an Ogg file.
     muxer = ["-serial_offset", str(part)] if recipe.container.muxer == "ogg" else ["-fflags", "+bitexact"]
     muxer += ["-output_ts_offset", f"{shift_s:.6f}"] if shift_s else []
-    run(program, [*source, *sound, *encoding, *muxer, *recipe.variant, "-f", recipe.container.muxer, path], pictures)
+    run(program, [*source, *audio, *encoding, *muxer, *recipe.variant, "-f", recipe.container.muxer, path], frames)
 
 
-def _sound_input(recipe: Recipe, part: int, scratch: Path) -> list[str | Path]:
-    rate = recipe.sound_rates[part]
+def _audio_input(recipe: Recipe, part: int, scratch: Path) -> list[str | Path]:
+    rate = recipe.audio_rates[part]
     samples = tones(part, recipe.length_s(part) - recipe.late_s, rate)
-    path = scratch / "sound.f32"
+    path = scratch / "audio.f32"
     path.write_bytes(samples.astype("<f4").tobytes())
     return ["-f", "f32le", "-ar", str(rate), "-ac", "1", "-i", path]
 
 
-def _sound_options(recipe: Recipe, part: int) -> list[str]:
-    encoder, _, _, options = SOUNDS[recipe.audio]
-    # Every channel is the source: a mixer for surround sound would put mono into the middle one.
+def _audio_options(recipe: Recipe, part: int) -> list[str]:
+    encoder, _, _, options = AUDIO_CODECS[recipe.audio]
+    # Every channel is the source: a surround mixer would put mono into the middle one.
     same = f"pan={ {1: 'mono', 2: 'stereo', 6: '5.1'}[recipe.channels] }|" + "|".join(
         f"c{channel}=c0" for channel in range(recipe.channels)
     )
     late = f",asetpts=PTS+{recipe.late_s}/TB" if recipe.late_s else ""
-    return ["-af", same + late, "-c:a", encoder, *options, "-ar", str(recipe.sound_rates[part])]
+    return ["-af", same + late, "-c:a", encoder, *options, "-ar", str(recipe.audio_rates[part])]
 
 
-def _picture_options(recipe: Recipe) -> list[str]:
+def _video_options(recipe: Recipe) -> list[str]:
     codec = recipe.codec
     options = ["-c:v", codec.encoder, *codec.options]
     if recipe.pixels != "pal8":
@@ -136,10 +136,10 @@ def _filters(recipe: Recipe) -> str:
 
 
 def _stored(recipe: Recipe, part: int) -> Iterator[bytes]:
-    """The pictures of a part as they are stored: turned back, so that a player shows them upright."""
+    """The frames of a part as they are stored: turned back, so that a player shows them upright."""
     degrees, mirrored = MATRICES.get(recipe.matrix, (0, False))
     for number in range(recipe.frames[part]):
-        shown = picture(part * PART + number, recipe.size)
+        shown = numbered_frame(part * PART + number, recipe.size)
         stored = np.rot90(shown[:, ::-1] if mirrored else shown, degrees // 90)
         yield np.ascontiguousarray(stored).tobytes()
 

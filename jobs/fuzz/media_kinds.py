@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Codec:
-    """A way to encode pictures.
+    """A way to encode frames.
 
     Attributes:
         encoder: name in FFmpeg.
         options: of the encoder.
         formats: pixel formats that it takes.
-        groups: lengths of its groups of pictures; (1,) for a codec without prediction.
-        b_frames: how many pictures in a row may be predicted from both sides.
+        groups: lengths of its groups of pictures (GOP); (1,) for a codec without prediction.
+        b_frames: how many frames in a row may be predicted from both sides.
         sizes: (width, height), where not any will do.
         rates: frames a second that it can say; empty for any.
     """
@@ -86,8 +86,8 @@ CODECS = {
     "rv20": Codec("rv20", _H263_QUANTISER, groups=(12, 50), sizes=((128, 96), (176, 144), (320, 240))),
 }  # fmt: skip
 
-#: Sound codec: encoder, sampling rates in Hz, channels, options.
-SOUNDS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], tuple[str, ...]]] = {
+#: Audio codec: encoder, sampling rates in Hz, channels, options.
+AUDIO_CODECS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], tuple[str, ...]]] = {
     "aac": ("aac", (16_000, 24_000, 44_100, 48_000), (1, 2, 6), ("-b:a", "128k")),
     "mp3": ("libmp3lame", (16_000, 32_000, 44_100, 48_000), (1, 2), ("-b:a", "96k")),
     "mp2": ("mp2", (32_000, 44_100, 48_000), (1, 2), ("-b:a", "128k")),
@@ -110,15 +110,15 @@ class Container:
 
     Attributes:
         muxer: name in FFmpeg.
-        video, audio: what fits into it; sound may always be absent.
+        video, audio: what fits into it; audio may always be absent.
         rates: frames a second that it can say.
-        sound_rates: Hz of the sound that it can hold; empty for any.
+        audio_rates: Hz of the audio that it can hold; empty for any.
         joins: how parts can be put together by ``cat``.
         cuts: how a file may have lost its beginning or end.
         variants: options of the muxer, one set at random.
-        matrix, shape: whether it says how the picture is turned, and the shape of its pixels.
+        matrix, shape: whether it says how the frame is turned, and the shape of its pixels.
         variable: whether frames may be shown for unequal times.
-        late: whether the sound may start after the pictures.
+        late: whether the audio may start after the video.
         weight: how often it is drawn: what people have more of, and what has more to go wrong.
     """
 
@@ -126,7 +126,7 @@ class Container:
     video: tuple[str, ...]
     audio: tuple[str, ...]
     rates: tuple[str, ...] = ("8", "10", "12.5", "15", "24", "25", "30000/1001", "30", "50", "60")
-    sound_rates: tuple[int, ...] = ()
+    audio_rates: tuple[int, ...] = ()
     joins: tuple[str, ...] = ()
     cuts: tuple[str, ...] = ("end",)
     variants: tuple[tuple[str, ...], ...] = ((),)
@@ -166,7 +166,7 @@ CONTAINERS = {
     ".ts": Container("mpegts", ("h264", "h264 open", "h264 refresh", "hevc", "hevc open", "mpeg2", "mpeg2 closed",
                                 "mpeg4"),
                      ("aac", "mp2", "mp3", "ac3", "opus"),
-                     joins=(*_BROADCAST, "other sound rate"), cuts=("start", "end"),
+                     joins=(*_BROADCAST, "other audio rate"), cuts=("start", "end"),
                      variants=((), ("-pes_payload_size", "0")), shape=True, weight=3),
     ".m2ts": Container("mpegts", ("h264", "h264 open", "mpeg2"), ("ac3", "mp2"), rates=_FILM_RATES, joins=_BROADCAST,
                        cuts=("start", "end"), variants=(("-mpegts_m2ts_mode", "1"),), variable=False),
@@ -174,19 +174,19 @@ CONTAINERS = {
                       joins=("restart",), cuts=("start", "end"), variable=False),
     ".vob": Container("vob", ("mpeg2", "mpeg2 closed"), ("mp2", "ac3"), rates=_FILM_RATES, joins=("restart",),
                       cuts=("start", "end"), variable=False),
-    ".flv": Container("flv", ("flv1", "h264", "h264 refresh"), ("aac", "mp3"), sound_rates=(44_100,),
+    ".flv": Container("flv", ("flv1", "h264", "h264 refresh"), ("aac", "mp3"), audio_rates=(44_100,),
                       cuts=("end", "copy mid-group")),
     ".ogv": Container("ogg", ("theora", "vp8"), ("vorbis", "opus", "flac"), joins=("restart",), variable=False,
                       late=False),
     ".3gp": Container("3gp", ("h263", "h264", "mpeg4"), ("aac", "amr"), cuts=_COPIES),
     ".wmv": Container("asf", ("wmv1", "wmv2", "msmpeg4v3"), ("wma", "mp3")),
     ".mxf": Container("mxf", ("mpeg2", "dnxhd", "h264"), ("pcm",), rates=("24", "25", "30000/1001", "30", "50"),
-                      sound_rates=(48_000,), variable=False, late=False),
+                      audio_rates=(48_000,), variable=False, late=False),
     ".gif": Container("gif", ("gif",), (), rates=("8", "10", "12.5", "20", "25", "50")),
     ".rm": Container("rm", ("rv10", "rv20"), ("ac3",), variable=False, late=False),
 }  # fmt: skip
 
-#: How a player has to turn the stored picture: clockwise degrees and mirrored from left to right, in this order.
+#: How a player has to turn the stored frame: clockwise degrees and mirrored from left to right, in this order.
 MATRICES = {
     "turned 90": (90, False),
     "turned 180": (180, False),

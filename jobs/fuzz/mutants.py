@@ -117,18 +117,18 @@ def _swapped(content: bytearray, random: np.random.Generator) -> bytes:
 
 
 def _dimensions(content: bytearray, random: np.random.Generator) -> bytes:
-    """Another width or height of the picture in the track's header or the decoder's."""
-    return _overwrite(content, [*_sizes(content)], random, some=2)
+    """Another width or height of the frame in the track's header or the decoder's."""
+    return _overwrite(content, [*_sizes(content)], random)
 
 
 def _durations(content: bytearray, random: np.random.Generator) -> bytes:
     """Other lengths and time scales of the file, its tracks, their edits and their frames."""
-    return _overwrite(content, [*_lengths(content)], random, some=2)
+    return _overwrite(content, [*_lengths(content)], random)
 
 
 def _rates(content: bytearray, random: np.random.Generator) -> bytes:
-    """Other sampling rates and channels of the sound."""
-    return _overwrite(content, [*_sound(content)], random, some=2)
+    """Other sampling rates and channels of the audio."""
+    return _overwrite(content, [*_audio_fields(content)], random)
 
 
 def _huge(content: bytearray, random: np.random.Generator) -> bytes:
@@ -173,19 +173,13 @@ def _lengths(content: bytearray) -> Iterator[tuple[int, int]]:
             yield (box.content + (20 if long else 12), 4)
             yield (box.content + 24, 8) if long else (box.content + 16, 4)
         elif box.kind == b"elst":
-            yield from (
-                ((box.content + 8, 8), (box.content + 16, 8))
-                if long
-                else (
-                    (box.content + 8, 4),
-                    (box.content + 12, 4),
-                )
-            )
+            size = 8 if long else 4
+            yield from ((box.content + 8, size), (box.content + 8 + size, size))
         elif box.kind == b"stts":
             yield from ((box.content + 8, 4), (box.content + 12, 4))
 
 
-def _sound(content: bytearray) -> Iterator[tuple[int, int]]:
+def _audio_fields(content: bytearray) -> Iterator[tuple[int, int]]:
     for box in boxes(content):
         if _handler(content, box.track) == b"soun":
             if box.kind == b"mdhd":
@@ -206,11 +200,9 @@ def _handler(content: bytearray, track: int) -> bytes:
     return b""
 
 
-def _overwrite(
-    content: bytearray, places: list[tuple[int, int]], random: np.random.Generator, some: int
-) -> bytes:  # fmt: skip
-    """Put the least, the greatest or any numbers in one place or a few."""
-    count = min(len(places), int(random.integers(1, some + 1)))
+def _overwrite(content: bytearray, places: list[tuple[int, int]], random: np.random.Generator) -> bytes:
+    """Put the least, the greatest or any number in one place or two."""
+    count = min(len(places), int(random.integers(1, 3)))
     for number in random.choice(len(places), count, replace=False) if places else ():
         at, size = places[number]
         most = 2 ** (8 * size)

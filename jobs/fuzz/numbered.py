@@ -1,4 +1,4 @@
-"""Pictures that carry their number and sound that tells its place, to see which part of a source was decoded."""
+"""Frames that carry their number and audio that tells its place, to see which part of a source was decoded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vemoclap_batch.media.clip import SAMPLE_RATE
 BITS = 10
 #: Numbers of one part of a joined file; the next part's start here.
 PART = 256
-#: Seconds of each tone: short enough that any window of sound is like no other.
+#: Seconds of each tone: short enough that any window of audio is like no other.
 _TONE_S = 0.08
-#: Seconds of sound that are looked for.
+#: Seconds of audio that are looked for.
 WINDOW_S = 0.4
 _CELL = 16
 _DARK, _BRIGHT = 88, 168
 
 
-def picture(number: int, size: tuple[int, int]) -> np.ndarray:
-    """The source picture of this number: RGB uint8 [height, width, 3], size = (width, height).
+def numbered_frame(number: int, size: tuple[int, int]) -> np.ndarray:
+    """The source frame of this number: RGB uint8 [height, width, 3], size = (width, height).
 
     Few colours, so that a palette holds them, that move on with the number. Ten blocks in the bottom eighth are the
     number: block i from the left is white where bit i is set.
@@ -49,7 +49,7 @@ def _canvas(part: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_number(shown: np.ndarray, size: tuple[int, int]) -> int | None:
-    """The number that a decoded picture carries, None where its blocks are neither black nor white.
+    """The number that a decoded frame carries, None where its blocks are neither black nor white.
 
     Args:
         shown: RGB uint8 [height, width, 3], of any size.
@@ -70,7 +70,7 @@ def read_number(shown: np.ndarray, size: tuple[int, int]) -> int | None:
 
 
 def difference(shown: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference of two pictures, of 255; the second takes the first one's size."""
+    """Mean absolute difference of two frames, of 255; the second takes the first one's size."""
     height, width = shown.shape[:2]
     if other.shape != shown.shape:
         other = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA)
@@ -78,8 +78,8 @@ def difference(shown: np.ndarray, other: np.ndarray) -> float:
 
 
 def tones(part: int, seconds: float, rate: int) -> np.ndarray:
-    """The source sound of a part: a new tone every 80 ms, float32 [samples], mono, at ``rate`` Hz."""
-    # Low, so that half a sample at 16 kHz makes no difference; a longer sound begins as a shorter one.
+    """The source audio of a part: a new tone every 80 ms, float32 [samples], mono, at ``rate`` Hz."""
+    # Low, so that half a sample at 16 kHz makes no difference; longer audio begins as shorter audio.
     hertz = np.random.default_rng([7, part]).uniform(200, 1400, int(seconds / _TONE_S) + 1)
     times = np.arange(round(seconds * rate)) / rate
     tone = (times / _TONE_S).astype(int)
@@ -88,8 +88,8 @@ def tones(part: int, seconds: float, rate: int) -> np.ndarray:
     return (0.4 * np.sin(2 * np.pi * (phase[tone] + hertz[tone] * (times - tone * _TONE_S)))).astype(np.float32)
 
 
-class Finder:
-    """Finds stretches of sound in a track, wherever they are."""
+class AudioFinder:
+    """Finds stretches of audio in a track, wherever they are."""
 
     def __init__(self, track: np.ndarray) -> None:
         """Take the track: float32 [samples], mono, 16 kHz."""

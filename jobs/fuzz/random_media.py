@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fuzz.media_kinds import CODECS, CONTAINERS, MATRICES, SHAPES, SOUNDS, Codec, Container
+from fuzz.media_kinds import AUDIO_CODECS, CODECS, CONTAINERS, MATRICES, SHAPES, Codec, Container
 
 #: Frames of all parts together; it bounds what a file costs.
 _MAX_FRAMES = 240
@@ -26,17 +26,17 @@ class Recipe:
     Attributes:
         suffix: names the container.
         video: names the codec.
-        audio: names the codec of the sound, or none.
-        sound_rates: Hz, of each part.
+        audio: names the audio codec, or none.
+        audio_rates: Hz, of each part.
         rate: frames a second; of the quick half where the rate is variable.
         frames: of each part.
         slow: which half of a variable rate is slow, ``none``, ``first`` or ``last``.
         cut: what is lost: ``none``, or a way that the container lists.
         cut_share: how much of it is lost, 0 to 1.
         join: how the parts are joined, or none.
-        matrix: how the stored picture has to be turned.
+        matrix: how the stored frame has to be turned.
         shape: width of a pixel by its height.
-        late_s: seconds by which the sound starts after the pictures.
+        late_s: seconds by which the audio starts after the video.
     """
 
     suffix: str
@@ -50,7 +50,7 @@ class Recipe:
     slow: str
     variant: tuple[str, ...]
     audio: str
-    sound_rates: tuple[int, ...]
+    audio_rates: tuple[int, ...]
     channels: int
     cut: str
     cut_share: float
@@ -66,7 +66,7 @@ class Recipe:
 
     @property
     def codec(self) -> Codec:
-        """Of the pictures."""
+        """Of the video."""
         return CODECS[self.video]
 
     def times(self, part: int) -> np.ndarray:
@@ -94,14 +94,14 @@ class Recipe:
             "container": self.suffix,
             "codec": self.video,
             "pixels": self.pixels,
-            "sound": self.audio,
+            "audio": self.audio,
             "rate": "variable" if self.slow != "none" else "constant",
             "group": f"{self.group}, B-frames" if self.b_frames else str(self.group),
             "cut": self.cut,
             "join": self.join,
             "matrix": self.matrix,
             "shape": "square" if self.shape == "1/1" else "oblong",
-            "sound starts": "later" if self.late_s else "at once",
+            "audio starts": "later" if self.late_s else "at once",
         }
 
     def __str__(self) -> str:
@@ -123,9 +123,9 @@ def draw(random: np.random.Generator, encoders: Sequence[str]) -> Recipe:
     video = _one(random, _codecs(container, encoders))
     codec = CODECS[video]
     join = _maybe(random, container.joins, 0.5)
-    sounds = [name for name in container.audio if SOUNDS[name][0] in encoders]
-    audio = _maybe(random, sounds, 0.85)
-    if join == "other sound rate" and audio in ("none", "opus"):
+    encodable = [name for name in container.audio if AUDIO_CODECS[name][0] in encoders]
+    audio = _maybe(random, encodable, 0.85)
+    if join == "other audio rate" and audio in ("none", "opus"):
         join = "restart"
     parts = 1 if join == "none" else int(random.integers(2, 5))
     steady = not container.variable or join != "none" or video == "mpeg4 packed"
@@ -153,8 +153,8 @@ def draw(random: np.random.Generator, encoders: Sequence[str]) -> Recipe:
         slow=slow,
         variant=_one(random, container.variants),
         audio=audio,
-        sound_rates=_sound_rates(random, container, audio, join, parts),
-        channels=_one(random, SOUNDS[audio][2]) if audio != "none" else 0,
+        audio_rates=_audio_rates(random, container, audio, join, parts),
+        channels=_one(random, AUDIO_CODECS[audio][2]) if audio != "none" else 0,
         cut=cut,
         cut_share=round(float(random.uniform(0.1, 0.5)), 3),
         join=join,
@@ -169,7 +169,7 @@ def _codecs(container: Container, encoders: Sequence[str]) -> list[str]:
 
 
 def _groups(codec: Codec, cut: str) -> Sequence[int]:
-    # In a group of one picture there is no middle to begin in.
+    # In a group of one frame there is no middle to begin in.
     long = [group for group in codec.groups if group > 1]
     return long if long and cut in ("start", "copy mid-group") else codec.groups
 
@@ -182,14 +182,14 @@ def _frames(random: np.random.Generator, rate: Fraction, parts: int, slow: str) 
     return tuple(min(round(float(rate) * float(random.uniform(1.5, 4))), most) for _ in range(parts))
 
 
-def _sound_rates(
+def _audio_rates(
     random: np.random.Generator, container: Container, audio: str, join: str, parts: int
 ) -> tuple[int, ...]:
     if audio == "none":
         return (0,) * parts
-    rates = container.sound_rates or SOUNDS[audio][1]
+    rates = container.audio_rates or AUDIO_CODECS[audio][1]
     first = _one(random, rates)
-    if join != "other sound rate":
+    if join != "other audio rate":
         return (first,) * parts
     others = [rate for rate in rates if rate != first]
     return tuple(first if part % 2 == 0 else _one(random, others) for part in range(parts))

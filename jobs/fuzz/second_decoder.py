@@ -1,4 +1,4 @@
-"""The ffmpeg program as a second decoder: every frame of a file, and its sound."""
+"""The ffmpeg program as a second decoder: every frame of a file, and its audio."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Decoded:
         frames: RGB uint8 [height, width, 3] each, turned upright, in the order they came.
         times: when each frame is shown, in seconds from the start of the file.
         corrupt: how many frames the decoder marked as damaged.
-        aspect: width by height of the first picture as it is to be shown; None without a picture.
-        sound: float32 [samples], mono, 16 kHz, one after the other without regard to time stamps.
+        aspect: width by height of the first frame as it is to be shown; None without a frame.
+        audio: float32 [samples], mono, 16 kHz, one after the other without regard to time stamps.
     """
 
     frames: list[np.ndarray] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     corrupt: int = 0
     aspect: float | None = None
-    sound: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    audio: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def find_program(given: Path | None = None) -> str | None:
@@ -68,38 +68,38 @@ def decode(program: str, path: Path, scratch: Path) -> Decoded:
     Args:
         program: the ffmpeg program.
         path: of the file.
-        scratch: folder for the pictures and the sound.
+        scratch: folder for the frames and the audio.
 
     Raises:
         subprocess.TimeoutExpired: it did not end within two minutes.
     """
-    pictures, sound = scratch / "pictures.rgb", scratch / "sound.s16"
+    frames, audio = scratch / "frames.rgb", scratch / "audio.s16"
     as_decoded = ("-fps_mode", "passthrough", "-vf", "format=rgb24,showinfo=checksum=0", "-f", "rawvideo")
-    said = _run(program, path, "0:v:0", *as_decoded, str(pictures))
-    _run(program, path, "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", str(sound))
+    said = _run(program, path, "0:v:0", *as_decoded, str(frames))
+    _run(program, path, "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", str(audio))
     found = Decoded(corrupt=said.count(_CORRUPT))
-    content = np.fromfile(pictures, np.uint8) if pictures.exists() else np.zeros(0, np.uint8)
+    content = np.fromfile(frames, np.uint8) if frames.exists() else np.zeros(0, np.uint8)
     at = 0
     for shown in _SHOWN.finditer(said):
         up, down, width, height = map(int, shown.groups()[1:])
-        picture = content[at : at + width * height * 3]
-        if len(picture) < width * height * 3:
+        frame = content[at : at + width * height * 3]
+        if len(frame) < width * height * 3:
             break
-        at += len(picture)
-        found.frames.append(picture.reshape(height, width, 3))
+        at += len(frame)
+        found.frames.append(frame.reshape(height, width, 3))
         found.times.append(_seconds(shown[1]))
         if found.aspect is None:
             found.aspect = float(Fraction(width, height) * (Fraction(up, down) if up and down else 1))
-    if sound.exists():
-        found.sound = np.fromfile(sound, "<i2").astype(np.float32) / 32768
-    for made in (pictures, sound):
+    if audio.exists():
+        found.audio = np.fromfile(audio, "<i2").astype(np.float32) / 32768
+    for made in (frames, audio):
         made.unlink(missing_ok=True)
     return found
 
 
 def _run(program: str, path: Path, stream: str, *output: str) -> str:
     """Decode one stream; returns what the program said."""
-    # Threads would share out what is left in memory, of which broken pictures are made.
+    # Threads would share out what is left in memory, of which broken frames are made.
     command = [program, "-hide_banner", "-nostdin", "-y", "-threads", "1", "-i", str(path), "-map", stream, *output]
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     return done.stderr.decode("utf-8", "replace")

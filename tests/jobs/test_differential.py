@@ -13,8 +13,8 @@ from fuzz import second_decoder
 from fuzz.comparison import compare
 from fuzz.differential import differential
 from fuzz.make_media import make
-from fuzz.media_kinds import CODECS, CONTAINERS, MATRICES, SOUNDS
-from fuzz.numbered import WINDOW_S, Finder, difference, picture, read_number, tones
+from fuzz.media_kinds import AUDIO_CODECS, CODECS, CONTAINERS, MATRICES
+from fuzz.numbered import WINDOW_S, AudioFinder, difference, numbered_frame, read_number, tones
 from fuzz.random_media import Recipe, draw
 from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.media.clip import SAMPLE_RATE
@@ -23,10 +23,10 @@ from vemoclap_batch.media.decode import decode
 ROOT = Path(__file__).parents[2]
 PROGRAM = second_decoder.find_program()
 needs_ffmpeg = pytest.mark.skipif(PROGRAM is None, reason="no ffmpeg program is at hand")
-ENCODERS = [codec.encoder for codec in CODECS.values()] + [encoder for encoder, *_ in SOUNDS.values()]
+ENCODERS = [codec.encoder for codec in CODECS.values()] + [encoder for encoder, *_ in AUDIO_CODECS.values()]
 PLAIN = Recipe(
     suffix=".mp4", video="mpeg4", pixels="yuv420p", size=(96, 80), group=12, b_frames=0, rate="10", frames=(30,),
-    slow="none", variant=(), audio="aac", sound_rates=(44_100,), channels=1, cut="none", cut_share=0.3, join="none",
+    slow="none", variant=(), audio="aac", audio_rates=(44_100,), channels=1, cut="none", cut_share=0.3, join="none",
     matrix="none", shape="1/1", late_s=0.0,
 )  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_the_job_agrees_on_plain_kinds_and_counts(tmp_path):
         {},
         {"video": "h264", "suffix": ".mkv", "b_frames": 2, "group": 50, "audio": "vorbis", "late_s": 0.4},
         {"suffix": ".mov", "matrix": "turned 90", "audio": "none"},
-        {"suffix": ".webm", "video": "vp8", "audio": "opus", "sound_rates": (48_000,), "channels": 2},
+        {"suffix": ".webm", "video": "vp8", "audio": "opus", "audio_rates": (48_000,), "channels": 2},
         {"suffix": ".ts", "video": "mpeg2", "rate": "25", "frames": (50,), "audio": "mp2"},
     ],
     ids=["plain", "late sound", "turned", "webm", "ts"],
@@ -88,20 +88,20 @@ def test_a_decoder_that_errs_is_noticed(tmp_path):
         return set(compare(PLAIN, other, (replace(clip, **changes), info)))
 
     assert said() == set()
-    assert said(frames=clip.frames[:, ::-1]) == {"pictures"}
-    assert said(frames=clip.frames[:, :, ::-1]) >= {"pictures"}
-    assert said(frames=np.full_like(clip.frames, 128)) == {"pictures"}
+    assert said(frames=clip.frames[:, ::-1]) == {"images"}
+    assert said(frames=clip.frames[:, :, ::-1]) >= {"images"}
+    assert said(frames=np.full_like(clip.frames, 128)) == {"images"}
     assert said(frames=clip.frames[[0] * count]) >= {"order", "frames"}
     assert said(frames=clip.frames[:12], frame_times=clip.frame_times[:12]) == {"frames"}
     assert said(frame_times=clip.frame_times * 2) >= {"times"}
     assert said(frames=np.repeat(clip.frames, 2, axis=2)) == {"shape"}
     silence = np.zeros(SAMPLE_RATE // 2, np.float32)
     middle = len(clip.waveform) // 2
-    assert said(waveform=np.zeros_like(clip.waveform)) >= {"sound"}
-    assert said(waveform=clip.waveform[:middle]) >= {"sound"}
-    assert said(waveform=np.concatenate([silence, clip.waveform])) == {"sound's place"}
+    assert said(waveform=np.zeros_like(clip.waveform)) >= {"audio"}
+    assert said(waveform=clip.waveform[:middle]) >= {"audio"}
+    assert said(waveform=np.concatenate([silence, clip.waveform])) == {"audio place"}
     longer = np.concatenate([clip.waveform[:middle], silence, clip.waveform[middle:]])
-    assert said(waveform=longer) >= {"sound's place"}
+    assert said(waveform=longer) >= {"audio place"}
     assert set(compare(PLAIN, other, (clip, replace(info, duration_s=5.0)))) == {"length"}
     assert set(compare(PLAIN, other, Failure(ErrorType.UNDECODABLE, "no"))) == {"failure"}
 
@@ -137,7 +137,7 @@ def test_recipes_fit_together():
         container = CONTAINERS[recipe.suffix]
         assert recipe.video in container.video
         assert recipe.audio in (*container.audio, "none")
-        assert len(recipe.frames) == len(recipe.sound_rates)
+        assert len(recipe.frames) == len(recipe.audio_rates)
         assert (len(recipe.frames) > 1) == (recipe.join != "none")
         assert sum(recipe.frames) <= 240
         assert recipe.slow == "none" or container.variable
@@ -163,9 +163,9 @@ def test_only_what_can_be_encoded_is_drawn():
 def test_numbers_are_read():
     for size in ((96, 80), (226, 166), (128, 96)):
         for number in (0, 1, 255, 256, 513, 1023):
-            shown = picture(number, size)
+            shown = numbered_frame(number, size)
             assert read_number(shown, size) == number
-            assert difference(shown, picture(number, size)) == 0
+            assert difference(shown, numbered_frame(number, size)) == 0
             assert read_number(np.repeat(shown, 2, axis=1), size) == number
         assert read_number(np.full((80, 96, 3), 128, np.uint8), size) is None
 
@@ -173,8 +173,10 @@ def test_numbers_are_read():
 def test_sound_is_found_where_it_is():
     sound = tones(1, 3.0, SAMPLE_RATE)
     size = int(WINDOW_S * SAMPLE_RATE)
-    place, likeness = Finder(np.concatenate([np.zeros(1000, np.float32), sound])).find(sound[16_000 : 16_000 + size])
+    place, likeness = AudioFinder(np.concatenate([np.zeros(1000, np.float32), sound])).find(
+        sound[16_000 : 16_000 + size]
+    )
     assert (place, round(likeness, 3)) == (17_000 / SAMPLE_RATE, 1.0)
-    assert Finder(tones(2, 3.0, SAMPLE_RATE)).find(sound[:size])[1] < 0.8
-    assert Finder(np.zeros(0, np.float32)).find(sound[:size]) == (0.0, 0.0)
+    assert AudioFinder(tones(2, 3.0, SAMPLE_RATE)).find(sound[:size])[1] < 0.8
+    assert AudioFinder(np.zeros(0, np.float32)).find(sound[:size]) == (0.0, 0.0)
     np.testing.assert_allclose(tones(0, 2.0, 32_000)[::2], tones(0, 2.0, 16_000), atol=1e-5)

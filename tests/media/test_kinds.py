@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no ffmpeg program is at
 #: An ordinary file; each kind below says what is special about it.
 PLAIN = Recipe(
     suffix=".mp4", video="h264", pixels="yuv420p", size=(160, 120), group=25, b_frames=2, rate="25", frames=(75,),
-    slow="none", variant=(), audio="aac", sound_rates=(48_000,), channels=1, cut="none", cut_share=0.0, join="none",
+    slow="none", variant=(), audio="aac", audio_rates=(48_000,), channels=1, cut="none", cut_share=0.0, join="none",
     matrix="none", shape="1/1", late_s=0.0,
 )  # fmt: skip
 JOINED, JUMPS, IN_TURN, PACKED, MIRROR = "starts again", "stamps jump", "decoded in turn", "packed", "in a mirror"
@@ -27,7 +27,7 @@ JOINED, JUMPS, IN_TURN, PACKED, MIRROR = "starts again", "stamps jump", "decoded
 def joined(suffix, video, audio, parts=2, join="restart", rates=(48_000,), **others):
     return replace(
         PLAIN, suffix=suffix, video=video, audio=audio, join=join, frames=(60, 75, 50, 40)[:parts], b_frames=0,
-        sound_rates=tuple(rates[part % len(rates)] for part in range(parts)), **others,
+        audio_rates=tuple(rates[part % len(rates)] for part in range(parts)), **others,
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ KINDS = {
     "chained ogg": (joined(".ogv", "theora", "none", parts=3), JOINED),
     "time stamps that jump": (joined(".ts", "h264", "mp2", parts=3, join="jump"), JUMPS),
     "time stamps that wrap at 33 bits": (joined(".ts", "mpeg2", "mp2", join="wrap"), ""),
-    "several sampling rates": (joined(".ts", "h264", "aac", 4, "other sound rate", (24_000, 48_000, 16_000)), JOINED),
+    "several sampling rates": (joined(".ts", "h264", "aac", 4, "other audio rate", (24_000, 48_000, 16_000)), JOINED),
     "intra refresh, mp4": (replace(PLAIN, video="h264 refresh", b_frames=0, group=50), IN_TURN),
     "intra refresh, ts": (replace(PLAIN, suffix=".ts", video="h264 refresh", b_frames=0, group=50), ""),
     "cut start, ts": (replace(PLAIN, suffix=".ts", cut="start", cut_share=0.2), "could be decoded"),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fuzz.numbered import picture, read_number
+from fuzz.numbered import numbered_frame, read_number
 from tests.clips import face, make_clip, pattern, sine, truncate
 from vemoclap_batch.errors import TRANSIENT, ErrorType
 from vemoclap_batch.media.container import matroska_tracks
@@ -20,7 +20,7 @@ SIZE = (160, 120)
 
 
 def numbered(count=75):
-    return [picture(number, SIZE) for number in range(count)]
+    return [numbered_frame(number, SIZE) for number in range(count)]
 
 
 def numbers(clip):
