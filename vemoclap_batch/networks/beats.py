@@ -49,19 +49,14 @@ class GatedUnit(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with a bias for the distance between tokens, which each query may gate.
-
-    Args:
-        config: of the whole network.
-        distances: the bias for each bucket of distances, the same module in all layers; None for no bias.
-    """
+    """Self-attention with a bias for the distance between tokens, which each query may gate."""
 
     def __init__(self, config: BeatsConfig, distances: nn.Embedding | None) -> None:
+        """Make one of ``config``'s layers; ``distances`` is the bias of each bucket of distances, None for no bias."""
         super().__init__()
         width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
-        # A checkpoint holds the shared bias under the name of each layer.
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        # The same module in all layers: a checkpoint holds it under the name of each.
         self.relative_attention_bias = distances
         if config.gru_rel_pos:
             self.grep_linear = nn.Linear(width // self.heads, 8)
@@ -69,16 +64,7 @@ class Attention(nn.Module):
         self.gated = config.gru_rel_pos
 
     def forward(self, x: Tensor, bias: Tensor | None, padded: Tensor | None) -> Tensor:
-        """Let tokens attend to those that are not padded.
-
-        Args:
-            x: [B, n, width].
-            bias: [heads, n, n], to be gated.
-            padded: bool [B, n].
-
-        Returns:
-            [B, n, width].
-        """
+        """Tokens [B, n, width] to the same, by the bias [heads, n, n]; none attends to the padded ones, bool [B, n]."""
         query, key, value = (
             project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, n, width / heads]
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -268,10 +254,10 @@ def _checked(lengths: Tensor, waveform: Tensor) -> Tensor:
 
 
 def load_beats(path: str | Path) -> Beats:
-    """The network in a checkpoint of the authors' format, in float32 on the CPU and in evaluation mode.
+    """The network in a checkpoint of its authors, in float32 on the CPU and in evaluation mode.
 
-    The format: a dict with ``cfg`` (see :class:`BeatsConfig`), ``model`` (name -> tensor) and, where there is a
-    classifier, ``label_dict`` (index -> AudioSet id). Nothing in the file is run.
+    That is a dict with ``cfg`` (see :class:`BeatsConfig`), ``model`` (name -> tensor) and, where there is a classifier,
+    ``label_dict`` (index -> AudioSet id). Nothing in the file is run.
 
     Raises:
         OSError: the file cannot be opened.

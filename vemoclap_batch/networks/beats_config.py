@@ -41,9 +41,8 @@ class BeatsConfig:
         layer_norm_first: normalise before attention and feed-forward rather than after.
         deep_norm: weigh the residuals of a post-norm layer by (2 layers)^(1/4).
         conv_pos, conv_pos_groups: kernel and groups of the convolution that tells tokens where they are.
-        relative_position_embedding: add to attention a bias for the distance between tokens ...
-        num_buckets, max_distance: ... of which there are so many, wider with the distance and up to that one ...
-        gru_rel_pos: ... and weighed by what the query is.
+        relative_position_embedding: add to attention a bias for the distance between tokens, in ``num_buckets`` up to
+            ``max_distance``; with ``gru_rel_pos`` weighed by what the query is.
         finetuned_model, predictor_class: whether there is a classifier, and its classes.
     """
 
@@ -86,11 +85,8 @@ class BeatsConfig:
         return config
 
     def _mistakes(self) -> list[str]:
-        mistakes = [
-            f"{field.name} = {getattr(self, field.name)}: expected at least 1"
-            for field in fields(self)
-            if type(field.default) is int and getattr(self, field.name) < 1
-        ]
+        numbers = {field.name: getattr(self, field.name) for field in fields(self) if type(field.default) is int}
+        mistakes = [f"{name} = {value}: expected at least 1" for name, value in numbers.items() if value < 1]
         if mistakes:
             return mistakes
         if self.input_patch_size > BANDS:
@@ -102,8 +98,6 @@ class BeatsConfig:
         if self.activation_fn not in ACTIVATIONS:
             mistakes.append(f"activation_fn = {self.activation_fn!r}: expected one of {', '.join(ACTIVATIONS)}")
         if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:
-            mistakes.append(
-                f"num_buckets = {self.num_buckets}, max_distance = {self.max_distance}: expected at least 4 buckets, "
-                "and a distance beyond a quarter of them"
-            )
+            given = f"num_buckets = {self.num_buckets}, max_distance = {self.max_distance}"
+            mistakes.append(f"{given}: expected at least 4 buckets, and a distance beyond a quarter of them")
         return mistakes

@@ -70,11 +70,9 @@ class Block(nn.Module):
 
 
 class ExpressionNet(nn.Module):
-    """A residual network over grey faces.
+    """A residual network over grey faces: ``stem`` channels, then stages of (channels, blocks).
 
-    Args:
-        stem: channels at full resolution.
-        stages: (channels, blocks) of each stage; every stage halves the resolution.
+    Every stage halves the resolution.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ The upper layers keep the words and forget the voice; the lower half still knows
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -131,23 +132,15 @@ def load_encoder(model_bin: str | Path, layers: int = LAYERS) -> Encoder:
         encoder = Encoder(width, heads, layers, positions)
         encoder.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{model_bin} does not hold {layers} layers of a Whisper encoder in floats: {error}"
-        ) from error
+        wrong = f"does not hold {layers} layers of a Whisper encoder in floats"
+        raise ValueError(f"{model_bin} {wrong}: {error}") from error
     return encoder.eval()
 
 
 def _parameter(name: str) -> str:
     """The name in :class:`Encoder` of an array in a CTranslate2 file."""
-    for theirs, ours in _NAMES:
-        name = name.replace(theirs, ours)
-    return name
-
-
-_NAMES = (
-    ("encoder/layer_", "blocks."), ("encoder/position_encodings/encodings", "positions"), ("encoder/", ""),
-    ("gamma", "weight"), ("beta", "bias"), ("/", "."),
-)  # fmt: skip
+    name = name.removeprefix("encoder/").replace("position_encodings/encodings", "positions")
+    return re.sub(r"^layer_", "blocks.", name).replace("gamma", "weight").replace("beta", "bias").replace("/", ".")
 
 
 def mel_filters() -> np.ndarray:
