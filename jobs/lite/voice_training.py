@@ -20,7 +20,7 @@ from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.windows import window_starts
 from vemoclap_batch.networks.prosody import loudness
-from vemoclap_batch.networks.voice import VoiceNet, heard, load_encoder, save_projection
+from vemoclap_batch.networks.voice import VoiceNet, load_encoder, save_projection, trim_and_level
 
 WINDOW = 3 * SAMPLE_RATE
 #: How often every utterance is heard anew, besides as it is.
@@ -161,7 +161,7 @@ def normalise_within_classes(
 def _sounds(waveform: np.ndarray) -> Iterator[np.ndarray]:
     """What is heard in each window that is not silent."""
     for start in window_starts(len(waveform)):
-        sound = heard(waveform[start : start + WINDOW])
+        sound = trim_and_level(waveform[start : start + WINDOW])
         if len(sound):
             yield sound
 

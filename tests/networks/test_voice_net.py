@@ -11,12 +11,12 @@ from vemoclap_batch.networks.voice import (
     LAYERS,
     Encoder,
     VoiceNet,
-    heard,
     load_encoder,
     load_voice_net,
     mel_filters,
     read_ctranslate2,
     save_projection,
+    trim_and_level,
 )
 
 pytestmark = pytest.mark.numeric
@@ -151,7 +151,7 @@ def test_neither_the_level_nor_surrounding_silence_makes_a_difference(net):
 
 def test_what_is_heard_begins_and_ends_with_sound():
     silence = np.zeros(16_000, np.float32)
-    kept = heard(np.concatenate([silence, sound(1.0, amplitude=0.01), silence]))
+    kept = trim_and_level(np.concatenate([silence, sound(1.0, amplitude=0.01), silence]))
     assert 16_000 <= len(kept) <= 16_000 + 2 * 1600 + 320
     assert np.abs(kept).max() > 0.1
 
@@ -160,12 +160,12 @@ def test_what_is_heard_begins_and_ends_with_sound():
 def test_silence_is_described_as_nothing(net, amplitude):
     # Noise of one step of 16 bits is silence too.
     silence = sound(amplitude=amplitude)
-    assert len(heard(silence)) == 0
+    assert len(trim_and_level(silence)) == 0
     assert not net.describe(silence).any()
 
 
 def test_faint_noise_is_not_made_as_loud_as_a_voice():
-    assert np.abs(heard(sound(amplitude=0.002))).max() < 0.3
+    assert np.abs(trim_and_level(sound(amplitude=0.002))).max() < 0.3
 
 
 @pytest.mark.parametrize("samples", [1, 160, 400, 5_000])

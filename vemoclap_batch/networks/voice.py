@@ -154,7 +154,7 @@ def mel_filters() -> np.ndarray:
     return np.maximum(0, np.minimum(rise, fall)) * 2 / (corners[2:] - corners[:-2])
 
 
-def heard(window: np.ndarray) -> np.ndarray:
+def trim_and_level(window: np.ndarray) -> np.ndarray:
     """The window without silence at either end, at the level :data:`LEVEL_DBFS`; float32, empty for silence."""
     levels = loudness(window)
     audible = np.flatnonzero(levels > max(np.percentile(levels, 95) - PAUSE_DB, FLOOR_DBFS))
@@ -198,22 +198,22 @@ class VoiceNet(nn.Module):
             window: float32 [samples], 16 kHz, at least one sample, at most 30 s.
 
         Returns:
-            float32 [descriptors], finite whatever the sound; all zero, which is the average voice, for silence.
+            float32 [descriptors], finite whatever the audio; all zero, which is the average voice, for silence.
         """
-        sound = heard(window)
-        if not len(sound):
+        audio = trim_and_level(window)
+        if not len(audio):
             return np.zeros(self.projection.shape[1], np.float32)
-        standard = (self.embed(sound) - self.mean) @ self.projection
+        standard = (self.embed(audio) - self.mean) @ self.projection
         usual = standard.shape[0] ** 0.5
         return (standard * (usual / standard.norm()).clamp_max(1)).cpu().numpy()
 
     @torch.inference_mode()
-    def embed(self, sound: np.ndarray) -> Tensor:
-        """The mean of the encoder's outputs over audio that :func:`heard` gave, [encoder's width]."""
-        padded = np.pad(sound, (0, max(0, SHORTEST - len(sound))))
+    def embed(self, audio: np.ndarray) -> Tensor:
+        """The mean of the encoder's outputs over audio that :func:`trim_and_level` gave, [encoder's width]."""
+        padded = np.pad(audio, (0, max(0, SHORTEST - len(audio))))
         waveform = torch.from_numpy(padded).to(self.mean.device)
         encoded = self.encoder(self.log_mel(waveform)[None])[0]  # [T, width]
-        return encoded[: max(1, len(sound) // STEP)].mean(0)
+        return encoded[: max(1, len(audio) // STEP)].mean(0)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Whisper's log-mel spectrum [80, samples / 160] of [samples], as its authors compute it."""
