@@ -41,12 +41,12 @@ def ablate(
     if study not in {*STUDIES, "all"}:
         raise ConfigError([f"--study {study!r}: expected one of {', '.join(STUDIES)}, or all"])
     options = Options(
-        preset=preset, hyper=read_key_values("--hyper", hyper or ()), seeds=read_numbers("--seeds", seeds),
+        preset=preset, hyper=read_key_values("--hyper", hyper), seeds=read_numbers("--seeds", seeds),
         numbers=read_numbers("--n", n) if n else None, split=split, chosen=read_fingerprints(features),
         names=read_names(use), d_model=d_model, heads=heads, dropout=dropout,
     )  # fmt: skip
     studies = STUDIES if study == "all" else [study]
-    config = load_config(profile, settings or ())
+    config = load_config(profile, settings)
     result = run_ablation(open_store(out), labels, studies, config, options, address=address, verbose=verbose)
     for name, rows in result["studies"].items():
         print(f"{name}: {result['out']}/ablation/{name}/{MARKDOWN}")

@@ -75,7 +75,7 @@ def pipeline(
     from vemoclap_batch.cli.demo_clips import make_clips
     from vemoclap_batch.config import load_config
 
-    config = load_config(profile, settings or ())
+    config = load_config(profile, settings)
     classifier = load_classifier(config, None) if config.checkpoint else None
     if quick:
         clips, sample = 6, 2

@@ -40,10 +40,10 @@ def ekman6(
     no_wait: opt.NoWait = False, address: opt.Address = None, verbose: opt.Verbose = False, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Reproduce the published table and print the scores."""
-    config = load_config(profile, settings or (), frames=frames, models_dir=models_dir)
+    config = load_config(profile, settings, frames=frames, models_dir=models_dir)
     options = Options(
         split=split, blacklist=blacklist, split_seed=split_seed, preset=preset,
-        hyper=read_key_values("--hyper", hyper or ()), seeds=read_numbers("--seeds", seeds), d_model=d_model,
+        hyper=read_key_values("--hyper", hyper), seeds=read_numbers("--seeds", seeds), d_model=d_model,
         heads=heads, dropout=dropout, workers=workers,
     )  # fmt: skip
     result = reproduce(folder, out, config, options, wait=not no_wait, address=address, verbose=verbose)

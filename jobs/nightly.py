@@ -53,7 +53,7 @@ def nightly(
     _check(settle, weeks, hook)
     try:
         with stoppable():  # A run listens for SIGTERM by itself; listing a large prefix before it takes a while too.
-            config = load_config(profile, settings or ())
+            config = load_config(profile, settings)
             classifier = load_classifier(config, model)
             manifest = read_sources([*source, *(more or [])], config.sources.policy, may_be_empty=True)
             night = NightSettings(settle, weeks, gpu_hour_cost)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["ConfigError", "Output", "RunEnded", "evaluate", "extract", "label", "predict", "train"]
 
 Address: TypeAlias = str | os.PathLike[str]
-Settings: TypeAlias = Sequence[str] | Mapping[str, Any]
+Settings: TypeAlias = Sequence[str] | Mapping[str, Any] | None
 #: Videos and failures that a summary lists one by one.
 LISTED = 40
 
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 def label(
     sources: Address | Iterable[Address], out: Address, *, model: Address | None = None, profile: str = "lite",
-    settings: Settings = (), frames: int | None = None, window: float | None = None, hop: float | None = None,
+    settings: Settings = None, frames: int | None = None, window: float | None = None, hop: float | None = None,
     models_dir: Address | None = None, wait: bool = True, address: str | None = None, verbose: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Extract the features that videos lack, predict their emotions and write all of it to an output folder.
@@ -96,7 +96,7 @@ def label(
 
 
 def extract(
-    sources: Address | Iterable[Address], out: Address, *, profile: str = "lite", settings: Settings = (),
+    sources: Address | Iterable[Address], out: Address, *, profile: str = "lite", settings: Settings = None,
     frames: int | None = None, window: float | None = None, hop: float | None = None,
     models_dir: Address | None = None, wait: bool = True, address: str | None = None, verbose: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -110,7 +110,7 @@ def extract(
 
 def predict(
     out: Address, model: Address, *, features: Mapping[str, str] | None = None, profile: str = "lite",
-    settings: Settings = (), window: float | None = None, hop: float | None = None, wait: bool = True,
+    settings: Settings = None, window: float | None = None, hop: float | None = None, wait: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Predict every video of an output folder that has the features of a model: the second half of :func:`label`.
 
@@ -139,7 +139,7 @@ def predict(
 
 
 def train(
-    out: Address, labels: Address, checkpoint: Address, *, profile: str = "lite", settings: Settings = (),
+    out: Address, labels: Address, checkpoint: Address, *, profile: str = "lite", settings: Settings = None,
     features: Mapping[str, str] | None = None, use: Sequence[str] | None = None, preset: str = "published",
     hyper: Mapping[str, Any] | None = None, d_model: int = 512, heads: int = 4, dropout: float = 0.5, seed: int = 1,
     seeds: Sequence[int] | None = None, workers: int = 1, stream: bool | None = None, save_every_s: float = 30.0,
@@ -168,7 +168,7 @@ def train(
 
 def evaluate(
     out: Address, model: Address, labels: Address, *, folder: Address | None = None, split: str = "test",
-    features: Mapping[str, str] | None = None, profile: str = "lite", settings: Settings = (),
+    features: Mapping[str, str] | None = None, profile: str = "lite", settings: Settings = None,
     stream: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a checkpoint on labelled videos.
@@ -281,7 +281,7 @@ def window_of(window: float | None, hop: float | None) -> Window | None:
 
 
 def run_config(
-    profile: str, settings: Settings = (), frames: int | None = None, models_dir: Address | None = None,
+    profile: str, settings: Settings = None, frames: int | None = None, models_dir: Address | None = None,
     window: float | None = None, hop: float | None = None,
 ) -> Config:  # fmt: skip
     """Make the configuration of a run: its extractors are those of the windows, where there are some."""
@@ -291,7 +291,7 @@ def run_config(
 
 
 def own_fingerprints(
-    store: Store, profile: str, settings: Settings = (), window: float | None = None, hop: float | None = None
+    store: Store, profile: str, settings: Settings = None, window: float | None = None, hop: float | None = None
 ) -> dict[str, str]:
     """Name the features tables of a profile; none where no extractor has several, so that no package is needed."""
     config = run_config(profile, settings, window=window, hop=hop)

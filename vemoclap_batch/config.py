@@ -146,7 +146,7 @@ class Config(_Settings):
 
 
 def load_config(
-    profile: str = "lite", settings: Sequence[str] | Mapping[str, Any] = (), *, frames: int | None = None,
+    profile: str = "lite", settings: Sequence[str] | Mapping[str, Any] | None = None, *, frames: int | None = None,
     models_dir: str | None = None,
 ) -> Config:  # fmt: skip
     """Read a profile, change some of its settings and validate the result.
@@ -161,7 +161,7 @@ def load_config(
         ConfigError: with every mistake found.
     """
     raw = _read_profile(profile)
-    changes, mistakes = _key_values("--set", settings)
+    changes, mistakes = _key_values("--set", settings or ())
     named = {"models_dir": models_dir, "sampling.frames": frames}
     changes |= {key: value for key, value in named.items() if value is not None}
     mistakes += [mistake for key, value in changes.items() if (mistake := _set(raw, key, value))]
@@ -174,13 +174,13 @@ def load_config(
     return config
 
 
-def read_key_values(option: str, items: Sequence[str]) -> dict[str, Any]:
+def read_key_values(option: str, items: Sequence[str] | None) -> dict[str, Any]:
     """Read the ``key=value`` items of an option; the values are YAML.
 
     Raises:
         ConfigError: an item is not ``key=value``, or its value is not YAML.
     """
-    values, mistakes = _key_values(option, items)
+    values, mistakes = _key_values(option, items or ())
     if mistakes:
         raise ConfigError(mistakes)
     return values

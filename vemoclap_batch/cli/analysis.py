@@ -26,7 +26,7 @@ def analyze(
     from vemoclap_batch.studies.analysis_page import as_text, grids, summary, write_analysis
 
     store = open_store(out)
-    result = run_analysis(store, labels, blacklist, own_fingerprints(store, profile, settings or ()))
+    result = run_analysis(store, labels, blacklist, own_fingerprints(store, profile, settings))
     for grid in grids(result):
         print(f"{as_text(grid)}\n")
     for note in result["notes"]:
@@ -63,12 +63,12 @@ def suggest_blacklist(
     from vemoclap_batch.studies import label_errors as suspects
     from vemoclap_batch.training.fit import training_settings
 
-    store, config = open_store(out), load_config(profile, settings or ())
-    preferred = own_fingerprints(store, profile, settings or ())
+    store, config = open_store(out), load_config(profile, settings)
+    preferred = own_fingerprints(store, profile, settings)
     suspects.files_beside(file)
     options = suspects.Options(
         folds=folds, seed=seed, frames=config.sampling.frames, d_model=d_model, heads=heads, split=split,
-        settings=training_settings(suspects.PRESET, read_key_values("--hyper", hyper or ()))[0],
+        settings=training_settings(suspects.PRESET, read_key_values("--hyper", hyper))[0],
         use_gpu=config.uses_gpu,
     )  # fmt: skip
     with tracking("folds", folds) as tracker:

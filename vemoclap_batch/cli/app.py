@@ -41,7 +41,7 @@ def label(
 
     with counts_of_ended_run(as_json):
         summary = api.label(
-            source, out, model=model, profile=profile, settings=settings or (), frames=frames, window=window, hop=hop,
+            source, out, model=model, profile=profile, settings=settings, frames=frames, window=window, hop=hop,
             models_dir=models_dir, wait=not no_wait, address=address, verbose=verbose,
         )  # fmt: skip
     show_run(summary, as_json)
@@ -58,7 +58,7 @@ def extract(
 
     with counts_of_ended_run(as_json):
         summary = api.extract(
-            source, out, profile=profile, settings=settings or (), frames=frames, window=window, hop=hop,
+            source, out, profile=profile, settings=settings, frames=frames, window=window, hop=hop,
             models_dir=models_dir, wait=not no_wait, address=address, verbose=verbose,
         )  # fmt: skip
     show_run(summary, as_json)
@@ -74,7 +74,7 @@ def predict(
     from vemoclap_batch import api
 
     result = api.predict(
-        out, model, features=read_fingerprints(features), profile=profile, settings=settings or (), window=window,
+        out, model, features=read_fingerprints(features), profile=profile, settings=settings, window=window,
         hop=hop, wait=not no_wait,
     )  # fmt: skip
     counts = result["counts"]
@@ -98,7 +98,7 @@ def plan(
     from vemoclap_batch.pipeline.plan import dry_run
     from vemoclap_batch.sources.manifest import read_sources
 
-    config = run_config(profile, settings or (), frames, models_dir, window, hop)
+    config = run_config(profile, settings, frames, models_dir, window, hop)
     result = dry_run(read_sources(source, config.sources.policy).rows, out, config)
     for name, cells in result["cells"].items():
         print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")

@@ -154,7 +154,7 @@ def _references(profile: str, settings: list[str] | None, models_dir: str | None
     from vemoclap_batch.extractors.registry import model_references
     from vemoclap_batch.models.hashes import default_folder
 
-    config = load_config(profile, settings or (), models_dir=models_dir)
+    config = load_config(profile, settings, models_dir=models_dir)
     folder = Path(config.models_dir).expanduser() if config.models_dir else default_folder()
     return model_references(config), folder.absolute()
 

@@ -37,8 +37,8 @@ def train(
     from vemoclap_batch.store.folder import Folder
 
     result = api.train(
-        out, labels, checkpoint, profile=profile, settings=settings or (), features=read_fingerprints(features),
-        use=read_names(use), preset=preset, hyper=read_key_values("--hyper", hyper or ()), d_model=d_model, heads=heads,
+        out, labels, checkpoint, profile=profile, settings=settings, features=read_fingerprints(features),
+        use=read_names(use), preset=preset, hyper=read_key_values("--hyper", hyper), d_model=d_model, heads=heads,
         dropout=dropout, seed=seed, seeds=read_numbers("--seeds", seeds) if seeds else None, workers=workers,
         stream=stream, save_every_s=save_every, address=address, verbose=verbose,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def evaluate(
 
     result = api.evaluate(
         out, model, labels, folder=folder, split=split, features=read_fingerprints(features), profile=profile,
-        settings=settings or (), stream=stream,
+        settings=settings, stream=stream,
     )  # fmt: skip
     print(describe(result))
     print(f"preset {result['preset'] or 'unknown'}; calibration error {result['calibration_error']:.3f}")

@@ -34,7 +34,7 @@ def status(
     from vemoclap_batch.api import open_store, run_config
     from vemoclap_batch.upkeep.status import status as read_status
 
-    result = read_status(open_store(out), run_config(profile, settings or (), frames, models_dir, window, hop))
+    result = read_status(open_store(out), run_config(profile, settings, frames, models_dir, window, hop))
     print(f"{result['videos']} videos in {out}")
     for name, cells in result["extractors"].items():
         given_up = f" ({cells['given_up']} given up)" if cells["given_up"] else ""
@@ -71,8 +71,8 @@ def retry(
     from vemoclap_batch.pipeline.run import run
     from vemoclap_batch.upkeep.status import failed_again
 
-    store, config = open_store(out), run_config(profile, settings or (), frames, models_dir)
-    windowed = run_config(profile, settings or (), frames, models_dir, window, hop)
+    store, config = open_store(out), run_config(profile, settings, frames, models_dir)
+    windowed = run_config(profile, settings, frames, models_dir, window, hop)
     again = failed_again(store, windowed, stage, error_type)
     if not again.cells:
         print("nothing to try again: 0 failures" + (" of this kind" if stage or error_type else ""))
@@ -124,7 +124,7 @@ def gc(
     from vemoclap_batch.store.store import new_run_id
     from vemoclap_batch.upkeep.gc import collect, find_garbage
 
-    store, config = open_store(out), run_config(profile, settings or (), models_dir=models_dir)
+    store, config = open_store(out), run_config(profile, settings, models_dir=models_dir)
     if dry_run:
         found = find_garbage(store, config, uncovered)
     else:
