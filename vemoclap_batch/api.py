@@ -30,7 +30,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from vemoclap_batch.config import Config, load_config, own_checkpoint
 from vemoclap_batch.errors import ConfigError, RunEnded
@@ -235,8 +234,10 @@ class Output:
             wanted = f"{extractor}/{fingerprint}" if fingerprint else extractor
             known = ", ".join(there) or "none"
             raise ConfigError([f"{self._store.address!r}: features {wanted}: expected one fingerprint of {known}"])
-        shards = self._store.features(extractor, fingerprint, pa.schema([])).shards()
-        return ds.dataset(shards, filesystem=self._store.filesystem).to_table()
+        delta = self._store.table(f"features/{extractor}/{fingerprint}").open()
+        if delta is None:
+            raise ConfigError([f"{self._store.address!r} has no row of features {extractor}/{fingerprint} yet"])
+        return self._store.features(extractor, fingerprint, pa.schema(delta.schema().to_arrow())).read()
 
     def errors(self) -> pa.Table:
         """Read the log of failures: one row a failure, of all runs."""

@@ -83,16 +83,15 @@ def pull_models(
     references, folder = _references(profile, settings, models_dir)
     _check_local(references)
     remote = [name for name in references if name.startswith(HUB)]
-    hub, rows, unreached, refused = connect(), [], [], []
+    hub, rows = connect(), []
+    unreached: list[str] = []
+    refused: list[str] = []
     with locked(folder, _say):
         for reference in remote:
             try:
                 state, record = pull(reference, folder, hub, accept, _say)
-            except HubError as error:
-                unreached.append(str(error))
-                continue
-            except HashMismatch as error:
-                refused.append(str(error))
+            except (HubError, HashMismatch) as error:
+                (unreached if isinstance(error, HubError) else refused).append(str(error))
                 continue
             if record and (state in {"fetched", "accepted"} or not record.accepted):
                 _show(reference, record)
@@ -112,9 +111,8 @@ def _recorded(record: ModelRecord | None) -> dict[str, Any]:
     """What the manifest says; ``accepted`` is None for what was put there by hand."""
     if record is None:
         return {"revision": None, "licence": None, "accepted": None, "files": {}}
-    files = record.model_dump(mode="json")["files"]
-    accepted = record.accepted is not None
-    return {"revision": record.revision, "licence": record.licence, "accepted": accepted, "files": files}
+    shown = record.model_dump(mode="json", include={"revision", "licence", "files"})
+    return shown | {"accepted": record.accepted is not None}
 
 
 def _show(reference: str, record: ModelRecord) -> None:
