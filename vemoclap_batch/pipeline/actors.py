@@ -147,20 +147,7 @@ class ExtractActor:
             outcomes = guarded(self._quarantine, spec.name, _keys(rows, at), run)
         by_row = dict(zip(at, outcomes, strict=True))
         results = [by_row.get(row) for row in range(rows.num_rows)]
-        seconds = time.perf_counter() - began
-        try:
-            return with_results(rows, spec, results, seconds, self._ready_at)
-        except (pa.ArrowException, ValueError, TypeError):
-            # A result that does not fit the extractor's own columns fails its own video alone.
-            results = [self._fitting(rows.slice(row, 1), spec, result) for row, result in enumerate(results)]
-            return with_results(rows, spec, results, seconds, self._ready_at)
-
-    def _fitting(self, row: pa.Table, spec: Spec, result: Result | Failure | None) -> Result | Failure | None:
-        try:
-            with_results(row, spec, [result], 0.0, self._ready_at)
-        except (pa.ArrowException, ValueError, TypeError) as error:
-            return Failure.of(error)
-        return result
+        return with_results(rows, spec, results, time.perf_counter() - began, self._ready_at)
 
     def _extract(
         self, rows: pa.Table, spec: Spec, at: Sequence[int], some: Sequence[int]
@@ -239,13 +226,8 @@ def with_media(
     return row.append_column(FRAMES, _binary(frames)).append_column(WAVEFORM, _binary(waveform))
 
 
-def _binary(array: np.ndarray | None) -> pa.LargeBinaryArray:
-    """Wrap the bytes of an array, without a copy, as an Arrow array of length 1."""
-    if array is None:
-        return pa.nulls(1, pa.large_binary())
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)])
+def _binary(array: np.ndarray | None) -> pa.Array:
+    return pa.array([None if array is None else array.tobytes()], pa.large_binary())
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
@@ -298,22 +280,27 @@ def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
 def with_results(
     rows: pa.Table, spec: Spec, results: Sequence[Result | Failure | None], seconds: float, ready_at: float
 ) -> pa.Table:
-    """Add an extractor's column; None for a row it did not run on. ``seconds`` are shared among those it ran on."""
-    share = seconds / max(sum(result is not None for result in results), 1)
+    """Add an extractor's column; None for a row it did not run on. ``seconds`` are shared among those it ran on.
 
-    def values(result: Result | Failure) -> dict[str, Any]:
-        status = {"seconds": share, "ready_at": ready_at}
-        if isinstance(result, Failure):
-            return status | {"error_type": str(result.error_type), "message": result.message}
-        return status | {"start_s": result.start_s, "end_s": result.end_s} | result.extras
-
+    A result that does not fit the extractor's columns becomes a failure of its own video.
+    """
     schema = schemas.features(spec.cls.sequence, spec.cls.columns)
-    fields = [*schemas.STATUS, *(field for field in schema if field.name not in {"video_id", "content_key", "run_id"})]
-    others = pa.struct([field for field in fields if field.name != "feature"])
-    column = pa.array([None if result is None else values(result) for result in results], others)
-    # Apart, since Arrow would make a Python object of every number of a feature.
-    nothing = np.zeros((0, spec.width), np.float32)
-    features = [result.feature if isinstance(result, Result) else nothing for result in results]
-    arrays = dict(zip(others.names, column.flatten(), strict=True)) | {"feature": schemas.feature_array(features)}
-    struct = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields, mask=column.is_null())
-    return rows.append_column(spec.name, struct)
+    fields = [field for field in schema if field.name not in {"video_id", "content_key", "run_id"}]
+    kind = pa.struct([*schemas.STATUS, *fields])
+    share = seconds / max(sum(result is not None for result in results), 1)
+    column = [_struct(result, kind, {"seconds": share, "ready_at": ready_at}) for result in results]
+    return rows.append_column(spec.name, pa.chunked_array(column, kind))
+
+
+def _struct(result: Result | Failure | None, kind: pa.StructType, status: Mapping[str, float]) -> pa.StructArray:
+    if result is None:
+        return pa.nulls(1, kind)
+    if isinstance(result, Failure):
+        return pa.array([{**status, "error_type": str(result.error_type), "message": result.message}], kind)
+    try:
+        # As a list of arrays: Arrow would make a Python object of every number of a nested list.
+        feature = list(np.asarray(result.feature, np.float32))
+        times = {"start_s": result.start_s, "end_s": result.end_s}
+        return pa.array([{**status, "feature": feature, **times, **result.extras}], kind)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        return _struct(Failure.of(error), kind, status)
