@@ -23,12 +23,7 @@ CHUNK = 256
 
 
 class Data(Protocol):
-    """Labelled videos whose features can be read some at a time.
-
-    Attributes:
-        ids: one per video.
-        labels: index into the labels, int64 [n]; -1 = not known.
-    """
+    """Labelled videos whose features can be read some at a time: :class:`Examples`, or a view of them."""
 
     ids: list[str]
     labels: np.ndarray
@@ -75,8 +70,7 @@ class Examples:
 class MemmapFeatures:
     """One feature of many videos in a memory-mapped file, for sets that do not fit into memory.
 
-    The file has no name, so that even a killed process leaves nothing behind. It lies in the folder for temporary
-    files (``TMPDIR``) and takes 4 bytes a number.
+    It has no name, so that even a killed process leaves nothing behind, and lies in ``TMPDIR``: 4 bytes a number.
     """
 
     def __init__(self, videos: int, width: int) -> None:

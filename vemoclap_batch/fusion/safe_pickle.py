@@ -50,15 +50,11 @@ def load(path: str | Path) -> Any:
     budget = _Budget(3 * size + _SLACK)
     try:
         with file.open("rb") as stream:
-            is_archive = zipfile.is_zipfile(stream)
+            is_old_torch = stream.read(len(_OLD_TORCH)) == _OLD_TORCH
+            is_torch = is_old_torch or zipfile.is_zipfile(stream)
             stream.seek(0)
-            if is_archive or stream.read(len(_OLD_TORCH)) == _OLD_TORCH:
-                if is_archive:
-                    _check_stored(stream)
-                return _plain(_load_torch(stream, budget), budget, {})
-            _check_memo(stream, size)
-            stream.seek(0)
-            return _plain(_Unpickler(stream, budget).load(), budget, {})
+            content = _load_torch(stream, budget) if is_torch else _load_pickle(stream, size, budget)
+            return _plain(content, budget, {})
     except _Refused as error:
         raise ValueError(f"{path} is refused: {error}") from error
     except Exception as error:  # Whatever broken bytes make the readers raise, running out of memory included.
@@ -69,6 +65,11 @@ def load(path: str | Path) -> Any:
 
 
 def _load_torch(stream: BinaryIO, budget: _Budget) -> Any:
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            if packed := [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]:
+                # Torch stores its records as they are; compressed ones may unpack to anything.
+                raise _Refused(f"an archive with compressed records ({packed[0]})")
     stream.seek(0)
     allowed: list[Any] = [(function, name) for name, function in _allow_list(budget).items()]
     try:
@@ -85,20 +86,13 @@ def _not_allowed(name: str) -> _Refused:
     return _Refused(f"it names {name}, which is no array, number, text or plain container; nothing of it was run")
 
 
-def _check_stored(stream: BinaryIO) -> None:
-    """Torch stores its records as they are; compressed ones may unpack to anything."""
-    with zipfile.ZipFile(stream) as archive:
-        packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise _Refused(f"an archive with compressed records ({packed[0]})")
-
-
-def _check_memo(stream: BinaryIO, size: int) -> None:
-    """The memo is as long as its largest index: ten bytes could ask for gigabytes."""
-    stream.seek(0)
+def _load_pickle(stream: BinaryIO, size: int, budget: _Budget) -> Any:
+    # The memo is as long as its largest index: ten bytes could ask for gigabytes.
     for code, argument, _ in pickletools.genops(stream):
         if code.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > size:
             raise _Refused(f"a memo of {argument} entries in a file of {size} bytes")
+    stream.seek(0)
+    return _Unpickler(stream, budget).load()
 
 
 class _Budget:
@@ -122,7 +116,7 @@ class _Unpickler(pickle.Unpickler):
         self._allowed = _allow_list(budget)
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"  # as Python 2 called it
         if full not in self._allowed:
             raise _not_allowed(full)
         return self._allowed[full]

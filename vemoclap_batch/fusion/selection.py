@@ -47,9 +47,9 @@ def select(
     Args:
         store: the output folder.
         spaces: per wanted feature the space that the classifier accepts; None accepts any.
-        chosen: the user's choice, feature → fingerprint; it goes first.
-        preferred: the current profile's fingerprints, taken when there are several of one space.
-        window: what is to be predicted for; None for whole videos. Only tables that serve it are taken.
+        chosen: the user's choice, feature → fingerprint.
+        preferred: the current profile's fingerprints, taken when several of one space are there.
+        window: of the predictions; None for whole videos. Only tables that serve it are taken.
 
     Raises:
         ConfigError: a feature has no table, none of its space, or several and no way to choose; all are named.

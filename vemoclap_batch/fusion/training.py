@@ -33,7 +33,7 @@ from vemoclap_batch.fusion.data import (
     statistics,
     to_tensors,
 )
-from vemoclap_batch.fusion.model import FeatureSpec, Fusion, FusionSpec, build
+from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec, build
 from vemoclap_batch.fusion.selection import Selected
 
 
@@ -92,41 +92,32 @@ class Progress:
     losses: int = 0
 
 
-def classifier_spec(
-    selected: Mapping[str, Selected],
-    length: int,
-    *,
-    d_model: int,
-    heads: int,
-    dropout: float,
-    fusion: Fusion = "cross_attention",
-) -> FusionSpec:
-    """The classifier of these features that takes ``length`` items of each sequence; its normalisation is not measured.
+def classifier_spec(selected: Mapping[str, Selected], length: int, **sizes: Any) -> FusionSpec:
+    """The classifier of these features; its normalisation is not measured yet.
+
+    Args:
+        selected: the features.
+        length: items that it takes of each sequence.
+        sizes: other fields of :class:`~vemoclap_batch.fusion.model.FusionSpec`, such as ``d_model``.
 
     Raises:
         ConfigError: the sizes do not fit together.
     """
     features = {
-        name: FeatureSpec(
-            width=feature.width,
-            length=length if feature.sequence else 1,
-            sequence=feature.sequence,
-            space=feature.space,
-        )
-        for name, feature in selected.items()
+        name: FeatureSpec(width=x.width, length=length if x.sequence else 1, sequence=x.sequence, space=x.space)
+        for name, x in selected.items()
     }
     try:
-        return FusionSpec(features=features, d_model=d_model, heads=heads, dropout=dropout, fusion=fusion)
+        return FusionSpec(features=features, **sizes)
     except ValidationError as error:
         raise ConfigError([f"--d-model, --heads, --dropout: {item['msg']}" for item in error.errors()]) from error
 
 
 def fit_statistics(spec: FusionSpec, data: Data) -> FusionSpec:
     """The same shape with the normalisation statistics of a training set."""
-    ranges = statistics(data, list(spec.features))
     fitted = {
-        name: feature.model_copy(update={"minimum": ranges[name][0], "maximum": ranges[name][1]})
-        for name, feature in spec.features.items()
+        name: spec.features[name].model_copy(update={"minimum": low, "maximum": high})
+        for name, (low, high) in statistics(data, list(spec.features)).items()
     }
     return spec.model_copy(update={"features": fitted})
 
@@ -144,9 +135,9 @@ def train(
 ) -> tuple[Checkpoint, History]:
     """Train a classifier; the weights returned are those of the best validation accuracy.
 
-    Everything random (first weights, order, frames, dropout) is keyed by the seed, the step and the rank, so the same
-    seed and number of workers on the same kind of machine give the same weights, also when a killed training resumes
-    from its state. Without dropout another number of workers gives the same within rounding.
+    Everything random (first weights, order, frames, dropout) is keyed by the seed, the step and the rank: the same
+    seed and number of workers on the same kind of machine give the same weights, also of a training that was killed
+    and resumed. Without dropout another number of workers gives the same within rounding.
 
     Args:
         spec: its shape, with the normalisation statistics to use (see :func:`fit_statistics`).
