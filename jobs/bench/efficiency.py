@@ -1,4 +1,4 @@
-"""What the whole pipeline makes of a machine: against the models' own time, and against the published way."""
+"""Efficiency of the whole pipeline: against the models' own time, and against the published way."""
 
 from __future__ import annotations
 
@@ -146,9 +146,9 @@ def own_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) ->
     texts: dict[str, list[list[str]]] = {}
 
     def work(spec: Spec, extractor: Extractor) -> None:
-        found = [checked(extractor, block) for block in (texts[spec.source] if spec.source else blocks)]
+        results = [checked(extractor, block) for block in (texts[spec.source] if spec.source else blocks)]
         if "text" in spec.cls.columns:
-            texts[spec.name] = [[result.extras["text"] for result in block] for block in found]
+            texts[spec.name] = [[result.extras["text"] for result in block] for block in results]
 
     return {**seconds, **_by_pool(specs, work)}
 
@@ -156,7 +156,7 @@ def own_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) ->
 def published_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) -> dict[str, float]:
     """Seconds of every stage on some videos: full decoding, then one frame, one sound, one text at a time.
 
-    Every library may use all cores, as it does when nobody tells it not to. Models are loaded before the time starts.
+    Every library may use all cores, which is its default. Models are loaded before the time starts.
     """
     sampling = config.sampling
     began = time.perf_counter()
@@ -169,9 +169,9 @@ def published_times(videos: Sequence[Path], config: Config, specs: dict[str, Spe
             for text in texts[spec.source]:
                 checked(extractor, [text])
             return
-        found = [[checked(extractor, [part])[0] for part in one_by_one(spec, clip)] for clip in clips]
+        results = [[checked(extractor, [part])[0] for part in one_by_one(spec, clip)] for clip in clips]
         if "text" in spec.cls.columns:
-            texts[spec.name] = [_joined(part.extras["text"] for part in parts) for parts in found]
+            texts[spec.name] = [_joined(part.extras["text"] for part in parts) for parts in results]
 
     return {**seconds, **_by_pool(specs, work, threads=cores())}
 

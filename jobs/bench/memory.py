@@ -86,7 +86,7 @@ def peaks(source: Path, out: Path, profile: str, overrides: Sequence[str]) -> di
     try:
         highest = _watch(process)
     finally:
-        # Left running, it would go on for nobody; when it ends, so does its Ray.
+        # Its Ray ends with it.
         process.terminate()
     if process.wait():
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
@@ -137,10 +137,10 @@ def _rollup(pid: int | str) -> dict[str, int]:
 
 def _check_kernel() -> None:
     try:
-        found = _rollup("self")
+        sums = _rollup("self")
     except OSError as error:
         raise ConfigError(["memory is measured by /proc/PID/smaps_rollup, which only Linux has"]) from error
-    if "Pss_Shmem" not in found:
+    if "Pss_Shmem" not in sums:
         raise ConfigError(["this kernel does not tell shared memory from the rest; 5.4 does"])
 
 

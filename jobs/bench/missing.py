@@ -37,17 +37,17 @@ def measure(rows: int = 1_000_000, shards: int = 2000, profile: str = "lite") ->
         profile: whose extractors.
 
     Raises:
-        RuntimeError: something was found missing.
+        RuntimeError: a row that is there counts as missing.
     """
     specs = resolve(load_config(profile))
     with TemporaryDirectory(prefix="vemoclap-bench-") as folder:
         fill(Path(folder), rows, shards, specs)
-        found = _ask(folder, profile)
-    if found["missing"]:
-        raise RuntimeError(f"{found['missing']} rows were found missing where none is")
+        answer = _ask(folder, profile)
+    if answer["missing"]:
+        raise RuntimeError(f"{answer['missing']} rows count as missing where none is")
     settings = {"rows": rows, "shards_per_table": shards, "tables": len(specs), "profile": profile}
-    figures = {name: found[name] for name in ("seconds", "memory_gb")}
-    return Report("missing", settings, found["steps"], figures)
+    figures = {name: answer[name] for name in ("seconds", "memory_gb")}
+    return Report("missing", settings, answer["steps"], figures)
 
 
 def fill(folder: Path, rows: int, shards: int, specs: dict[str, Spec]) -> None:

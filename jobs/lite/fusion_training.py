@@ -1,8 +1,8 @@
 """The lite fusion checkpoint: one modality a set, put together so that any subset of features predicts sensibly.
 
 Each training example draws some modalities and a label, then real items of that label for each from its own set.
-That pairing of strangers teaches the fusion to weigh the modalities; scores on such pairs would be no evidence, so
-the scores are of each modality alone, the others missing.
+Such pairs teach the fusion to weigh the modalities; scores on them would say nothing about videos, so the scores are
+of each modality alone, the others missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VALIDATION = 900
 
 @dataclass
 class Sets:
-    """The items of one split, by the feature they speak for."""
+    """The items of one split, by the feature they are of."""
 
     faces: Items
     sound: Items

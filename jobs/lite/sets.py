@@ -18,7 +18,7 @@ from vemoclap_batch.extractors.base import Extractor, Resources, Result
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 
-#: Which feature of the pipeline each set speaks for.
+#: The feature of the pipeline that each set is of.
 FACES, SOUND, TEXT = "face_emotion", "beats", "asr_sentiment"
 
 
@@ -88,7 +88,7 @@ def read_sound(manifest: str | Path, split: str | None = None, copies: int = 0) 
     Args:
         manifest: the CSV.
         split: which rows; all without it.
-        copies: how often each is heard again through another room, microphone and noise: for training.
+        copies: augmented versions of each (another room, microphone, noise), for training.
     """
     from lite.voice_training import augment, read_waveform
     from vemoclap_batch.fusion.data import keyed_rng

@@ -213,9 +213,10 @@ def _run(store: Store, setup: Setup, trials: Sequence[tuple[Arm, int]], address:
     """Run the trials and measure the costs that OUT does not hold yet; each result is stored as it comes."""
     paths = {(arm, seed): f"ablation/trials/{setup.key(arm, seed)}.json" for arm, seed in trials}
     cost_paths = {arm: f"ablation/costs/{_cost_key(setup.shape(arm))}.json" for arm, _ in trials}
-    stored = {path: store.read_json(path) for path in {*paths.values(), *cost_paths.values()}}
-    to_measure = {path: setup.shape(arm) for arm, path in cost_paths.items() if stored[path] is None}
-    to_train = {path: trial for trial, path in paths.items() if stored[path] is None}
+    wanted = {*paths.values(), *cost_paths.values()}
+    stored = {path: content for path in wanted if (content := store.read_json(path)) is not None}
+    to_measure = {path: setup.shape(arm) for arm, path in cost_paths.items() if path not in stored}
+    to_train = {path: trial for trial, path in paths.items() if path not in stored}
     if to_train or to_measure:
         with connected(address, verbose) as cluster:
             if cluster.cpus < 1:
@@ -223,13 +224,12 @@ def _run(store: Store, setup: Setup, trials: Sequence[tuple[Arm, int]], address:
             # One after another and before the trials: what runs beside it would change the times.
             for path, shape in to_measure.items():
                 cost = ray.get(ray.remote(num_cpus=1)(_cost).remote(shape))
-                stored[path] = content = {"cost": cost, "shape": shape.model_dump(mode="json")}
-                store.write_json(path, content)
+                stored[path] = {"cost": cost, "shape": shape.model_dump(mode="json")}
+                store.write_json(path, stored[path])
             stored |= _train(store, replace(setup, memory=MEMORY // max(1, int(cluster.cpus))), to_train)
-    found = {path: content for path, content in stored.items() if content is not None}
     return _Outcome(
-        {trial: found[path] for trial, path in paths.items()},
-        {arm: found[path]["cost"] for arm, path in cost_paths.items()},
+        {trial: stored[path] for trial, path in paths.items()},
+        {arm: stored[path]["cost"] for arm, path in cost_paths.items()},
         {"run": len(to_train), "kept": len(set(paths.values())) - len(to_train)},
     )
 

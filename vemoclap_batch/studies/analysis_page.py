@@ -39,20 +39,36 @@ class Grid:
     rows: list[list[str]]
 
 
+Cell = Callable[[Mapping[str, Any], str], str]
+
+
 def grids(result: Mapping[str, Any]) -> list[Grid]:
     """The tables of an analysis, as of :func:`vemoclap_batch.studies.analysis.analyze`."""
-    made = [_classes(result), _medians(result)]
+    labels = {"class": [*result["labels"], "all"]}
+    counts: dict[str, Cell] = {
+        "n": lambda group, label: str(group[label]["n"]),
+        "share": lambda group, label: _percent(group[label]["share"]),
+    }
+    medians: dict[str, Cell] = {
+        "duration": lambda group, label: _quartiles(group[label]["duration_s"], "s"),
+        "short side": lambda group, label: _quartiles(group[label]["short_side"], "px"),
+    }
+    classes = _by_group(result, "Class balance", labels, counts)
+    groups = result["groups"]
+    if "removed" in groups:
+        classes.header.append("removed of class")
+        for row in classes.rows:
+            row.append(_share(groups["removed"][row[0]]["n"], groups["before"][row[0]]["n"]))
+    made = [classes, _by_group(result, "Duration and resolution: median (quartiles)", labels, medians)]
     made += [_kinds(result, name, kinds) for name, kinds in result["kinds"].items()]
-    made += [_present(result, name) for name in result["tables"]]
+    for name, source in result["tables"].items():
+        title = f"Videos with {name} (read from {source})"
+        made.append(_by_group(result, title, labels, _presence(name)))
     return made + ([_tests(result)] if result["tests"] else [])
 
 
 def _by_group(
-    result: Mapping[str, Any],
-    title: str,
-    rows: Mapping[str, Sequence[str]],
-    columns: Sequence[str],
-    cells: Callable[[Mapping[str, Any], str], list[str]],
+    result: Mapping[str, Any], title: str, rows: Mapping[str, Sequence[str]], columns: Mapping[str, Cell]
 ) -> Grid:
     """A table with the same columns for all videos or, with a blacklist, before, after and removed.
 
@@ -60,57 +76,29 @@ def _by_group(
         result: of the analysis.
         title: of the table.
         rows: their names, by what the first column is called.
-        columns: of each group.
-        cells: of a group and a row, one per column.
+        columns: by name, what each shows of a group and a row.
     """
     groups = result["groups"]
     shown = groups if len(groups) > 1 else {"all": groups["before"]}
     [(first, names)] = rows.items()
     header = [first, *[f"{group} {column}" for group in shown for column in columns]]
-    return Grid(title, header, [[name, *[cell for of in shown.values() for cell in cells(of, name)]] for name in names])
-
-
-def _labels(result: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    return {"class": [*result["labels"], "all"]}
-
-
-def _classes(result: Mapping[str, Any]) -> Grid:
-    def cells(group: Mapping[str, Any], label: str) -> list[str]:
-        return [str(group[label]["n"]), _percent(group[label]["share"])]
-
-    grid = _by_group(result, "Class balance", _labels(result), ("n", "share"), cells)
-    groups = result["groups"]
-    if "removed" in groups:
-        grid.header.append("removed of class")
-        for row in grid.rows:
-            row.append(_share(groups["removed"][row[0]]["n"], groups["before"][row[0]]["n"]))
-    return grid
-
-
-def _medians(result: Mapping[str, Any]) -> Grid:
-    def cells(group: Mapping[str, Any], label: str) -> list[str]:
-        return [_quartiles(group[label]["duration_s"], "s"), _quartiles(group[label]["short_side"], "px")]
-
-    title = "Duration and resolution: median (quartiles)"
-    return _by_group(result, title, _labels(result), ("duration", "short side"), cells)
+    cells = [[show(group, name) for group in shown.values() for show in columns.values()] for name in names]
+    return Grid(title, header, [[name, *row] for name, row in zip(names, cells, strict=True)])
 
 
 def _kinds(result: Mapping[str, Any], name: str, kinds: Sequence[str]) -> Grid:
-    def cells(group: Mapping[str, Any], kind: str) -> list[str]:
-        counts = group["all"][name]
-        count = counts[kinds.index(kind)]
-        return [str(count), _share(count, sum(counts))]
+    columns: dict[str, Cell] = {
+        "n": lambda group, kind: str(group["all"][name][kinds.index(kind)]),
+        "share": lambda group, kind: _share(group["all"][name][kinds.index(kind)], sum(group["all"][name])),
+    }
+    return _by_group(result, name.capitalize(), {name.removesuffix("s"): kinds}, columns)
 
-    return _by_group(result, name.capitalize(), {name.removesuffix("s"): kinds}, ("n", "share"), cells)
 
-
-def _present(result: Mapping[str, Any], name: str) -> Grid:
-    def cells(group: Mapping[str, Any], label: str) -> list[str]:
-        counts = group[label][name]
-        return [f"{counts['present']} of {counts['known']}", _share(counts["present"], counts["known"])]
-
-    title = f"Videos with {name} (read from {result['tables'][name]})"
-    return _by_group(result, title, _labels(result), (f"with {name}", "share"), cells)
+def _presence(name: str) -> dict[str, Cell]:
+    return {
+        f"with {name}": lambda group, label: f"{group[label][name]['present']} of {group[label][name]['known']}",
+        "share": lambda group, label: _share(group[label][name]["present"], group[label][name]["known"]),
+    }
 
 
 def _tests(result: Mapping[str, Any]) -> Grid:

@@ -94,7 +94,7 @@ def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garba
 
 
 def collect(store: Store, garbage: Garbage) -> None:
-    """Remove what :func:`find_garbage` found, each table all or nothing. The caller holds the store."""
+    """Remove what :func:`find_garbage` names, each table all or nothing. The caller holds the store."""
     for removal in garbage.tables:
         store.drop(removal.size.table)
     delete(store.filesystem, garbage.leftovers, store.check)
