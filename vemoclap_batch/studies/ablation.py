@@ -70,14 +70,7 @@ class Options:
 
 
 def arms(study: str, features: Sequence[str], numbers: Sequence[int], frames: int) -> list[Arm]:
-    """The lines of a study's table.
-
-    Args:
-        study: one of :data:`STUDIES`.
-        features: all of them.
-        numbers: of frames, for the study of these.
-        frames: how many the other studies take.
-    """
+    """The lines of a study's table: one for each of ``numbers`` of frames, or all of the number ``frames``."""
     every = tuple(sorted(features))
     if study == "frames":
         return [Arm(f"n = {n}", every, n) for n in numbers]
@@ -97,14 +90,7 @@ def ablate(
 ) -> dict[str, Any]:  # fmt: skip
     """Run studies and write ``OUT/ablation/<study>``: ``table.parquet``, ``table.md``, ``accuracy.png``, ``cost.png``.
 
-    Args:
-        store: the output folder with the features.
-        labels: the labels file.
-        studies: of :data:`STUDIES`.
-        config: its profile names the features and prefers its own fingerprints.
-        options: what is trained and scored.
-        address: of the Ray cluster.
-        verbose: show Ray's log.
+    The profile of ``config`` names the features, whose fingerprints it prefers; ``studies`` are of :data:`STUDIES`.
 
     Returns:
         ``studies`` (the rows of each table), ``trials`` (how many ran and how many were there), ``about`` (what all

@@ -88,13 +88,7 @@ def ladder(wanted: int) -> list[int]:
 
 
 def find_frames(store: Store, selected: Mapping[str, Selected], videos: pa.Table) -> Frames:
-    """Look up the frame of every item of the visual features.
-
-    Args:
-        store: the output folder.
-        selected: the tables in use.
-        videos: ``video_id`` and ``content_key``; all have a row in every table.
-    """
+    """Look up the frame of every item of the visual features, of videos that have a row in every table."""
     sampled = {name: n for name, feature in selected.items() if (n := _frames_asked(store, feature)) is not None}
     if not sampled:
         return Frames(None, np.zeros(videos.num_rows, np.int64), {}, [_NO_FRAMES])

@@ -61,13 +61,9 @@ class Facts:
 def analyze(
     store: Store, labels: str, blacklist: str | None = None, preferred: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Describe the labelled videos of a store, with and without those of a blacklist.
+    """Describe the labelled videos of a store, with and without those of a blacklist, a text file of one video a line.
 
-    Args:
-        store: the output folder.
-        labels: the labels file.
-        blacklist: a text file with one video a line.
-        preferred: the profile's fingerprints, read where a table has several; else the one written last.
+    Where an extractor has several tables, the one of the ``preferred`` fingerprint is read, else the one written last.
 
     Returns:
         ``videos``; ``groups``: ``before`` and, with a blacklist, ``after`` and ``removed``, each as :func:`describe`

@@ -15,15 +15,7 @@ _UNKNOWN = "–"
 
 
 def write_analysis(result: Mapping[str, Any], folder: str) -> list[str]:
-    """Write ``analysis.json``, ``analysis.md`` and the plots it shows.
-
-    Args:
-        result: as of :func:`vemoclap_batch.studies.analysis.analyze`.
-        folder: a local path or a URI.
-
-    Returns:
-        The names of the files.
-    """
+    """Write ``analysis.json``, ``analysis.md`` and the plots it shows to a local path or a URI; returns their names."""
     drawn = plots(result)
     files: dict[str, str | bytes] = {JSON: as_json(result), PAGE: as_markdown(result, list(drawn)), **drawn}
     write_files(folder, files)
@@ -72,11 +64,7 @@ def _by_group(
 ) -> Grid:
     """A table with the same columns for all videos or, with a blacklist, before, after and removed.
 
-    Args:
-        result: of the analysis.
-        title: of the table.
-        rows: their names, by what the first column is called.
-        columns: by name, what each shows of a group and a row.
+    ``rows`` are their names by the name of the first column; ``columns`` what each shows of a group and a row.
     """
     groups = result["groups"]
     shown = groups if len(groups) > 1 else {"all": groups["before"]}

@@ -11,11 +11,7 @@ from vemoclap_batch.report.pages import BLUE, LIGHT_BLUE, RED, figure, png
 
 
 def plots(result: Mapping[str, Any]) -> dict[str, bytes]:
-    """PNG files by name: ``classes.png``, ``kinds.png`` and, if anything is known of it, ``presence.png``.
-
-    Args:
-        result: as of :func:`vemoclap_batch.studies.analysis.analyze`.
-    """
+    """PNG files by name: ``classes.png``, ``kinds.png`` and, if anything is known of it, ``presence.png``."""
     drawn = {"classes.png": _classes(result), "kinds.png": _kinds(result)}
     return drawn | ({"presence.png": _presence(result)} if result["tables"] else {})
 

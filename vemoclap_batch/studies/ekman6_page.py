@@ -21,12 +21,7 @@ _COLUMNS = ("system", "trained on", "scored on", "accuracy, %", "95 %", "macro F
 
 
 def write_page(result: Mapping[str, Any], folder: Path) -> None:
-    """Write ``report.json``, ``report.md`` and ``report.html``, which holds its pictures.
-
-    Args:
-        result: as of :func:`vemoclap_batch.studies.reproduction.reproduce`.
-        folder: a local folder; the pictures that the result names lie in it.
-    """
+    """Write ``report.json``, ``report.md`` and ``report.html`` to the folder that holds the result's pictures."""
     page = as_markdown(result)
     write_files(folder, {JSON: as_json(result), MARKDOWN: page, HTML: as_html(page, folder)})
 

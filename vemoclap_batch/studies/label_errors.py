@@ -71,14 +71,8 @@ def suggest_blacklist(
 ) -> dict[str, Any]:  # fmt: skip
     """Rank the labelled videos whose label a classifier that has not seen them finds implausible.
 
-    Args:
-        store: the output folder with the features.
-        labels: the labels file.
-        options: folds, seed, classifier.
-        chosen: the user's choice of fingerprints.
-        preferred: the profile's, taken where there are several.
-        names: features to judge by; without it all that the store holds.
-        report: called after each fold with its number and how its training went.
+    It judges by the features ``names``, without which by all that the store holds, from the tables of the fingerprints
+    ``chosen``, else ``preferred``. ``report`` is called after each fold with its number and how its training went.
 
     Returns:
         ``n``; ``accuracy``, the share of given labels that the classifiers agree with;
@@ -229,11 +223,7 @@ def _digests(store: Store, suspects: pa.Table, preferred: Mapping[str, str]) -> 
 
 
 def files_beside(address: str) -> dict[str, str]:
-    """Where the files beside a list go: ``csv`` and ``json``.
-
-    Raises:
-        ConfigError: the list has such a name itself.
-    """
+    """Where the files ``csv`` and ``json`` beside a list go; a ConfigError if the list has such a name itself."""
     stem, suffix = posixpath.splitext(address)
     if suffix in {".csv", ".json"} or not posixpath.basename(stem):
         raise ConfigError([f"-o {address!r}: expected a text file such as suspects.txt; .csv and .json go beside it"])
@@ -241,11 +231,7 @@ def files_beside(address: str) -> dict[str, str]:
 
 
 def write_suggestions(result: Mapping[str, Any], address: str) -> dict[str, str]:
-    """Write the list, and beside it everything as JSON and every video's probabilities as CSV.
-
-    Args:
-        result: of :func:`suggest_blacklist`.
-        address: of the list, a text file that ``--blacklist`` takes.
+    """Write the list for ``--blacklist``, and beside it everything as JSON and every video's probabilities as CSV.
 
     Returns:
         The addresses: ``list``, ``csv``, ``json``.

@@ -64,14 +64,8 @@ def reproduce(
 ) -> dict[str, Any]:  # fmt: skip
     """Do all of it; ``OUT/ekman6`` gets the manifests, the models, the scores, ``report.html``, ``.md`` and ``.json``.
 
-    Args:
-        folder: of the data set, as :func:`~vemoclap_batch.sources.ekman6.read_ekman6` takes it.
-        out: a local output folder; features that are there are not extracted again.
-        config: the profile.
-        options: split, cleaning and training.
-        wait: whether to wait for another run that holds the folder.
-        address: of the Ray cluster.
-        verbose: show its log.
+    ``folder`` is the data set's, as :func:`~vemoclap_batch.sources.ekman6.read_ekman6` takes it, ``out`` a local output
+    folder; features that are there are not extracted again.
 
     Returns:
         What the page shows: ``scores``, one for each training set and test set (``trained_on``, ``scored_on`` and what

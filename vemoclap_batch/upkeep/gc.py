@@ -63,11 +63,7 @@ def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garba
     Of predictions the newest table of each kind stays: of whole videos, and of each window. A features table goes when
     the profile's current one of that extractor has all of its videos, none of those predictions was made from it, and
     this package could make it again: imported features stay. Hidden files that a killed process left go after a day.
-
-    Args:
-        store: the output folder.
-        config: names the current settings.
-        uncovered: whether older features go, too, where the current table lacks some of their videos.
+    With ``uncovered``, older features go even where the current table lacks some of their videos.
     """
     sizes = {size.table: size for size in store.sizes()}
     newest = _newest_of_each_window(store, sizes)

@@ -43,18 +43,7 @@ class Settings:
 def nightly(
     manifest: Manifest, out: str, config: Config, classifier: Classifier, settings: Settings, address: str | None = None
 ) -> dict[str, Any]:
-    """Label what is new or changed, and write the night's summary to ``OUT/nightly/<run id>.json`` and ``.md``.
-
-    Args:
-        manifest: all videos under the sources.
-        out: the output folder of all nights.
-        config: the configuration.
-        classifier: the fusion checkpoint.
-        settings: of the night.
-        address: of a Ray cluster.
-
-    Returns:
-        The summary.
+    """Label what is new or changed; write the summary to ``OUT/nightly/<run id>.json`` and ``.md`` and return it.
 
     Raises:
         Busy: another run, such as a night that has not ended, holds the folder.
@@ -76,13 +65,9 @@ def nightly(
 def split_settled(videos: pa.Table, settle_s: float) -> tuple[pa.Table, list[str]]:
     """The videos that are safe to read, and the addresses of those that may still be uploading.
 
-    A file is taken for settled when it is there and was not changed for a while; of a remote one a listing of its
-    folder tells. An object store shows an object only when its upload is complete, so those all are settled, and so is
-    what a listing gives no time of.
-
-    Args:
-        videos: rows with a ``uri``.
-        settle_s: how long a while is, in seconds.
+    A file is taken for settled when it is there and was not changed for ``settle_s`` seconds; of a remote one a listing
+    of its folder tells. An object store shows an object only when its upload is complete, so those all are settled, and
+    so is what a listing gives no time of.
 
     Raises:
         RunBroken: a remote filesystem does not answer, or refuses.
@@ -108,10 +93,8 @@ def _changed_here(path: str) -> float | None:
 def call_hook(command: str, status: str, text: str) -> None:
     """Run an alert command with the summary on its standard input; a failure of it is only printed.
 
-    Args:
-        command: split as a shell would, but run without one.
-        status: for the command's environment, as ``VEMOCLAP_STATUS``: ok, attention, held, stopped or broken.
-        text: the summary as JSON.
+    The command is split as a shell would, but run without one; its ``VEMOCLAP_STATUS`` is the status: ok, attention,
+    held, stopped or broken.
     """
     environment = {**os.environ, "VEMOCLAP_STATUS": status}
     try:

@@ -31,12 +31,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Count what a nightly run did.
 
-    Args:
-        done: the night's run.
-        manifest: all videos under the sources.
-        waiting: addresses of those that were left for the next night.
-        weeks: how far back the labels go that tonight's are compared with.
-        gpu_hour_cost: price of a GPU-hour; None leaves the cost out.
+    ``waiting`` are the addresses left for the next night, ``weeks`` says how far back the labels go that tonight's are
+    compared with, and ``gpu_hour_cost`` is the price of a GPU-hour; None leaves the cost out.
 
     Returns:
         ``counts`` of the run; ``ignored``, files of the sources that are no videos or may not be read, by suffix;

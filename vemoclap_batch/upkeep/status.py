@@ -113,13 +113,7 @@ class Again:
 
 
 def failed_again(store: Store, config: Config, stage: str | None = None, error_type: str | None = None) -> Again:
-    """Select open failures of a profile.
-
-    Args:
-        store: the output folder.
-        config: whose extractors count; a failure with other settings is over.
-        stage: decode, extract or an extractor's name; None for all.
-        error_type: one of :class:`~vemoclap_batch.errors.ErrorType`; None for all.
+    """Select open failures of a profile's extractors: of a stage (decode, extract or an extractor), of a type, or all.
 
     Raises:
         ConfigError: no such stage or error type.
