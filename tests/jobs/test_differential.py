@@ -170,13 +170,13 @@ def test_numbers_are_read():
         assert read_number(np.full((80, 96, 3), 128, np.uint8), size) is None
 
 
-def test_sound_is_found_where_it_is():
-    sound = tones(1, 3.0, SAMPLE_RATE)
+def test_audio_is_found_where_it_is():
+    audio = tones(1, 3.0, SAMPLE_RATE)
     size = int(WINDOW_S * SAMPLE_RATE)
-    place, likeness = AudioFinder(np.concatenate([np.zeros(1000, np.float32), sound])).find(
-        sound[16_000 : 16_000 + size]
+    place, likeness = AudioFinder(np.concatenate([np.zeros(1000, np.float32), audio])).find(
+        audio[16_000 : 16_000 + size]
     )
     assert (place, round(likeness, 3)) == (17_000 / SAMPLE_RATE, 1.0)
-    assert AudioFinder(tones(2, 3.0, SAMPLE_RATE)).find(sound[:size])[1] < 0.8
-    assert AudioFinder(np.zeros(0, np.float32)).find(sound[:size]) == (0.0, 0.0)
+    assert AudioFinder(tones(2, 3.0, SAMPLE_RATE)).find(audio[:size])[1] < 0.8
+    assert AudioFinder(np.zeros(0, np.float32)).find(audio[:size]) == (0.0, 0.0)
     np.testing.assert_allclose(tones(0, 2.0, 32_000)[::2], tones(0, 2.0, 16_000), atol=1e-5)

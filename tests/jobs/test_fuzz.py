@@ -64,8 +64,8 @@ def test_wrong_usage(tmp_path):
 def test_every_kind_damages(clip, tmp_path):
     content = clip.read_bytes()
     assert kinds(content) == EVERYWHERE + BOXED
-    sound = make_clip(tmp_path / "s.wav", video=False).read_bytes()
-    assert kinds(sound) == EVERYWHERE
+    audio = make_clip(tmp_path / "s.wav", video=False).read_bytes()
+    assert kinds(audio) == EVERYWHERE
     for kind in kinds(content):
         made = [mutate(content, kind, np.random.default_rng(seed)) for seed in range(8)]
         assert len({*made, content}) > 4, kind

@@ -1,4 +1,4 @@
-"""Sound through real encoders: level, pitch, place in time and bounds."""
+"""Audio through real encoders: level, pitch, place in time and bounds."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_values_are_int16_steps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
-def test_sound_that_starts_late_stays_beside_its_picture(tmp_path, name):
+def test_audio_that_starts_late_stays_in_step_with_the_frames(tmp_path, name):
     path = make_clip(tmp_path / name, seconds=3, audio=sine(2), audio_start=0.7)
 
     clip, _ = decode(str(path))

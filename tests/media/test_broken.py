@@ -38,7 +38,7 @@ def test_a_truncated_file_without_an_index_is_one_failure(tmp_path, failure_of):
     assert "truncated" in failure.message
 
 
-def test_pictures_that_do_not_decode_leave_the_sound(tmp_path):
+def test_frames_that_do_not_decode_leave_the_audio(tmp_path):
     path = make_clip(tmp_path / "v.mkv", audio_codec="aac")
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -92,7 +92,7 @@ def test_text_named_mp4(tmp_path, failure_of):
     assert "notes.mp4 is not a video or sound file" in failure.message
 
 
-def test_subtitles_have_neither_pictures_nor_sound(tmp_path, failure_of):
+def test_subtitles_have_neither_frames_nor_audio(tmp_path, failure_of):
     (tmp_path / "s.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n\n")
 
     assert failure_of(tmp_path / "s.srt").error_type is ErrorType.NO_STREAMS
@@ -124,7 +124,7 @@ def test_missing_and_unreadable(tmp_path, failure_of):
     assert failure_of(tmp_path / "pipe.mp4").error_type is ErrorType.IO
 
 
-def test_a_picture_beyond_the_limit_leaves_the_sound(tmp_path, failure_of):
+def test_a_frame_beyond_the_limit_leaves_the_audio(tmp_path, failure_of):
     wide = {"frames": [np.zeros((16, 16_400, 3), np.uint8)] * 5, "codec": "ffv1"}
 
     clip, info = decode(str(make_clip(tmp_path / "wide.mkv", audio_codec="aac", **wide)))

@@ -28,7 +28,7 @@ def noise(samples, seed=0):
 
 
 @given(samples=st.integers(0, 5000), start=st.integers(-10, 6000), end=st.integers(-10, 6000))
-def test_a_sound_is_the_same_in_memory_and_on_disk(samples, start, end):
+def test_audio_is_the_same_in_memory_and_on_disk(samples, start, end):
     pcm = noise(samples)
     expected = pcm[max(start, 0) : max(end, 0)] if start < end else pcm[:0]
     for in_memory in (0, 100, 10_000):
@@ -79,7 +79,7 @@ def test_the_windows_of_all_chunks_are_those_of_one_piece(samples, longest, size
     pcm = noise(samples)
     ends = cuts(buffer_of(pcm), longest) or [0]
     starts = [0, *ends[:-1]]
-    found, sounds = [], []
+    found, waveforms = [], []
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         clip = Clip(
             "v", np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), to_float(pcm[start:end]), 0.0,
@@ -88,15 +88,15 @@ def test_the_windows_of_all_chunks_are_those_of_one_piece(samples, longest, size
         )  # fmt: skip
         begin_s, own = clip_windows(clip, size, hop, most)
         found += np.rint(begin_s * SAMPLE_RATE).astype(int).tolist()
-        sounds += own
+        waveforms += own
     expected = np.array(window_starts(samples, size, hop), int)
     expected = expected if most is None else expected[evenly_spaced(len(expected), most)]
     assert found == expected.tolist()
-    for start, sound in zip(expected, sounds, strict=True):
-        assert np.array_equal(sound, to_float(pcm[start : start + size]))
+    for start, audio in zip(expected, waveforms, strict=True):
+        assert np.array_equal(audio, to_float(pcm[start : start + size]))
 
 
-def test_a_sound_is_cut_where_it_is_quietest():
+def test_audio_is_cut_where_it_is_quietest():
     pcm = noise(20 * SAMPLE_RATE)
     pcm[int(16.8 * SAMPLE_RATE) : int(17.6 * SAMPLE_RATE)] //= 100
     [first, last] = cuts(buffer_of(pcm), 18 * SAMPLE_RATE)
@@ -110,7 +110,7 @@ def test_a_sound_is_cut_where_it_is_quietest():
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """65 s with a tone that changes its level, pauses and moving pictures."""
+    """65 s with a tone that changes its level, pauses and moving frames."""
     times = np.arange(65 * 16_000) / 16_000
     audio = sine(65, rate=16_000) * (np.sin(times / 3) ** 2) * (np.mod(times, 5) > 0.7)
     options = {"g": "25", "bf": "2"}

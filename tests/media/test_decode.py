@@ -50,7 +50,7 @@ def test_evenly_spaced_frames_equal_a_sequential_decode(tmp_path, name, options,
     if name != "h264.avi":  # AVI stores no times; what PyAV makes up for this one is not even increasing.
         times = np.array([every[i][1] for i in wanted])
         assert clip.frame_times - clip.frame_times[0] == pytest.approx(times - times[0], abs=1e-3)
-    assert 0 <= clip.frame_times[0] < 0.03  # The sound of a transport stream starts a little before the picture.
+    assert 0 <= clip.frame_times[0] < 0.03  # The audio of a transport stream starts a little before the first frame.
     assert (np.diff(clip.frame_times) > 0).all()
     assert info.has_video
     assert info.warnings == []
@@ -79,7 +79,7 @@ def test_a_frame_hidden_by_an_edit_list_is_not_counted(tmp_path):
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_the_picture_is_turned_upright(tmp_path, rotation, decoder):
+def test_the_frame_is_turned_upright(tmp_path, rotation, decoder):
     upright = np.zeros((96, 128, 3), np.uint8)
     upright[:48, :64] = (255, 0, 0)  # top left
     upright[:48, 64:] = (0, 255, 0)
@@ -104,7 +104,7 @@ def test_a_portrait_of_a_narrow_phone(tmp_path):
     assert np.array_equal(*frames)
 
 
-def test_large_pictures_are_scaled_down_and_small_ones_left_alone(tmp_path):
+def test_large_frames_are_scaled_down_and_small_ones_left_alone(tmp_path):
     large = make_clip(tmp_path / "uhd.mp4", frames=list(pattern(3, (3840, 2160))), options={"preset": "ultrafast"})
     portrait = make_clip(tmp_path / "portrait.mp4", frames=list(pattern(3, (480, 854))))
     small = make_clip(tmp_path / "small.mp4", size=(96, 80))
@@ -132,7 +132,7 @@ def test_one_frame(tmp_path, decoder):
     assert decode(str(make_clip(tmp_path / "n.mp4")), sampling=Sampling(frames=1))[0].frame_times.tolist() == [0]
 
 
-def test_without_sound(tmp_path, decoder):
+def test_without_audio(tmp_path, decoder):
     clip, info = decode(str(make_clip(tmp_path / "silent.mp4", audio=False)), limits=Limits(decoder=decoder))
 
     assert clip.waveform.shape == (0,)
@@ -140,7 +140,7 @@ def test_without_sound(tmp_path, decoder):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.m4a", "a.flac"])
-def test_without_picture(tmp_path, name):
+def test_without_video(tmp_path, name):
     clip, info = decode(str(make_clip(tmp_path / name, video=False)))
 
     assert clip.frames.shape == (0, 0, 0, 3)
@@ -152,7 +152,7 @@ def test_without_picture(tmp_path, name):
 def test_cover_art_is_no_video(tmp_path):
     path = tmp_path / "song.mp3"
     with av.open(str(path), "w") as container:
-        sound = container.add_stream("mp3", rate=44_100, layout="mono")
+        audio = container.add_stream("mp3", rate=44_100, layout="mono")
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
         cover.disposition |= av.stream.Disposition.attached_pic
@@ -160,7 +160,7 @@ def test_cover_art_is_no_video(tmp_path):
             container.mux(packet)
         frame = av.AudioFrame.from_ndarray(sine(1)[None], format="fltp", layout="mono")
         frame.sample_rate = 44_100
-        container.mux(sound.encode(frame) + sound.encode())
+        container.mux(audio.encode(frame) + audio.encode())
     with av.open(str(path)) as container:
         assert len(container.streams.video) == 1
 
@@ -175,12 +175,12 @@ def test_what_is_not_wanted_stays_empty_and_the_rest_is_the_same(tmp_path):
     both, info = decode(path)
 
     frames, frames_info = decode(path, want_audio=False)
-    sound, sound_info = decode(path, want_frames=False)
+    audio, audio_info = decode(path, want_frames=False)
 
     assert np.array_equal(frames.frames, both.frames)
     assert np.array_equal(frames.frame_times, both.frame_times)
-    assert np.array_equal(sound.waveform, both.waveform)
-    assert len(frames.waveform) == len(sound.frames) == 0
-    for other in (frames_info, sound_info):
+    assert np.array_equal(audio.waveform, both.waveform)
+    assert len(frames.waveform) == len(audio.frames) == 0
+    for other in (frames_info, audio_info):
         assert (other.has_video, other.has_audio, other.width, other.fps) == (True, True, info.width, info.fps)
         assert other.duration_s == pytest.approx(info.duration_s, abs=0.05)

@@ -64,7 +64,7 @@ def test_a_stream_without_an_end_costs_its_time_and_no_worker(web, stream, tmp_p
         assert worker.pid == pid
 
 
-def test_a_drip_is_no_sign_of_life(web):
+def test_a_drip_is_no_heartbeat(web):
     with DecodeWorker(limits=Limits(timeout_s=3)) as worker:
         failure = worker.decode("v", f"{web}/drip")
     assert failure.error_type is ErrorType.TIMEOUT

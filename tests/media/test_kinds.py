@@ -97,7 +97,7 @@ def test_what_comes_out_is_what_went_in(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["joined mkv", "intra refresh, mp4", "packed B-frames, mkv", "cut start, ts"])
-def test_parts_of_such_a_file_are_the_file_in_one_piece(tmp_path, kind):
+def test_chunks_of_such_a_file_are_the_file_in_one_piece(tmp_path, kind):
     from vemoclap_batch.media.decode import decode_chunks
 
     recipe, _ = KINDS[kind]

@@ -1,4 +1,4 @@
-"""Files that say something special of their pictures or sound, or are no video at all, each made here."""
+"""Files that say something special of their frames or audio, or are no video at all, each made here."""
 
 import struct
 from fractions import Fraction
@@ -188,7 +188,7 @@ def test_room_for_a_download(tmp_path, failure_of):
 
 
 def test_a_recording_just_begun(tmp_path, failure_of):
-    """The beginning of a live stream, before its first picture."""
+    """The beginning of a live stream, before its first frame."""
     path = make_clip(tmp_path / "v.mp4", container_options={"movflags": "frag_keyframe+empty_moov"})
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"moof") - 4])
@@ -202,7 +202,7 @@ def test_no_kind_of_file_is_tried_again_before_it_changes():
     assert not kinds & TRANSIENT
 
 
-# --- Sound
+# --- Audio
 
 
 def stereo(tmp_path, name, left, right, **options):
@@ -238,7 +238,7 @@ def test_what_is_only_wide_is_averaged(tmp_path):
 # --- Colours and shape
 
 
-def test_colours_that_ffmpeg_does_not_convert_leave_pictures_and_sound(tmp_path):
+def test_colours_that_ffmpeg_does_not_convert_leave_frames_and_audio(tmp_path):
     options = {"x264-params": "colormatrix=YCgCo"}
     path = make_clip(tmp_path / "v.mp4", frames=[face((160, 120))] * 20, pix_fmt="yuv444p", options=options)
 
@@ -251,7 +251,7 @@ def test_colours_that_ffmpeg_does_not_convert_leave_pictures_and_sound(tmp_path)
 
 @pytest.mark.parametrize(("aspect", "shown"), [("2/1", (200, 100)), ("1/2", (100, 200)), ("100/1", (100, 100))])
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_oblong_pixels_in_a_turned_picture(tmp_path, decoder, aspect, shown, rotation):
+def test_oblong_pixels_in_a_turned_frame(tmp_path, decoder, aspect, shown, rotation):
     path = tmp_path / "v.mp4"
     make_clip(
         path,
@@ -368,7 +368,7 @@ def test_a_programme_that_changes_midway_leaves_the_first(tmp_path):
     assert "what begins only midway, in a stream of its own, was left out" in info.warnings
 
 
-def test_a_picture_that_stands_long_before_b_frames_makes_no_video_longer(tmp_path):
+def test_a_frame_that_stands_long_before_b_frames_makes_no_video_longer(tmp_path):
     times = [0.0, 8.0, *(8.04 + np.arange(50) * 0.04)]
     path = make_clip(tmp_path / "v.mp4", frames=numbered(52), times=times, options={"bf": "3", "g": "100"}, audio=False)
     clip, info = decode(str(path))

@@ -63,6 +63,6 @@ def test_a_slide_show_that_ends_in_a_film():
     found = chosen(times, 1 / 12_800, Sampling(16))
     assert len(found) == 16
     assert (times[found] < 30).sum() == 12
-    # A picture that stands for long counts for as long as it stands.
+    # A frame that stands for long counts for as long as it stands.
     slides = np.array([0.0, 1, 2, 60, *(60.5 + np.arange(20) / 20)])
     assert chosen(slides, 0.001, Sampling(8)).tolist() == [0, 2, 2, 2, 2, 2, 2, 23]

@@ -8,15 +8,15 @@ from vemoclap_batch.media.sampling import MAX_GAP_S
 from vemoclap_batch.media.timestamps import JUMP_S, STILL_S, Timeline
 
 VIDEO, AUDIO = 0, 1
-FRAME_S, SOUND_S = 0.04, 0.02
+FRAME_S, AUDIO_S = 0.04, 0.02
 
 
 def part(length_s, start_s=0.0, late_s=0.0, lag_s=0.0):
-    """The packets of a part in the order of a file: stream, time stamp, length. Sound may start late, or lie later."""
+    """The packets of a part in the order of a file: stream, time stamp, length. Audio may start late, or lie later."""
     video = [(at, VIDEO, start_s + at, FRAME_S) for at in np.arange(round(length_s / FRAME_S)) * FRAME_S]
     audio = [
-        (at + late_s + lag_s, AUDIO, start_s + at + late_s, SOUND_S)
-        for at in np.arange(round((length_s - late_s) / SOUND_S)) * SOUND_S
+        (at + late_s + lag_s, AUDIO, start_s + at + late_s, AUDIO_S)
+        for at in np.arange(round((length_s - late_s) / AUDIO_S)) * AUDIO_S
     ]
     return [(stream, float(at), length) for _, stream, at, length in sorted(video + audio)]
 
@@ -46,7 +46,7 @@ def test_every_part_follows_the_one_before(lengths, first_s, shifts, late_s, lag
         steps = np.diff(times)
         assert (steps > 0).all()
         # Between two parts is what one of the streams lacks at the end of the first or at the start of the second.
-        assert steps.max() <= FRAME_S + 2 * (late_s + SOUND_S) + 1e-9
+        assert steps.max() <= FRAME_S + 2 * (late_s + AUDIO_S) + 1e-9
     total = sum(round(length / FRAME_S) * FRAME_S for length in lengths)
     assert abs(timeline.end_s - starts[0] - total) < (late_s + 2 * FRAME_S) * len(lengths)
 
@@ -65,13 +65,13 @@ def test_a_jump_is_no_pause(jump_s, length_s, lag_s):
 def test_one_stream_may_pause_while_the_other_goes_on():
     timeline = Timeline(may_jump=True)
     video = [(VIDEO, at * FRAME_S, FRAME_S) for at in range(2000)]
-    audio = [(AUDIO, at * SOUND_S, SOUND_S) for at in [*range(50), *range(3000, 4000)]]
+    audio = [(AUDIO, at * AUDIO_S, AUDIO_S) for at in [*range(50), *range(3000, 4000)]]
     packets = sorted(video + audio, key=lambda packet: packet[1])
     assert placed(timeline, packets) == [(stream, at) for stream, at, _ in packets]
     assert timeline.jumps == timeline.restarts == 0
 
 
-def test_how_long_a_picture_may_stand_is_up_to_the_format():
+def test_how_long_a_frame_may_stand_is_up_to_the_format():
     for may_jump, has_audio, limit_s in ((True, True, JUMP_S), (False, True, MAX_GAP_S), (False, False, STILL_S)):
         for pause_s, jumps in ((limit_s - 1, 0), (limit_s + 1, 1)):
             timeline = Timeline(may_jump, has_audio)

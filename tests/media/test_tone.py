@@ -44,7 +44,7 @@ def signal_of(nits, transfer):
 
 
 def placed(rgb):
-    """An SDR picture in an HDR programme as BT.2408 says: nits of BT.2020, SDR white at 203."""
+    """An SDR frame in an HDR programme as BT.2408 says: nits of BT.2020, SDR white at 203."""
     return 203 * (np.asarray(rgb) / 255) ** 2.4 @ TO_2020.T
 
 
@@ -86,9 +86,9 @@ def patches(colours, side=32):
     return np.repeat(np.repeat(np.asarray(colours, float)[None], side, axis=0), side, axis=1)
 
 
-def middles(picture, side=32):
+def middles(frame, side=32):
     """The colour in the middle of each patch: int [n, 3]."""
-    return picture[side // 2, side // 2 :: side].astype(int)
+    return frame[side // 2, side // 2 :: side].astype(int)
 
 
 def mapped(frame):
@@ -128,11 +128,11 @@ def test_tags_survive_a_file_and_the_conversion(tmp_path, transfer):
 @both
 def test_greys_up_to_reference_white_come_out_as_bt1886_has_them(tmp_path, transfer):
     nits = np.array([0, 1, 5, 26, 50, 100, 150, 203])
-    picture = mapped(encoded(tmp_path / "a.mp4", patches(np.repeat(nits[:, None], 3, 1)), transfer))
+    frame = mapped(encoded(tmp_path / "a.mp4", patches(np.repeat(nits[:, None], 3, 1)), transfer))
     expected = 255 * (nits / 203) ** (1 / 2.4)
-    assert middles(picture)[0].tolist() == [0, 0, 0]
-    # A code of the 10 bit signal is at most 1.5 codes of the 8 bit picture.
-    assert np.abs(middles(picture) - expected[:, None]).max() <= 1.5
+    assert middles(frame)[0].tolist() == [0, 0, 0]
+    # A code of the 10 bit signal is at most 1.5 codes of the 8 bit frame.
+    assert np.abs(middles(frame) - expected[:, None]).max() <= 1.5
 
 
 @both
@@ -143,8 +143,8 @@ def test_sdr_colours_come_back(tmp_path, transfer):
             *([198, 134, 66], [141, 85, 36], [255, 219, 172], [128, 128, 128], [20, 20, 20], [200, 40, 90]),
         ]
     )
-    picture = mapped(encoded(tmp_path / "a.mp4", placed(patches(colours)), transfer))
-    off = np.abs(middles(picture) - colours)
+    frame = mapped(encoded(tmp_path / "a.mp4", placed(patches(colours)), transfer))
+    off = np.abs(middles(frame) - colours)
     # Half a code of the signal's green is many codes of a red that is next to nothing, though hardly any light.
     assert off.max() <= 30
     # HLG is half way between what these colours were made by and what zscale would make of them.
@@ -154,7 +154,7 @@ def test_sdr_colours_come_back(tmp_path, transfer):
 
 @both
 @pytest.mark.parametrize("x265", ["lossless=1", "crf=10"])
-def test_an_sdr_picture_comes_back(tmp_path, transfer, x265):
+def test_an_sdr_frame_comes_back(tmp_path, transfer, x265):
     original = face((320, 240))
     frame = encoded(tmp_path / "a.mp4", placed(original), transfer, x265)
     naive = frame.to_ndarray(format="rgb24").astype(float)
@@ -205,7 +205,7 @@ def test_colours_outside_bt709_are_clipped_not_wrapped(transfer):
 
 
 @both
-def test_one_bright_pixel_does_not_darken_the_picture(transfer):
+def test_one_bright_pixel_does_not_darken_the_frame(transfer):
     nits = np.full((240, 320, 3), 180.0)
     plain = mapped(frame_of(signal_of(nits, transfer), transfer))
     nits[120:122, 160:162] = 900
@@ -228,7 +228,7 @@ def test_more_light_never_comes_out_darker(transfer, top, full):
 
 @both
 def test_no_bands(transfer):
-    """Through 8 bits a step of the signal would be up to 6 codes of the picture."""
+    """Through 8 bits a step of the signal would be up to 6 codes of the frame."""
     ramp = np.arange(64, round(64 + 876 * float(signal_of([203.0] * 3, transfer)[0]))) - 64
     signal = np.repeat(np.repeat(ramp[None, :, None] / 876, 16, 0), 3, 2)[:, : len(ramp) // 2 * 2]
     steps = np.diff(mapped(frame_of(signal, transfer))[8, :, 1].astype(int))
@@ -285,8 +285,8 @@ def test_the_hlg_clip_looks_like_the_clip_it_was_made_of():
                 naive.append(mapper.reformat(one, format="rgb24", interpolation=Interpolation.BICUBIC).to_ndarray())
                 theirs.append(mapper.reformat(other, format="rgb24", interpolation=Interpolation.BICUBIC).to_ndarray())
 
-    def differ(pictures, size=(320, 240)):
-        scaled = [[cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in group] for group in (pictures, theirs)]
+    def differ(frames, size=(320, 240)):
+        scaled = [[cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in group] for group in (frames, theirs)]
         return np.abs(np.subtract(*np.array(scaled, float))).mean()
 
     assert differ(naive) > 9

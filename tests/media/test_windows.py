@@ -30,7 +30,7 @@ def test_every_window_that_fits_is_there_and_no_other(samples, size, hop):
     starts = window_starts(samples, size, hop)
     assert starts[0] == 0
     assert set(np.diff(starts)) <= {hop}
-    # The next one would not fit; a sound shorter than one window is a window all the same.
+    # The next one would not fit; audio shorter than one window is a window all the same.
     assert starts[-1] + hop + size > samples
     assert starts[-1] + size <= samples or starts == [0]
 

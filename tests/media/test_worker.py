@@ -29,11 +29,11 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_path(tmp_path_factory):
-    """A minute of pictures with one key frame: decoding it takes long enough to be interrupted."""
-    pictures = list(pattern(25, (640, 360))) * 60
+    """A minute of frames with one key frame: decoding it takes long enough to be interrupted."""
+    frames = list(pattern(25, (640, 360))) * 60
     options = {"preset": "ultrafast", "g": "10000", "bf": "0"}
     return str(
-        make_clip(tmp_path_factory.mktemp("long") / "long.mp4", frames=pictures, fps=25, options=options, audio=False)
+        make_clip(tmp_path_factory.mktemp("long") / "long.mp4", frames=frames, fps=25, options=options, audio=False)
     )
 
 
@@ -196,9 +196,9 @@ def test_a_process_that_cannot_start_says_why(path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 def test_a_bomb_costs_one_video(tmp_path, path):
-    # A few kilobytes that unfold to pictures of 100 MB.
-    pictures = [np.zeros((4096, 8192, 3), np.uint8)] * 2
-    bomb = str(make_clip(tmp_path / "bomb.mp4", frames=pictures, audio=False, options={"preset": "ultrafast"}))
+    # A few kilobytes that unfold to frames of 100 MB.
+    frames = [np.zeros((4096, 8192, 3), np.uint8)] * 2
+    bomb = str(make_clip(tmp_path / "bomb.mp4", frames=frames, audio=False, options={"preset": "ultrafast"}))
     with DecodeWorker(limits=Limits(memory_gb=0.1)) as worker:
         failure = worker.decode("v", bomb)
 

@@ -120,7 +120,7 @@ def random_weights(cfg, seed=0):
     return weights
 
 
-def sound(samples, seed=0):
+def audio(samples, seed=0):
     """Noise whose loudness changes, so that its frames differ."""
     random = np.random.default_rng(seed)
     loudness = 10 ** random.uniform(-3, -0.7, samples // 1600 + 1).repeat(1600)[:samples]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.networks.random_beats import FULL, SMALL, bucket, plain_tokens, random_checkpoint, random_weights, sound
+from tests.networks.random_beats import FULL, SMALL, audio, bucket, plain_tokens, random_checkpoint, random_weights
 from vemoclap_batch.networks.beats import distance_buckets, load_beats
 from vemoclap_batch.networks.beats_config import ACTIVATIONS, BeatsConfig
 
@@ -73,7 +73,7 @@ def test_equals_the_published_network():
 def test_any_architecture_of_the_family(tmp_path, cfg):
     cfg = SMALL | cfg
     network = network_of(tmp_path, **cfg)
-    waveform = torch.stack([sound(9000), sound(9000, seed=1)])
+    waveform = torch.stack([audio(9000), audio(9000, seed=1)])
     tokens = network(waveform)
     weights = random_weights(cfg)
     for row, fbank in enumerate(network.fbank(waveform)):
@@ -91,14 +91,14 @@ def test_parameters_have_the_names_of_the_original(tmp_path, cfg):
 
 @pytest.mark.usefixtures("run")
 @pytest.mark.parametrize("cfg", CFGS.values(), ids=CFGS)
-def test_a_padded_sound_gives_what_it_gives_unpadded(tmp_path, cfg):
+def test_a_padded_waveform_gives_what_it_gives_unpadded(tmp_path, cfg):
     network = network_of(tmp_path, **cfg)
     lengths = [48_000, 47_999, 30_000, 10_000, network.shortest]
-    sounds = [sound(length, seed) for seed, length in enumerate(lengths)]
+    waveforms = [audio(length, seed) for seed, length in enumerate(lengths)]
     # What the padding holds does not matter.
-    waveform = torch.stack([torch.cat([one, sound(48_000 - len(one), 9)]) for one in sounds])
+    waveform = torch.stack([torch.cat([one, audio(48_000 - len(one), 9)]) for one in waveforms])
     together, embeddings = network(waveform, torch.tensor(lengths)), network.embed(waveform, torch.tensor(lengths))
-    for tokens, embedding, one in zip(together, embeddings, sounds, strict=True):
+    for tokens, embedding, one in zip(together, embeddings, waveforms, strict=True):
         [alone] = network(one[None])
         assert error(tokens[: len(alone)], alone) < 1e-5
         assert not tokens[len(alone) :].any()
@@ -109,16 +109,16 @@ def test_a_padded_sound_gives_what_it_gives_unpadded(tmp_path, cfg):
 @pytest.mark.usefixtures("run")
 def test_lengths_are_of_any_whole_type(small):
     lengths = torch.tensor([9000, 20_000])
-    waveform = torch.stack([sound(20_000), sound(20_000, seed=1)])
+    waveform = torch.stack([audio(20_000), audio(20_000, seed=1)])
     assert torch.equal(small(waveform, lengths), small(waveform, lengths.int()))
     assert error(small(waveform, torch.tensor([20_000, 20_000])), small(waveform)) < 1e-6
 
 
 @pytest.mark.usefixtures("run")
 @pytest.mark.parametrize("samples", [1, 400, 2799])
-def test_a_sound_shorter_than_a_patch_is_one_patch(small, samples):
-    [one] = small(torch.cat([sound(samples), torch.zeros(2800 - samples)])[None])
-    [tokens] = small(torch.cat([sound(samples), sound(48_000 - samples, 1)])[None], torch.tensor([samples]))
+def test_a_waveform_shorter_than_a_patch_is_one_patch(small, samples):
+    [one] = small(torch.cat([audio(samples), torch.zeros(2800 - samples)])[None])
+    [tokens] = small(torch.cat([audio(samples), audio(48_000 - samples, 1)])[None], torch.tensor([samples]))
     assert one.shape == (8, 16)
     assert error(tokens[:8], one) < 1e-5
     assert not tokens[8:].any()
@@ -126,7 +126,7 @@ def test_a_sound_shorter_than_a_patch_is_one_patch(small, samples):
 
 @pytest.mark.usefixtures("run")
 def test_lengths_that_cannot_be(small):
-    waveform = torch.stack([sound(9000), sound(9000, seed=1)])
+    waveform = torch.stack([audio(9000), audio(9000, seed=1)])
     for lengths, reason in (
         (torch.tensor([9000, 0]), r"int64 \[9000, 0\]; expected for each of 2 waveforms an int from 1 to 9000"),
         (torch.tensor([9001, 5]), r"\[9001, 5\]"),
@@ -142,8 +142,8 @@ def test_lengths_that_cannot_be(small):
 
 
 @pytest.mark.usefixtures("run")
-def test_a_sound_does_not_depend_on_the_others_of_its_batch(small):
-    waveform = torch.stack([sound(48_000, seed) for seed in range(5)])
+def test_a_waveform_does_not_depend_on_the_others_of_its_batch(small):
+    waveform = torch.stack([audio(48_000, seed) for seed in range(5)])
     together = small(waveform)
     for row, one in zip(together, waveform, strict=True):
         assert error(row, small(one[None])[0]) < 1e-5

@@ -42,10 +42,10 @@ def net():
 @pytest.fixture(scope="module")
 def astronaut():
     """A smiling face, with the box that libfacedetection finds."""
-    picture = skimage.data.astronaut()
-    best = max(find_faces(picture), key=lambda row: row[4])
+    frame = skimage.data.astronaut()
+    best = max(find_faces(frame), key=lambda row: row[4])
     assert best[4] > 80
-    return picture, tuple(best[:4])
+    return frame, tuple(best[:4])
 
 
 def noise(count, seed=0):
@@ -95,14 +95,14 @@ def test_a_flat_crop_stays_finite():
 
 
 def test_the_crop_of_a_real_face_holds_the_face(astronaut):
-    picture, box = astronaut
+    frame, box = astronaut
     left, top, side = crop_square(box)
-    # Eyes, nose and mouth of the astronaut in the picture, and where FER-2013 has them on average.
+    # Eyes, nose and mouth of the astronaut in the frame, and where FER-2013 has them on average.
     marks = {"left eye": (202, 101), "right eye": (247, 103), "nose": (224, 124), "mouth": (224, 146)}
     usual = {"left eye": (0.3, 0.38), "right eye": (0.7, 0.38), "nose": (0.5, 0.57), "mouth": (0.5, 0.76)}
     for name, (x, y) in marks.items():
         assert ((x - left) / side, (y - top) / side) == pytest.approx(usual[name], abs=0.08), name
-    assert crop_face(picture, box).shape == (48, 48)
+    assert crop_face(frame, box).shape == (48, 48)
 
 
 def test_a_smile_is_joy(net, astronaut):

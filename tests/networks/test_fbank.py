@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.networks.random_beats import sound
+from tests.networks.random_beats import audio
 from vemoclap_batch.networks.fbank import Fbank, mel_filters
 
 pytestmark = pytest.mark.numeric
@@ -28,7 +28,7 @@ def kaldi(waveform):
 
 
 def test_fbank_is_kaldis():
-    waveform = sound(6000)
+    waveform = audio(6000)
     [found] = Fbank()(waveform[None]).numpy()
     expected = kaldi(waveform.numpy())
     assert found.shape == expected.shape == (36, 128)
@@ -37,7 +37,7 @@ def test_fbank_is_kaldis():
 
 @pytest.mark.parametrize(("samples", "frames"), [(400, 1), (559, 1), (560, 2), (48_000, 298)])
 def test_fbank_counts_whole_frames(samples, frames):
-    assert Fbank()(sound(samples)[None]).shape == (1, frames, 128)
+    assert Fbank()(audio(samples)[None]).shape == (1, frames, 128)
 
 
 def test_fbank_of_silence_and_of_a_constant():
@@ -54,7 +54,7 @@ def test_fbank_hears_a_tone_where_it_is():
 
 
 def test_fbank_stays_in_float32_where_the_rest_is_reduced():
-    waveform = sound(6000)[None]
+    waveform = audio(6000)[None]
     with torch.autocast("cpu", torch.bfloat16):
         reduced = Fbank()(waveform)
     assert torch.equal(reduced, Fbank()(waveform))

@@ -53,9 +53,9 @@ def test_noise_and_silence_have_no_pitch():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 160, 319, 320, 321])
-def test_the_shortest_sounds_have_one_finite_value(samples):
-    sound = noise()[:samples]
-    for values in (loudness(sound), pitch(sound)):
+def test_the_shortest_waveforms_have_one_finite_value(samples):
+    audio = noise()[:samples]
+    for values in (loudness(audio), pitch(audio)):
         assert values.shape == (1,)
         assert np.isfinite(values).all()
 
@@ -88,6 +88,6 @@ def test_syllable_rate_counts_bursts(rate):
     assert syllable_rate(loudness(bursts.astype(np.float32))) == pytest.approx(rate, abs=0.3)
 
 
-def test_steady_sounds_have_no_syllables():
+def test_steady_waveforms_have_no_syllables():
     assert syllable_rate(loudness(tone(200))) == 0
     assert syllable_rate(loudness(np.zeros(SAMPLE_RATE, np.float32))) == 0

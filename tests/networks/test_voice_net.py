@@ -78,7 +78,7 @@ def net(model_bin):
     return VoiceNet(load_encoder(model_bin), torch.zeros(WIDTH), torch.eye(WIDTH))
 
 
-def sound(seconds=3.0, seed=0, amplitude=0.1):
+def audio(seconds=3.0, seed=0, amplitude=0.1):
     """Bursts of noise, as speech is loud and quiet by turns."""
     rng = np.random.default_rng(seed)
     samples = rng.normal(size=int(seconds * SAMPLE_RATE))
@@ -136,22 +136,22 @@ def test_the_encoder_computes_what_transformers_does(model_bin):
 
 
 def test_the_spectrum_is_the_one_that_whisper_gets(net):
-    waveform = sound()
+    waveform = audio()
     expected = FeatureExtractor(feature_size=BANDS)(waveform, padding=0)
     assert mel_filters() == pytest.approx(FeatureExtractor(feature_size=BANDS).mel_filters, abs=1e-6)
     assert net.log_mel(torch.from_numpy(waveform)).numpy() == pytest.approx(expected, abs=1e-3)
 
 
 def test_neither_the_level_nor_surrounding_silence_makes_a_difference(net):
-    waveform = sound(2.0)
+    waveform = audio(2.0)
     assert net.describe(waveform * 0.1) == pytest.approx(net.describe(waveform), abs=1e-3)
     once, thrice = (net.describe(np.pad(waveform, (pause, pause))) for pause in (3_200, 9_600))
     assert thrice == pytest.approx(once, abs=1e-3)
 
 
-def test_what_is_heard_begins_and_ends_with_sound():
+def test_what_is_heard_begins_and_ends_with_audio():
     silence = np.zeros(16_000, np.float32)
-    kept = trim_and_level(np.concatenate([silence, sound(1.0, amplitude=0.01), silence]))
+    kept = trim_and_level(np.concatenate([silence, audio(1.0, amplitude=0.01), silence]))
     assert 16_000 <= len(kept) <= 16_000 + 2 * 1600 + 320
     assert np.abs(kept).max() > 0.1
 
@@ -159,19 +159,19 @@ def test_what_is_heard_begins_and_ends_with_sound():
 @pytest.mark.parametrize("amplitude", [0.0, 2.0**-15])
 def test_silence_is_described_as_nothing(net, amplitude):
     # Noise of one step of 16 bits is silence too.
-    silence = sound(amplitude=amplitude)
+    silence = audio(amplitude=amplitude)
     assert len(trim_and_level(silence)) == 0
     assert not net.describe(silence).any()
 
 
 def test_faint_noise_is_not_made_as_loud_as_a_voice():
-    assert np.abs(trim_and_level(sound(amplitude=0.002))).max() < 0.3
+    assert np.abs(trim_and_level(audio(amplitude=0.002))).max() < 0.3
 
 
 @pytest.mark.parametrize("samples", [1, 160, 400, 5_000])
 @pytest.mark.parametrize("amplitude", [0.0, 0.002, 0.3])
 def test_descriptors_are_finite_and_bounded(net, samples, amplitude):
-    found = net.describe(sound(amplitude=amplitude)[:samples])
+    found = net.describe(audio(amplitude=amplitude)[:samples])
     assert found.shape == (WIDTH,)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
@@ -179,15 +179,15 @@ def test_descriptors_are_finite_and_bounded(net, samples, amplitude):
 
 
 def test_a_full_scale_square_wave_is_finite(net):
-    assert np.isfinite(net.describe(np.where(sound() > 0, 0.99997, -1).astype(np.float32))).all()
+    assert np.isfinite(net.describe(np.where(audio() > 0, 0.99997, -1).astype(np.float32))).all()
 
 
 def test_saved_and_loaded(model_bin, tmp_path):
     mean, projection = torch.randn(WIDTH), torch.randn(WIDTH, 5).half().float()
     save_projection(mean, projection, tmp_path / "voice.safetensors")
     loaded = load_voice_net(model_bin, tmp_path / "voice.safetensors")
-    expected = VoiceNet(load_encoder(model_bin), mean, projection).describe(sound())
-    assert np.array_equal(loaded.describe(sound()), expected)
+    expected = VoiceNet(load_encoder(model_bin), mean, projection).describe(audio())
+    assert np.array_equal(loaded.describe(audio()), expected)
     save_projection(mean, projection, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "voice.safetensors").read_bytes()
 
