@@ -210,16 +210,9 @@ def _download(hub: HfApi, repo: str, revision: str, file: RepoSibling, folder: P
         headers = build_hf_headers(token=hub.token if is_hub else False)
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as stream:
-            if stream.tell() > (file.size or 0):
-                stream.truncate(stream.seek(0))
-            http_get(
-                place,
-                stream,
-                resume_size=stream.tell(),
-                expected_size=file.size,
-                displayed_filename=name,
-                headers=headers,
-            )
+            if (done := stream.tell()) > (file.size or 0):
+                done = stream.truncate(stream.seek(0))
+            http_get(place, stream, resume_size=done, expected_size=file.size, displayed_filename=name, headers=headers)
         part.replace(target)
         if _find(file, folder) is None:
             target.unlink()
