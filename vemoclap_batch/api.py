@@ -132,7 +132,7 @@ def predict(
     with store.writing(run_id, wait=wait):
         videos = store.current_videos()
         done = predict_videos(store, videos, classifier.checkpoint, classifier.digest, selected, run_id, window=windows)
-    counts = {"new": done.new, "skipped": done.there, "incomplete": done.incomplete}
+    counts = {"new": done.new, "skipped": done.skipped, "incomplete": done.incomplete}
     notes = fingerprint_notes(classifier.checkpoint, selected)
     return {"out": os.fspath(out), "table": done.fingerprint, "counts": counts, "notes": notes}
 

@@ -222,13 +222,13 @@ def test_a_prediction_for_every_window(labelled, capsys):
     window = Window(10, 5)
     done = predict(store, videos, model, "m", selected, "run", window=window)
     rows = done.table.read().sort_by("window_start_s").to_pylist()
-    assert (done.new, done.there) == (1, 0)
+    assert (done.new, done.skipped) == (1, 0)
     assert [row["window_start_s"] for row in rows] == [5.0 * number for number in range(11)]
     assert rows[-1]["window_end_s"] == pytest.approx(60, abs=0.5)
     # Not even sound's, of which a whole video keeps 16 windows.
     assert not any(row["missing"] for row in rows)
     again = predict(store, videos, model, "m", selected, "run2", window=window)
-    assert (again.new, again.there) == (0, 1)
+    assert (again.new, again.skipped) == (0, 1)
     assert done.table.read().num_rows == 11
     names = {prediction_fingerprint("m", selected, w) for w in (None, window, Window(10, 10), Window(20, 5))}
     assert len(names) == 4

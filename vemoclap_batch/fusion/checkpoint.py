@@ -53,7 +53,7 @@ class Checkpoint:
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write the checkpoint; ``half`` stores float16 weights (read back as float32).
 
-        Each of the two files appears whole or not at all, the description last.
+        Each of the two files is replaced atomically, the description last.
         """
         place = Folder(folder)
         dtype = torch.float16 if half else torch.float32
@@ -80,7 +80,7 @@ class Checkpoint:
             model = build(FusionSpec.model_validate(description["spec"]))
             model.load_state_dict({name: x.float() for name, x in from_bytes(place.read(WEIGHTS)).items()})
         except FileNotFoundError as error:
-            raise ConfigError([f"model {str(folder)!r}: {error.filename} is not there"]) from error
+            raise ConfigError([f"model {str(folder)!r}: {error.filename} does not exist"]) from error
         except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError([f"model {str(folder)!r} is not a checkpoint: {error}"]) from error
         return cls(model.eval(), description["temperature"], description["fingerprints"], description.get("card", {}))
@@ -99,7 +99,7 @@ class Checkpoint:
 
 
 class TrainingState:
-    """The progress of a training, in one file of ``torch.save`` that is replaced whole every few seconds."""
+    """The progress of a training, in one file of ``torch.save`` that is replaced atomically every few seconds."""
 
     def __init__(self, folder: Folder, identity: str, every_s: float = 30.0) -> None:
         """Point at a file in a folder, which need not exist yet.
@@ -142,7 +142,7 @@ class TrainingState:
 
 
 def used_videos(folder: str) -> dict[str, str]:
-    """Video id → ``train`` or ``validation``, of a checkpoint; empty when it does not tell."""
+    """Video id → ``train`` or ``validation``, of a checkpoint; empty when it does not say."""
     place = Folder(folder)
     if not place.has(VIDEOS):
         return {}
@@ -168,7 +168,7 @@ def check_spaces(checkpoint: Checkpoint, spaces: Mapping[str, str | None]) -> No
     for name, feature in sorted(checkpoint.spec.features.items()):
         wanted = feature.space
         if name not in spaces:
-            mistakes.append(f"feature {name!r}: the model needs it (space {wanted}), and there is none")
+            mistakes.append(f"feature {name!r}: the model needs it (space {wanted}); it is missing")
         elif wanted is not None and spaces[name] != wanted:
             mistakes.append(f"feature {name!r}: the model was trained on space {wanted}, this is {spaces[name]}")
     if mistakes:

@@ -77,10 +77,10 @@ def out_of_fold(
     for number in np.unique(numbers):
         tested, others = np.flatnonzero(numbers == number), np.flatnonzero(numbers != number)
         ids = [data.ids[row] for row in others]
-        held = validation_rows(ids, data.labels[others], VALIDATION_SHARE, settings.seed)
-        training = data.part(np.delete(others, held))
+        validation = validation_rows(ids, data.labels[others], VALIDATION_SHARE, settings.seed)
+        training = data.part(np.delete(others, validation))
         checkpoint, history = train(
-            fit_statistics(shape, training), training, data.part(others[held]), settings, device=device
+            fit_statistics(shape, training), training, data.part(others[validation]), settings, device=device
         )
         probabilities[tested] = checkpoint.probabilities(data.part(tested))
         if report:

@@ -199,8 +199,8 @@ def batches(ids: Sequence[str], size: int, seed: int, epoch: int) -> Iterator[np
 def validation_rows(ids: Sequence[str], labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Positions, sorted, of a stratified share of the videos, keyed by (seed, video id)."""
     order = keyed_order(ids, seed, "validation")
-    held: list[int] = []
+    chosen: list[int] = []
     for label in np.unique(labels):
         rows = order[labels[order] == label]
-        held += rows[: round(len(rows) * fraction)].tolist()
-    return np.array(sorted(held), np.int64)
+        chosen += rows[: round(len(rows) * fraction)].tolist()
+    return np.array(sorted(chosen), np.int64)

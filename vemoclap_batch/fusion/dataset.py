@@ -61,8 +61,8 @@ class Labelled:
         """
         rows = [row for row, name in enumerate(self.splits) if split in (name, "all")]
         if not rows:
-            there = ", ".join(sorted(set(self.splits))) or "none"
-            raise ConfigError([f"--split {split}: no labelled video with all features; there is {there}"])
+            splits = ", ".join(sorted(set(self.splits))) or "none"
+            raise ConfigError([f"--split {split}: no labelled video with all features; splits: {splits}"])
         return np.array(rows, np.int64)
 
     def validation(self) -> np.ndarray:
@@ -152,7 +152,7 @@ def open_data(
         videos: ``video_id`` and ``content_key``.
         labels: index of each one's label, int64 [n].
         stream: whether they are read from a memory-mapped file; None decides by their size.
-        memory: bytes that may be held in memory.
+        memory: bytes that may be in memory.
     """
     ids = videos["video_id"].to_pylist()
     if stream is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import DESCRIPTION, Checkpoint, used_videos
@@ -87,10 +87,10 @@ def score(
 
 def _members(model: str) -> dict[str, str]:
     """The checkpoints of a folder: itself, under no name, or one a seed."""
-    whole = Folder(model)
-    if whole.has(DESCRIPTION):
+    parent = Folder(model)
+    if parent.has(DESCRIPTION):
         return {"": model}
-    seeds = [folder for folder in whole.folders() if folder.name.startswith("seed-") and folder.has(DESCRIPTION)]
+    seeds = [folder for folder in parent.folders() if folder.name.startswith("seed-") and folder.has(DESCRIPTION)]
     seeds.sort(key=lambda folder: (len(folder.name), folder.name))
     return {folder.name: folder.address for folder in seeds} or {"": model}
 
@@ -126,11 +126,11 @@ def _leaks(checkpoints: Mapping[str, Checkpoint], members: Mapping[str, str], id
         seen |= Counter(used[name] for name in ids if name in used)
     if not seen:
         return None
-    told = " and ".join(
+    counts = " and ".join(
         f"{count} of them {'trained the model' if name == 'train' else 'chose its step'}"
         for name, count in sorted(seen.items())
     )
-    return f"the score leaks: of the {len(ids)} videos scored, {told}"
+    return f"the score leaks: of the {len(ids)} videos scored, {counts}"
 
 
 # ---- numbers
@@ -302,16 +302,12 @@ def draw_confusion(result: Mapping[str, Any], labels: Sequence[str]) -> bytes:
     counts = np.array(result["confusion_matrix"])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     drawn = figure(6.4, 5.4)
-    axes = drawn.subplots()
-    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="predicted", ylabel="given")
-    axes.set_title(describe(result), fontsize=9)
-    axes.set_xticklabels(labels, rotation=35, ha="right")
-    axes.set_yticklabels(labels)
-    for row, column in np.ndindex(counts.shape):
-        colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    drawn.colorbar(image, label="share of the given label")
+    display = ConfusionMatrixDisplay(share, display_labels=labels)
+    display.plot(ax=drawn.subplots(), cmap="Blues", xticks_rotation=35, im_kw={"vmin": 0, "vmax": 1})
+    display.ax_.set(xlabel="predicted", ylabel="given")
+    display.ax_.set_title(describe(result), fontsize=9)
+    for at in np.ndindex(counts.shape):
+        display.text_[at].set_text(str(counts[at]))
     return png(drawn)
 
 

@@ -44,7 +44,7 @@ class Predicted:
     table: Table
     fingerprint: str
     new: int = 0
-    there: int = 0
+    skipped: int = 0
     incomplete: int = 0
 
 
@@ -85,10 +85,10 @@ def predict(
     table = store.predictions(fingerprint, checkpoint.spec.labels)
     # A video has a row for each window, and all of them are committed as one.
     table.unique = window is None
-    there = table.committed(keys(videos))
+    is_done = table.committed(keys(videos))
     complete = complete_mask(store, selected, videos)
-    result = Predicted(table, fingerprint, there=int(there.sum()), incomplete=int((~there & ~complete).sum()))
-    pending = videos.filter(pa.array(complete & ~there))
+    result = Predicted(table, fingerprint, skipped=int(is_done.sum()), incomplete=int((~is_done & ~complete).sum()))
+    pending = videos.filter(pa.array(complete & ~is_done))
     if not pending.num_rows:
         return result
     description = {

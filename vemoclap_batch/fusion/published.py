@@ -100,8 +100,8 @@ def read_checkpoint(
     try:
         spec = FusionSpec(features=features, labels=labels, d_model=d_model, heads=heads, dropout=released.dropout)
     except ValidationError as error:
-        told = [item["msg"].removeprefix("Value error, ") for item in error.errors()]
-        raise ConfigError([f"{str(model)!r}: --heads {heads}: {message}" for message in told]) from error
+        messages = [item["msg"].removeprefix("Value error, ") for item in error.errors()]
+        raise ConfigError([f"{str(model)!r}: --heads {heads}: {message}" for message in messages]) from error
     result = Imported(Checkpoint(_classifier(str(model), spec, weights)))
     _explain(result, released, heads, stats)
     result.checkpoint.card = {
@@ -186,8 +186,7 @@ def _classifier(path: str, spec: FusionSpec, weights: Mapping[str, np.ndarray]) 
     try:
         model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, assign=True)
     except RuntimeError as error:  # Its first line names the class, each further one a mistake.
-        told = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ConfigError([f"{path!r}: {mistake}" for mistake in told]) from error
+        raise ConfigError([f"{path!r}: {line.strip()}" for line in str(error).splitlines()[1:]]) from error
     return model.eval()
 
 
@@ -232,8 +231,8 @@ class _Configuration(BaseModel):
         try:
             return cls.model_validate({name: value for name, value in settings.items() if value is not None})
         except ValidationError as error:
-            told = [(".".join(map(str, item["loc"])), brief(item["input"]), item["msg"]) for item in error.errors()]
-        raise ConfigError([f"{path!r}: {key} = {value}: {message}" for key, value, message in told])
+            mistakes = [f"{'.'.join(map(str, x['loc']))} = {brief(x['input'])}: {x['msg']}" for x in error.errors()]
+        raise ConfigError([f"{path!r}: {mistake}" for mistake in mistakes])
 
 
 def _features(
@@ -247,8 +246,8 @@ def _features(
     features = {}
     for name, array in encoders.items():
         width, published = array.shape[1], FEATURES[name]
-        if (told := (released.feature_dims or {}).get(name, width)) != width:
-            mistakes.append(f"{path!r}: feature_dims of {name} is {told}; the weights take {width}")
+        if (expected := (released.feature_dims or {}).get(name, width)) != width:
+            mistakes.append(f"{path!r}: feature_dims of {name} is {expected}; the weights take {width}")
         length = (released.feature_lengths or {}).get(name, released.n_frames if published.sequence else 1)
         if length > 1 and not published.sequence:
             mistakes.append(f"{path!r}: feature_lengths of {name} is {length}; it is a single vector")

@@ -59,8 +59,8 @@ def load(path: str | Path) -> Any:
         raise ValueError(f"{path} is refused: {error}") from error
     except Exception as error:  # Whatever broken bytes make the readers raise, running out of memory included.
         lines = str(error).splitlines() or [""]
-        told = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-        reason = f"{type(error).__name__}: {told.strip()[:300]}"
+        line = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
+        reason = f"{type(error).__name__}: {line.strip()[:300]}"
         raise ValueError(f"{path} cannot be read as a pickle or torch file ({reason})") from error
 
 
@@ -156,7 +156,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``, which allocates whatever shape it is told."""
+    """Stands for ``numpy.ndarray``, which allocates any shape."""
 
     __slots__ = ("value",)
 

@@ -48,7 +48,7 @@ def select(
         store: the output folder.
         spaces: per wanted feature the space that the classifier accepts; None accepts any.
         chosen: the user's choice, feature → fingerprint.
-        preferred: the current profile's fingerprints, taken when several of one space are there.
+        preferred: the current profile's fingerprints, taken when there are several of one space.
         window: of the predictions; None for whole videos. Only tables that serve it are taken.
 
     Raises:
@@ -76,7 +76,7 @@ def _select_one(
     tables = store.fingerprints(name)
     if chosen is not None:
         if chosen not in tables:
-            raise ConfigError([f"--features {name}={chosen}: no such table; there is {', '.join(tables) or 'none'}"])
+            raise ConfigError([f"--features {name}={chosen}: no such table; tables: {', '.join(tables) or 'none'}"])
         tables = {chosen: tables[chosen]}
     fitting = {fp: made for fp, made in tables.items() if space is None or made["space"] == space}
     if not fitting:

@@ -146,7 +146,7 @@ def train(
         settings: hyper-parameters.
         report: called with step, mean loss and validation accuracy after each evaluation.
         device: of this process.
-        state: where the worker of rank 0 saves its progress; what is there is resumed from.
+        state: where rank 0 saves its progress; the training resumes from it.
         on_step: called with the step, after each.
 
     Raises:

@@ -23,8 +23,8 @@ from vemoclap_batch.training.train_loop import STATE_FOLDER, OnProgress, TrainLo
 
 #: Times that a lost worker is replaced: all resume from the state.
 _RETRIES = 3
-#: Seconds between two steps that rank 0 tells of, since each message is a call.
-_TELL_EVERY_S = 1.0
+#: Seconds between two steps that rank 0 reports, since each message is a remote call.
+_REPORT_EVERY_S = 1.0
 
 
 def train_distributed(
@@ -78,7 +78,7 @@ def _check_workers(workers: int, cluster: Cluster, config: Config) -> bool:
     """Whether the workers train on GPUs.
 
     Raises:
-        ConfigError: there is not enough for them: they would wait for ever.
+        ConfigError: the cluster has too few CPUs or GPUs: they would wait for ever.
     """
     use_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and cluster.gpus > 0)
     mistakes = []
@@ -97,18 +97,18 @@ def _check_workers(workers: int, cluster: Cluster, config: Config) -> bool:
 def _train_loop_per_worker(loop_config: dict[str, Any]) -> None:
     """Runs on each worker, in the process group that Ray Train made: gloo on CPUs, nccl on GPUs."""
     training: TrainLoopConfig = loop_config["training"]
-    told_at = 0.0
+    sent_at = 0.0
 
     def send(step: int, loss: float | None, accuracy: float | None) -> None:
-        nonlocal told_at
-        if loss is not None or time.monotonic() - told_at >= _TELL_EVERY_S:
-            told_at = time.monotonic()
+        nonlocal sent_at
+        if loss is not None or time.monotonic() - sent_at >= _REPORT_EVERY_S:
+            sent_at = time.monotonic()
             loop_config["queue"].put((step, loss, accuracy))
 
     train_loop(training, training.open_data(), send, get_device())
 
 
 def _listen(queue: Queue, on_progress: OnProgress) -> None:
-    """Pass on what rank 0 tells, until None comes."""
+    """Pass on what rank 0 sends, until None comes."""
     while (message := queue.get()) is not None:
         on_progress(*message)

@@ -160,15 +160,15 @@ def _train(
 ) -> None:  # fmt: skip
     """Run a training, in this process if its data is given, and show its progress."""
     with tracking(f"{Folder(training.folder).name}: steps", training.settings.max_steps) as tracker:
-        tell = say or tracker.log
+        log = say or tracker.log
         if saved := training.state.load():
-            tell(f"resuming from step {saved['progress']['step']}")
+            log(f"resuming from step {saved['progress']['step']}")
 
         def on_progress(step: int, loss: float | None, accuracy: float | None) -> None:
             tracker.update(step)
             if loss is not None:
                 preset = training.about["preset"]
-                tell(f"step {step}: loss {loss:.4f}, validation accuracy {accuracy:.3f} (preset {preset})")
+                log(f"step {step}: loss {loss:.4f}, validation accuracy {accuracy:.3f} (preset {preset})")
 
         if data is not None:
             has_gpu = config.uses_gpu and torch.cuda.is_available()
