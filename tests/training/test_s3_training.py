@@ -81,7 +81,7 @@ def test_seeds_in_a_bucket_are_scored_and_the_score_is_written_there(bucket, fil
 
 @pytest.mark.usefixtures("bucket")
 def test_a_model_that_is_not_in_the_bucket_is_named():
-    with pytest.raises(ConfigError, match=r"s3://models/none/model.json is not there"):
+    with pytest.raises(ConfigError, match=r"s3://models/none/model.json does not exist"):
         Checkpoint.load("s3://models/none")
 
 
