@@ -26,8 +26,8 @@ _HTTP_TIMEOUT_S = 60.0
 def local_copy(address: str, heartbeat: Heartbeat = no_heartbeat, limits: Limits | None = None) -> Iterator[str]:
     """A path from which the file at an address can be read, for as long as the context lasts.
 
-    A local file is checked and stays where it is. A remote one is streamed to a temporary file, which on Linux has no
-    name from the start: whatever kills this process, nothing is left behind.
+    A local file stays where it is. A remote one is streamed to a temporary file, which on Linux has no name: whatever
+    kills this process, nothing is left behind.
 
     Args:
         address: a local path or a URI.

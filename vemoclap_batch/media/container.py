@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO, Any, NamedTuple
@@ -76,20 +76,19 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
         yield container
 
 
-def demux(
-    container: av.container.InputContainer, *streams: Any, passed_over: Callable[[], None] = lambda: None
-) -> Iterator[av.Packet]:
+def demux(container: av.container.InputContainer, streams: Any, warnings: list[str]) -> Iterator[av.Packet]:
     """The packets of these streams, in the order of the file.
 
-    A stream that begins only midway, as after a change of programme, is passed over: PyAV does not know it and raises
-    IndexError at its first packet.
+    A stream that begins only midway, as after a change of programme, is left out with a warning: PyAV does not know it
+    and raises IndexError at its first packet.
     """
+    message = "what begins only midway, in a stream of its own, was left out"
     while True:
         try:
-            yield from container.demux(*streams)
+            yield from container.demux(streams)
             return
         except IndexError:
-            passed_over()
+            warnings += [message] * (message not in warnings)
 
 
 def decode_packet(codec: Any, packet: av.Packet | None) -> list[Any]:

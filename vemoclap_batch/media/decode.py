@@ -181,8 +181,8 @@ class Chunk(NamedTuple):
 def divide(frames: int, audio: AudioBuffer, limits: Limits) -> list[Chunk]:
     """The chunks of a video; one while neither its frames nor its audio are more than the limits leave whole.
 
-    Frames and audio are divided each by itself: no extractor reads both. All chunks of one kind but the last are full;
-    where there are more chunks of the other kind, those that are left have none of it.
+    Frames and audio are divided each by itself: no extractor reads both. Where there are more chunks of one kind, the
+    last have nothing of the other.
     """
     # Half a sample is more than the product is off by; the limit may be infinite.
     if frames <= limits.whole_frames and len(audio) < limits.whole_s * SAMPLE_RATE + 0.5:

@@ -51,7 +51,7 @@ class FrameDecoder:
         try:
             if seek_to is not None:
                 self._container.seek(seek_to, stream=self._stream, backward=True)
-            for number, packet in enumerate(demux(self._container, self._stream)):
+            for number, packet in enumerate(demux(self._container, self._stream, [])):
                 if number % _HEARTBEAT_EVERY == 0:
                     self._source.heartbeat()
                 if packet.size:

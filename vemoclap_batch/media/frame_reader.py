@@ -21,15 +21,15 @@ NO_FRAMES: Group = (np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0))
 
 
 class FrameReader:
-    """The frames of one video.
+    """The frames of one video, sought.
 
-    Frames are sought. Where seeking gives a broken frame, the wrong one or none, all of the video is decoded in
-    sequence instead, for as long as ``timeout_s``; in files where seeking cannot work that is done from the start.
+    Where seeking gives a broken frame, the wrong one or none, all of the video is decoded in sequence instead, for as
+    long as ``timeout_s``; in files where seeking cannot work that is done from the start.
 
     Attributes:
         sample: the first group of frames that had one; it tells size and orientation.
         wanted, got: how many frames were wanted and read so far.
-        warnings: what a user should know, in words.
+        warnings: what a user should know.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FrameReader:
 
     def count(self) -> int:
         """How many frames will be taken; a file in which seeking cannot work is decoded once for that."""
-        self._numbers = self._chosen(self.index.times)
+        self._numbers = chosen(self.index.times, self.index.seconds, self._sampling)
         if not self.index.seekable:
             self._survey(SequentialReader(self._source))
         return len(self._numbers)
@@ -72,9 +72,6 @@ class FrameReader:
                 yield from self._in_sequence(frames, groups[place:], sizes, place)
                 return
             yield self._taken(frames, self._stamps(group), group)
-
-    def _chosen(self, times: np.ndarray) -> np.ndarray:
-        return chosen(times, self.index.seconds, self._sampling)
 
     def _take_sample(self) -> None:
         frames = self._sought([0], alone=False) if self.index.seekable else DecodedFrames()
@@ -106,17 +103,15 @@ class FrameReader:
             intact = np.arange(count)
         elif len(intact) < count:
             self._warn(f"{count - len(intact)} damaged frames were left out")
-        self._numbers = table.without_tainted(intact[self._chosen(table.times[intact])])
+        places = chosen(table.times[intact], self.index.seconds, self._sampling)
+        self._numbers = table.without_tainted(intact[places])
         if tainted := int(table.tainted[self._numbers].sum()):
             self._warn(f"{tainted} of the frames taken may show traces of damage before them")
         return table
 
     def _from_table(self, table: FrameTable, reader: SequentialReader, groups: list[list[int]]) -> Iterator[Group]:
-        if set(self._numbers.tolist()) <= set(self._kept.by_number):
-            of_groups: Iterator[DecodedFrames] = iter([self._kept] * len(groups))
-        else:
-            of_groups = reader.read(groups)
-        for group, frames in zip(groups, of_groups, strict=True):
+        kept = set(self._numbers.tolist()) <= set(self._kept.by_number)
+        for group, frames in zip(groups, [self._kept] * len(groups) if kept else reader.read(groups), strict=True):
             yield self._taken(frames, table.times[group], group)
 
     def _in_sequence(

@@ -27,8 +27,8 @@ _ALIKE = 2.0
 def seek(source: VideoSource, numbers: list[int]) -> DecodedFrames:
     """Decode the frames of these numbers, each from the key frame before it and only what it depends on.
 
-    One that cannot be decoded, or that FFmpeg marks as corrupt, is absent from the result; ``doubtful`` is set where
-    what came may be wrong, or show traces of damage before it.
+    One that cannot be decoded, or that FFmpeg marks as corrupt, is left out; ``doubtful`` is set where what came may be
+    wrong, or show traces of damage before it.
     """
     index = source.index
     with open_media(source.path) as container:
@@ -120,8 +120,7 @@ class FrameTable:
     Attributes:
         times: float64 [N], increasing: time stamps in seconds.
         intact: bool [N]: whether a frame is whole, as far as the decoder knows.
-        tainted: bool [N]: whether one between the last key frame and it was damaged, so that it may show traces of
-            that.
+        tainted: bool [N]: whether it may show traces of damage to one between the last key frame and it.
     """
 
     times: np.ndarray
@@ -129,10 +128,7 @@ class FrameTable:
     tainted: np.ndarray
 
     def without_tainted(self, numbers: np.ndarray) -> np.ndarray:
-        """The numbers, int64 [n], each of a tainted frame replaced by that of the nearest which is not.
-
-        It stays where there is none that is nearer than half of the mean distance between them.
-        """
+        """The numbers, int64 [n], tainted frames replaced by the nearest others within half of the mean distance."""
         clean = np.setdiff1d(np.flatnonzero(self.intact & ~self.tainted), numbers)
         nearest = (self.times[numbers[-1]] - self.times[numbers[0]]) / max(len(numbers) - 1, 1) / 2
         chosen = numbers.copy()
@@ -213,10 +209,8 @@ class SequentialReader:
             yield FrameDecoder(container, self._source)
 
     def _frames(self, decoder: FrameDecoder) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Every frame that decodes, in the order they are shown, its time stamp on one time line; and if it is whole.
-
-        Before the first that is decoded without any other, frames may be built on grey.
-        """
+        """Every frame that decodes, in the order they are shown, with its time stamp on one time line; if it is whole."""
+        # Before the first that is decoded without any other, frames may be built on grey.
         begun = self._index.codec not in STARTS_ANYWHERE
         for frame in self._all_frames(decoder):
             begun = begun or frame.key_frame or frame.pict_type in (PictureType.I, PictureType.NONE)

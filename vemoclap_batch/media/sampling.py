@@ -49,12 +49,10 @@ class Limits:
     """What decoding one video may use. Changes no output of a video that stays within them.
 
     Attributes:
-        timeout_s: a worker process that sends no heartbeat for this long is killed; it sends them while it gets on, so
-            a long video takes as long as it needs. Where seeking went wrong, decoding in sequence may take as long,
-            too.
+        timeout_s: a worker process that sends no heartbeat for this long is killed; a long video takes as long as it
+            needs. Where seeking went wrong, decoding in sequence may take as long, too.
         fetch_timeout_s: seconds that fetching a remote file may take, all in all.
-        max_fetch_gb: a larger remote file is refused, in GiB: one that never ends would fill the disk that all workers
-            share.
+        max_fetch_gb: GiB; a larger remote file is refused: one that never ends would fill the disk.
         memory_gb: address space of the worker process above its start, in GiB.
         max_duration_s: audio after this is left out, with a warning; it bounds the disk that a long track takes.
         whole_s, whole_frames: a video with no more audio and frames is one chunk.
@@ -62,8 +60,8 @@ class Limits:
         part_frames: frames in one of several chunks, at most.
         threads: of the video decoder. One, because the pipeline runs a worker per core.
         decoder: what reads the frames. Both give the same pixels (of more than 8 bits, the same but for how chroma is
-            interpolated); PyAV skips the frames that no wanted one depends on and takes about half of decord's time.
-            decord does not tell when a frame is damaged; PyAV steps in where it is absent, fails or differs from PyAV.
+            interpolated). decord takes twice as long and does not tell when a frame is damaged; PyAV steps in where it
+            is absent, fails or differs.
         policy: which addresses may be read.
     """
 
@@ -86,8 +84,7 @@ def chosen(times: np.ndarray, unit_s: float, sampling: Sampling) -> np.ndarray:
 
     The frames shown at ``frames`` equally spaced times from the first to the last frame; or at every multiple of
     ``every_s``, if those are more. A frame that is shown for long is taken once for each of the ``frames`` times that
-    it covers, so that all times count the same. With a constant rate they are ``evenly_spaced`` by number, which rounds
-    to the nearest frame.
+    it covers. With a constant rate they are ``evenly_spaced`` by number, which rounds to the nearest frame.
 
     Args:
         times: float64 [N], seconds, increasing: when each frame is shown.

@@ -106,8 +106,7 @@ class _PacketReader:
     def read(self, heartbeat: Heartbeat) -> None:
         """Take every packet, as far as the file can be read."""
         try:
-            packets = demux(self._container, self.streams, passed_over=self._pass_over)
-            for number, packet in enumerate(packets):
+            for number, packet in enumerate(demux(self._container, self.streams, self._warnings)):
                 if number % _HEARTBEAT_EVERY == 0:
                     heartbeat()
                 if number >= MAX_PACKETS:
@@ -118,10 +117,6 @@ class _PacketReader:
             raise
         except (av.FFmpegError, OSError) as error:
             self._warnings.append(f"reading stopped early: {getattr(error, 'strerror', None) or error}")
-
-    def _pass_over(self) -> None:
-        message = "what begins only midway, in a stream of its own, was left out"
-        self._warnings += [message] * (message not in self._warnings)
 
     def _take(self, packet: av.Packet) -> None:
         # The last packet of each stream is empty: it flushes the decoder.
@@ -195,8 +190,9 @@ class _PacketReader:
         ends = [
             float(self._ends[stream.index] * stream.time_base)
             for stream in self.streams
-            if stream.time_base is not None and stream.index in self._ends
-            if stream is not self._audio or self._track is None or self._track.timed
+            if stream.time_base is not None
+            and stream.index in self._ends
+            and (stream is not self._audio or self._track is None or self._track.timed)
         ]
         return max([self._origin_s, *ends]) - self._origin_s
 

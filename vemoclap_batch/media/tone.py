@@ -79,9 +79,9 @@ def _scaled_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     """The signal as RGB uint16 [height, width, 3], scaled down."""
     width, height = min(size[0], frame.width), min(size[1], frame.height)
     scaled = (width, height) != (frame.width, frame.height)
-    # FFmpeg scales before it leaves YUV: the result is cv2.INTER_AREA's of the full RGB frame to 0.3 of 255, in a
-    # thirtieth of the time. Planes are faster than packed 48 bit pixels, and more exact from 8 bit frames.
-    # No transfer or primaries are asked for: FFmpeg would then convert, and clip at reference white, by itself.
+    # FFmpeg scales before it leaves YUV: to 0.3 of 255 what cv2.INTER_AREA gives of full RGB, in a thirtieth of the
+    # time. Planes are faster than packed 48 bit pixels, and more exact from 8 bit frames. With a transfer or primaries
+    # FFmpeg would convert, and clip at reference white, by itself.
     planar = VideoReformatter().reformat(
         frame,
         width,

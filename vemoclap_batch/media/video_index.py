@@ -45,8 +45,8 @@ class VideoIndex:
             for decoders that put out frames later.
         ordered: False where the container does not say when each frame is shown, so that only decoding all of them
             in sequence tells.
-        seekable: False where decoding that starts at a key frame gives wrong or broken frames: where time starts
-            again, where a palette came with the first packet, where B-frames are packed, and where not ordered.
+        seekable: False where decoding from a key frame on gives wrong frames: where time starts again, a palette came
+            with the first packet, B-frames are packed, and where not ordered.
         plain: whether the container has an index of its own and no frame that precedes a key frame follows it in the
             file; less careful decoders than PyAV's seek to the wrong frame in others.
         whole_packets: whether the container stores packets; others (MPEG streams) are split into them, and the first
