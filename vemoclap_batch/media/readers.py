@@ -209,7 +209,7 @@ class SequentialReader:
             yield FrameDecoder(container, self._source)
 
     def _frames(self, decoder: FrameDecoder) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Every frame that decodes, in the order they are shown, with its time stamp on one time line; if it is whole."""
+        """Every frame that decodes, in the order they are shown and on one time line, and whether it is whole."""
         # Before the first that is decoded without any other, frames may be built on grey.
         begun = self._index.codec not in STARTS_ANYWHERE
         for frame in self._all_frames(decoder):
