@@ -8,16 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from vemoclap_batch.extractors import pretrained
 from vemoclap_batch.extractors.base import FRAMES, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.pretrained import (
-    PrecisionSettings,
-    Pretrained,
-    autocast,
-    load_image_processor,
-    load_strictly,
-    load_tokenizer,
-)
+from vemoclap_batch.extractors.pretrained import PrecisionSettings, Pretrained
 from vemoclap_batch.media.clip import Clip
 
 PUBLISHED = "hf:Salesforce/blip-image-captioning-base"
@@ -47,9 +41,9 @@ class Caption(Pretrained):
         from transformers import AutoModelForImageTextToText
 
         folder = resources.models["model"]
-        self._network = load_strictly(AutoModelForImageTextToText, folder).to(resources.device)
-        self._prepare = load_image_processor(folder, "torchvision")
-        self._tokenizer = load_tokenizer(folder)
+        self._network = pretrained.load_strictly(AutoModelForImageTextToText, folder).to(resources.device)
+        self._prepare = pretrained.load_image_processor(folder, "torchvision")
+        self._tokenizer = pretrained.load_tokenizer(folder)
         self._batches = Batches.for_device(resources.device, CPU_BATCH, GPU_BATCH)
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
@@ -68,7 +62,7 @@ class Caption(Pretrained):
         import torch
 
         inputs = self._prepare(list(frames), return_tensors="pt").to(self.resources.device)
-        with torch.inference_mode(), autocast(self.resources.device, self._precision):
+        with torch.inference_mode(), pretrained.autocast(self.resources.device, self._precision):
             tokens = self._network.generate(
                 **inputs, max_new_tokens=self.settings.max_tokens, num_beams=self.settings.beams, do_sample=False
             )

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata, util
+from importlib import util
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class PaddleOcr(Extractor):
     inputs = (FRAMES,)
     columns = {"lines": pa.list_(LINE), "text": pa.string()}
     detections = "lines"
+    package = "rapidocr"
     settings: OcrSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
@@ -72,14 +73,13 @@ class PaddleOcr(Extractor):
 
     def _reader(self, scratch: Path) -> Any:
         """The PaddleOCR object; ``scratch`` is a folder that exists until it is made."""
-        return paddle_reader(
-            bundled_detector(scratch), bundled_recogniser(scratch), ONNX, "cpu", self.resources.threads
-        )
+        models = bundled_detector(scratch), bundled_recogniser(scratch)
+        return paddle_reader(*models, ONNX, "cpu", self.resources.threads)
 
     @classmethod
     def weights(cls, settings: Any) -> str:
-        """The version of the package that carries the models."""
-        return f"rapidocr {metadata.version('rapidocr')} {DETECTOR} {RECOGNISER}"
+        """The version of the package that carries the models, and their names."""
+        return f"{super().weights(settings)} {DETECTOR} {RECOGNISER}"
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         return [ocr_result(clip, frames) for clip, frames in zip(clips, self._lines(clips), strict=True)]
@@ -156,12 +156,8 @@ def unique_texts(frames: Iterable[Sequence[dict[str, Any]]]) -> dict[str, int]:
 def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, threads: int) -> Any:
     """A PaddleOCR that finds and reads lines of text, and does not turn or flatten the image.
 
-    Args:
-        detector: a folder as PaddleOCR publishes it.
-        recogniser: likewise.
-        engine: ``onnxruntime`` or ``paddle_static``.
-        device: ``cpu``, or as PaddleOCR names a GPU: ``gpu:0``.
-        threads: CPU threads.
+    The models are folders as PaddleOCR publishes them; engine (``onnxruntime`` or ``paddle_static``) and device
+    (``cpu``, ``gpu:0``) are called as it calls them.
     """
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
     from transformers.utils import get_torch_version, is_torch_available
@@ -195,10 +191,9 @@ def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, th
 
 @contextmanager
 def _hidden(hidden: str) -> Iterator[None]:
-    """Make a package seem absent to what looks for it.
+    """Make a package seem absent: modelscope, a dependency of PaddleOCR, imports torch where it finds it.
 
-    PaddleOCR imports modelscope, which imports torch where it is installed, to name a logger after the process' rank.
-    That takes 3 s and 480 MiB of every process that reads text.
+    That takes 3 s and 480 MiB of every process that reads text, to name a logger after the process' rank.
     """
     find_spec = util.find_spec
 
@@ -214,13 +209,7 @@ def _hidden(hidden: str) -> Iterator[None]:
 
 def installed_engine() -> str:
     """The engine for models in either format: Paddle's own where it is installed, else onnxruntime."""
-    for package in ("paddlepaddle", "paddlepaddle-gpu"):
-        try:
-            metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-        return PADDLE
-    return ONNX
+    return PADDLE if util.find_spec("paddle") else ONNX
 
 
 def device_of(engine: str, device: str) -> str:
@@ -252,9 +241,8 @@ def _model_name(folder: Path, engine: str) -> str:
     description = folder / "inference.yml"
     if not description.is_file():
         raise ValueError(f"{folder} has no inference.yml: expected the folder of a PaddleOCR model")
-    groups = _FILES[engine]
-    if not any(all((folder / name).is_file() for name in names) for names in groups):
-        wanted = " or ".join(" + ".join(names) for names in groups)
+    if not any(all((folder / name).is_file() for name in names) for names in _FILES[engine]):
+        wanted = " or ".join(" + ".join(names) for names in _FILES[engine])
         raise ValueError(f"{folder}: the engine {engine} needs {wanted} there; choose the other by the setting engine")
     return yaml.safe_load(description.read_text(encoding="utf-8"))["Global"]["model_name"]
 

@@ -54,7 +54,7 @@ class Pretrained(Extractor):
         """Load the models.
 
         Raises:
-            OSError: a file is missing, or is a folder, or the other way round.
+            OSError: a file or folder is missing.
             ValueError: weights are missing, are of another architecture or width, or are no plain weights.
         """
         super().__init__(settings, resources)
@@ -124,7 +124,6 @@ class TextClassifier(Classifier):
     """A classifier of texts, in batches of texts of about the same length."""
 
     def __init__(self, folder: Path, device: str, precision: str) -> None:
-        """Load it; see :func:`load_strictly`."""
         from transformers import AutoModelForSequenceClassification
 
         super().__init__(AutoModelForSequenceClassification, folder, device, precision)
@@ -176,12 +175,8 @@ def pad(texts: Sequence[list[int]], padding: int, device: str) -> tuple[torch.Te
 def load_strictly(kind: Any, folder: Path) -> Any:
     """A transformers network from a local folder, float32 and in evaluation mode, with every weight from the file.
 
-    By default, transformers fills in random numbers for missing weights. safetensors are preferred; a
-    ``pytorch_model.bin`` is read as weights only, which refuses every other pickled object.
-
-    Args:
-        kind: one of transformers' ``Auto…`` classes.
-        folder: of the model.
+    By default, transformers fills in random numbers for missing weights. ``kind`` is one of its ``Auto…`` classes.
+    A ``pytorch_model.bin`` is read as weights only, which refuses every other pickled object.
 
     Raises:
         NotADirectoryError: not a folder.

@@ -10,16 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
-from vemoclap_batch.extractors.base import (
-    FRAMES,
-    TEXT,
-    TIMES,
-    WAVEFORM,
-    Extractor,
-    ExtractorSettings,
-    class_path,
-    load_class,
-)
+from vemoclap_batch.extractors import base
+from vemoclap_batch.extractors.base import Extractor, ExtractorSettings, class_path, load_class
 from vemoclap_batch.extractors.fingerprint import fingerprint, identity
 from vemoclap_batch.models.hashes import NotAccepted, require_accepted
 from vemoclap_batch.models.references import HUB, MissingWeights, locate, split
@@ -51,17 +43,17 @@ class Spec:
     @property
     def reads_frames(self) -> bool:
         """Whether it needs the frames of a video."""
-        return FRAMES in self.cls.inputs
+        return base.FRAMES in self.cls.inputs
 
     @property
     def reads_waveform(self) -> bool:
         """Whether it needs the audio of a video."""
-        return WAVEFORM in self.cls.inputs
+        return base.WAVEFORM in self.cls.inputs
 
     @property
     def reads_times(self) -> bool:
         """Whether it needs its text in pieces with their times."""
-        return TIMES in self.cls.inputs
+        return base.TIMES in self.cls.inputs
 
 
 class WeightsError(ConfigError):
@@ -221,7 +213,7 @@ def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, conf
 
 
 def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, config: Config) -> None:
-    reads_text = TEXT in cls.inputs
+    reads_text = base.TEXT in cls.inputs
     if reads_text and entry.input is None:
         raise ConfigError([f"{prefix}.input: missing; expected the extractor whose text it reads"])
     if not reads_text and entry.input is not None:

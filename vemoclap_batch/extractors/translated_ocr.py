@@ -45,13 +45,13 @@ BUNDLED = "bundled"
 LANGUAGE = "hf:papluca/xlm-roberta-base-language-detection"
 TRANSLATION = "hf:facebook/nllb-200-distilled-600M"
 TEXT = pa.struct(
-    [
-        ("frame", pa.int32()),
-        ("text", pa.string()),
-        ("language", pa.string()),
-        ("language_probability", pa.float32()),
-        ("english", pa.string()),
-    ]
+    {
+        "frame": pa.int32(),
+        "text": pa.string(),
+        "language": pa.string(),
+        "language_probability": pa.float32(),
+        "english": pa.string(),
+    }
 )
 ENGLISH = "en"
 #: The languages that the published classifier knows → what NLLB calls them (FLORES-200 codes).
@@ -130,13 +130,10 @@ class TranslatedOcr(PaddleOcr):
 
     def _reader(self, scratch: Path) -> Any:
         engine, models = self.settings.chosen_engine, self.resources.models
-        return paddle_reader(
-            models["detector"] if "detector" in models else bundled_detector(scratch),
-            models["recogniser"] if "recogniser" in models else bundled_recogniser(scratch),
-            engine,
-            device_of(engine, self.resources.device),
-            self.resources.threads,
-        )
+        detector = models["detector"] if "detector" in models else bundled_detector(scratch)
+        recogniser = models["recogniser"] if "recogniser" in models else bundled_recogniser(scratch)
+        device = device_of(engine, self.resources.device)
+        return paddle_reader(detector, recogniser, engine, device, self.resources.threads)
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         frames = self._lines(clips)

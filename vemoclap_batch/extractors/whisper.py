@@ -58,16 +58,10 @@ class WhisperSettings(ExtractorSettings):
     compute_type: str = Field("int8", description="CTranslate2's arithmetic, such as int8, float16, float32")
     # These two came later: their defaults are left out of fingerprints, so that they change none.
     precision: Literal["auto", "float32", "float16"] | None = Field(
-        None,
-        exclude_if=lambda value: value is None,
-        description="of what compute_type int8 leaves in floating point: float16 on a GPU, else float32",
+        None, exclude_if=lambda value: value is None, description="of what compute_type int8 leaves in floating point"
     )
     max_tokens: int = Field(
-        TOKENS,
-        ge=1,
-        le=MOST_TOKENS,
-        exclude_if=lambda value: value == TOKENS,
-        description="tokens of a window of 30 s at most",
+        TOKENS, ge=1, le=MOST_TOKENS, exclude_if=lambda value: value == TOKENS, description="of a window of 30 s"
     )
     task: Literal["translate", "transcribe"] = Field("translate", description="translate makes English of any language")
     beam_size: int = Field(5, ge=1, le=20)

@@ -68,15 +68,19 @@ class YoloFace(FaceExtractor, Pretrained):
     settings: YoloFaceSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
+        """Load both models.
+
+        Raises:
+            NotAccepted: the detector is a pickle that nobody accepted.
+        """
         super().__init__(settings, resources)
         device = resources.device
         self._detector = Detector(resources.models["detector"], self.settings, resources)
         self._expressions = VitExpression(resources.models["expressions"], device, self._precision)
         self._check_width(self._expressions.width)
         self._averaged = self.settings.faces_averaged
-        self._frame_batches = Batches.for_device(device, CPU_FRAMES, GPU_FRAMES)
-        if self._detector.batch:
-            self._frame_batches.size = self._detector.batch
+        fixed = self._detector.batch
+        self._frame_batches = Batches.for_device(device, fixed or CPU_FRAMES, fixed or GPU_FRAMES)
         self._face_batches = Batches.for_device(device, CPU_FACES, GPU_FACES)
 
     @classmethod
@@ -95,16 +99,13 @@ class YoloFace(FaceExtractor, Pretrained):
             frames = [clips[index].frames[number] for index, number in alike]
             boxes = self._frame_batches.run(self._detector, frames)
             for place, frame, of_frame in zip(alike, frames, boxes, strict=True):
-                faces += [_face(*place, frame, corners, score) for corners, score in of_frame]
+                for (left, top, right, bottom), score in of_frame:
+                    crop = cut(frame, (left, top, right, bottom))
+                    faces.append(Face(*place, (left, top, right - left, bottom - top), score, crop))
         return [face for face in faces if face.crop.size]
 
     def _read(self, crops: Sequence[np.ndarray]) -> list[Expression]:
         return self._expressions(crops)
-
-
-def _face(clip: int, number: int, frame: np.ndarray, corners: Corners, score: float) -> Face:
-    left, top, right, bottom = corners
-    return Face(clip, number, (left, top, right - left, bottom - top), score, cut(frame, corners))
 
 
 def cut(frame: np.ndarray, corners: Corners) -> np.ndarray:
@@ -117,7 +118,6 @@ class VitExpression(Classifier):
     """An image classifier in the layout of ``trpakov/vit-face-expression``, run on crops of faces."""
 
     def __init__(self, folder: Path, device: str, precision: str) -> None:
-        """Load it; see :func:`~vemoclap_batch.extractors.pretrained.load_strictly`."""
         from transformers import AutoModelForImageClassification
 
         super().__init__(AutoModelForImageClassification, folder, device, precision)
@@ -144,7 +144,6 @@ class Detector:
     """
 
     def __init__(self, path: Path, settings: YoloFaceSettings, resources: Resources) -> None:
-        """Load the weights; see :func:`load_yolo`."""
         self._settings, self._device = settings, resources.device
         self._network, task = load_yolo(path, resources)
         if task not in {"detect", "pose"}:
@@ -184,9 +183,8 @@ class Detector:
 def load_yolo(path: Path, resources: Resources) -> tuple[Any, str]:
     """A detector and what ultralytics calls its task.
 
-    A .pt file is a pickle, which can run any program when it is read. Only one whose hash was accepted is read, by
-    torch's reader of plain weights and ultralytics' list of known classes (``ULTRALYTICS_SAFE_LOAD=false`` in the
-    environment lifts the second). An .onnx file holds no code.
+    A .pt file is a pickle, which can run code. Only one whose hash was accepted is read, and of its classes only those
+    that ultralytics knows (``ULTRALYTICS_SAFE_LOAD=false`` in the environment lifts that). An .onnx file holds no code.
 
     Raises:
         NotAccepted: nobody accepted the hash of the .pt file.
@@ -245,10 +243,7 @@ def quieten_ultralytics() -> None:
     if "YOLO_CONFIG_DIR" not in os.environ:
         os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="vemoclap-ultralytics-")
         atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
-    for name, value in (
-        ("YOLO_OFFLINE", "true"),
-        ("YOLO_AUTOINSTALL", "false"),
-        ("YOLO_VERBOSE", "false"),
-        ("ULTRALYTICS_SAFE_LOAD", "true"),
-    ):
-        os.environ.setdefault(name, value)
+    for name in ("YOLO_OFFLINE", "ULTRALYTICS_SAFE_LOAD"):
+        os.environ.setdefault(name, "true")
+    for name in ("YOLO_AUTOINSTALL", "YOLO_VERBOSE"):
+        os.environ.setdefault(name, "false")
