@@ -36,7 +36,8 @@ def test_naming_the_extractors_loads_no_model_library():
 
 
 def test_a_driver_that_only_extracts_loads_no_torch():
-    code = "import sys, vemoclap_batch.pipeline.run, vemoclap_batch.upkeep.status; print('torch' in sys.modules)"
+    modules = "sys, vemoclap_batch.pipeline.run, vemoclap_batch.upkeep.nightly, vemoclap_batch.upkeep.gc"
+    code = f"import {modules}; print('torch' in sys.modules)"
     assert python(code) == "False"
 
 
