@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.fusion.data import Data, Examples, Rows
+from vemoclap_batch.fusion.dataset import names_of
 from vemoclap_batch.fusion.selection import Selected
 from vemoclap_batch.media.windows import evenly_spaced
 from vemoclap_batch.pipeline.plan import measured_costs
@@ -163,7 +164,7 @@ class Extraction:
     """Seconds of one core (or GPU) that extracting takes a video, as the runs in OUT measured.
 
     Attributes:
-        seconds: by stage; what no run with the fingerprints in use measured is not in it.
+        seconds: by stage; a stage that no run with the fingerprints in use measured is missing.
         visual: the features whose stage takes time with the number of frames.
         sources: the extractor whose text a feature is made of.
     """
@@ -176,21 +177,21 @@ class Extraction:
     def of(
         cls, store: Store, selected: Mapping[str, Selected], specs: Mapping[str, Spec], visual: Sequence[str]
     ) -> Extraction:
-        """Look through the runs."""
-        fingerprints, sources = {name: feature.fingerprint for name, feature in selected.items()}, {}
+        """Read the summaries of the runs."""
+        sources, inputs = {}, {}
         for name, feature in selected.items():
             identity, source = _identity(store, feature), specs[name].source
             if source and "input" in identity:
-                fingerprints[source], sources[name] = identity["input"], source
-        return cls(measured_costs(store, fingerprints), list(visual), sources)
+                sources[name], inputs[source] = source, identity["input"]
+        return cls(measured_costs(store, names_of(selected) | inputs), list(visual), sources)
 
     def per_video(self, features: Sequence[str], share: float = 1.0) -> float | None:
         """Seconds a video with ``share`` of its frames; None when a stage was not measured.
 
-        Decoding counts whole. So does reading text off the frames: what of it fewer frames would have shown is not
-        worked out.
+        Decoding counts whole, and so does reading text off the frames: what fewer frames would have shown of it is not
+        known.
         """
         stages = ["decode", *features, *{self.sources[name] for name in features if name in self.sources}]
-        if any(stage not in self.seconds for stage in stages):
+        if not set(stages) <= set(self.seconds):
             return None
         return sum(self.seconds[stage] * (share if stage in self.visual else 1.0) for stage in stages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,41 +63,34 @@ def _parquet(rows: Sequence[Row], about: Row) -> bytes:
 
 def as_markdown(study: str, rows: Sequence[Row], base: str, about: Row) -> str:
     """One study as a page."""
-    columns = _columns(study, base)
-    table = markdown_table(list(columns), [[show(row) for show in columns.values()] for row in rows])
+    cells = [_cells(study, row, base) for row in rows]
+    table = markdown_table(list(cells[0]), [list(row.values()) for row in cells])
     lines = [f"# {_TITLES[study]}", "", *_made_of(about), "", table, "", *_notes(study, about)]
     return "\n".join([*lines, "", f"![accuracy]({ACCURACY})", f"![cost]({COST})", ""])
 
 
-def _columns(study: str, base: str) -> dict[str, Callable[[Row], str]]:
-    columns: dict[str, Callable[[Row], str]] = {
-        study: lambda row: row["name"],
-        "accuracy": lambda row: _with_deviation(row, "accuracy", ".3f"),
-        "95 %": lambda row: f"{row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}",
-        f"to “{base}”": lambda row: "–" if row["name"] == base else _with_deviation(row, "difference", "+.3f"),
-        "macro F1": lambda row: _with_deviation(row, "macro_f1", ".3f"),
-        "extract, s/video": lambda row: "–" if row["extract_s"] is None else f"{row['extract_s']:.2f}",
-        "classify, ms/video alone": lambda row: f"{row['one_ms']:.2f}",
-        "in 32": lambda row: f"{row['batch_ms']:.2f}",
-        "parameters": lambda row: f"{row['parameters']:,}",
-        "MFLOP/video": lambda row: f"{row['flops'] / _MILLION:.2f}",
-        "memory, MiB": lambda row: f"{row['predict_mib']:.1f}",
-        "to train": lambda row: f"{row['train_mib']:.1f}",
-        "train, s": lambda row: f"{row['train_s']:.1f}",
+def _cells(study: str, row: Row, base: str) -> dict[str, str]:
+    """What a line of the table says, by column."""
+    difference = f"{row['difference']:+.3f} ± {row['difference_deviation']:.3f}"
+    cells = {
+        study: row["name"],
+        "accuracy": f"{row['accuracy']:.3f} ± {row['accuracy_deviation']:.3f}",
+        "95 %": f"{row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}",
+        f"to “{base}”": "–" if row["name"] == base else difference,
+        "macro F1": f"{row['macro_f1']:.3f} ± {row['macro_f1_deviation']:.3f}",
+        "extract, s/video": "–" if row["extract_s"] is None else f"{row['extract_s']:.2f}",
+        "classify, ms/video alone": f"{row['one_ms']:.2f}",
+        "in 32": f"{row['batch_ms']:.2f}",
+        "parameters": f"{row['parameters']:,}",
+        "MFLOP/video": f"{row['flops'] / _MILLION:.2f}",
+        "memory, MiB": f"{row['predict_mib']:.1f}",
+        "to train": f"{row['train_mib']:.1f}",
+        "train, s": f"{row['train_s']:.1f}",
     }
     if study == "frames":
-        columns["position error"] = _position_error
-    return columns
-
-
-def _with_deviation(row: Row, name: str, form: str) -> str:
-    return f"{row[name]:{form}} ± {row[f'{name}_deviation']:.3f}"
-
-
-def _position_error(row: Row) -> str:
-    if not row["position_error_max"]:
-        return "none"
-    return f"{row['position_error_mean']:.2%}, at most {row['position_error_max']:.2%}"
+        error = f"{row['position_error_mean']:.2%}, at most {row['position_error_max']:.2%}"
+        cells["position error"] = error if row["position_error_max"] else "none"
+    return cells
 
 
 def _made_of(about: Row) -> list[str]:
