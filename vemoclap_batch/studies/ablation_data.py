@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.fusion.data import Data, Examples, Rows
-from vemoclap_batch.fusion.dataset import names_of
-from vemoclap_batch.fusion.selection import Selected
+from vemoclap_batch.fusion.selection import Selected, names_of
 from vemoclap_batch.media.windows import evenly_spaced
 from vemoclap_batch.pipeline.plan import measured_costs
 from vemoclap_batch.store.store import Store
