@@ -6,11 +6,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.store import schemas
+from tests.s3 import Server
+from tests.store.conftest import bucket_on
+from vemoclap_batch.errors import ConfigError, RunBroken
+from vemoclap_batch.store import location, schemas
 from vemoclap_batch.store.keyset import KeyFilter
 from vemoclap_batch.store.schemas import feature_array
 from vemoclap_batch.store.store import Store
@@ -170,3 +173,85 @@ def test_features_survive_arrow(lengths, width):
     assert [np.array(item, np.float32).reshape(-1, width).tolist() for item in column.to_pylist()] == [
         f.tolist() for f in features
     ]
+
+
+@pytest.mark.parametrize("address", ["memory://tables", "https://host/out", "/data/a%20b"])
+def test_what_delta_cannot_write_to_is_said_before_anything_starts(address):
+    with pytest.raises(ConfigError, match=r"Delta|tables can be written to") as wrong:
+        Store(address)
+    assert address in str(wrong.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "who? #1", "100% é"])
+def test_a_folder_may_have_any_other_name(tmp_path, name):
+    store = Store(str(tmp_path / name))
+    with store.writing("r"):
+        assert store.features("asr", "f", SCHEMA).append(rows(["a"])) == 1
+        assert store.compact()[0].rows == 1
+    assert store.features("asr", "f", SCHEMA).read().num_rows == 1
+
+
+def test_credentials_of_a_profile_serve_tables_and_lock(s3_out, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    profile = tmp_path / "credentials"
+    profile.write_text("[default]\naws_access_key_id = other\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    location._s3_credentials.cache_clear()
+    try:
+        store = Store(s3_out)
+        with store.writing("r"):
+            assert store.features("asr", "f", SCHEMA).append(rows(["a"])) == 1
+        assert "secret" not in repr(store.table("features/asr/f").__dict__)
+    finally:
+        location._s3_credentials.cache_clear()
+
+
+def test_an_older_state_can_be_read_back_to_the_last_compaction(tmp_path):
+    store = Store(str(tmp_path))
+    table = store.features("asr", "f", SCHEMA)
+    for name in "ab":
+        table.append(rows([name]))
+    with store.writing("r"):
+        store.compact()
+    compacted = table.open().version()
+    table.append(rows(["c"]))
+
+    def names(version):
+        return sorted(DeltaTable(table.folder, version=version).to_pyarrow_table()["video_id"].to_pylist())
+
+    assert (names(compacted), names(compacted + 1)) == (["a", "b"], ["a", "b", "c"])
+    with pytest.raises(FileNotFoundError):
+        names(compacted - 1)
+
+
+class Loses:
+    """Stands before a server: makes so many commits without saying so."""
+
+    left = 0
+
+    def __call__(self, app):
+        def serve(environ, start_response):
+            if self.left and environ["REQUEST_METHOD"] == "PUT" and "/_delta_log/" in environ["PATH_INFO"]:
+                self.left -= 1
+                list(app(environ, lambda *_: None))
+                start_response("500 Internal Server Error", [])
+                return [b""]
+            return app(environ, start_response)
+
+        return serve
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(monkeypatch):
+    loses = Loses()
+    server = Server(loses)
+    with bucket_on(server, monkeypatch) as out:
+        errors = Store(out).errors()
+        row = dict.fromkeys(schemas.ERRORS.names) | {"video_id": "v", "content_key": "c"}
+        failures = pa.Table.from_pylist([row], schema=schemas.ERRORS)
+        assert errors.append(failures) == 1
+        loses.left = 1
+        assert errors.append(failures) == 1
+        assert errors.read().num_rows == 2
+        assert len(errors.shards()) == len(errors._data_files()) == 2
+    server.close()

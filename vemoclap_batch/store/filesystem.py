@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 import fsspec
 import pyarrow as pa
@@ -26,7 +24,6 @@ from vemoclap_batch.store.retry import is_local, reason, retry
 
 #: Object stores, on which a folder is nothing but the beginning of names.
 _WITHOUT_FOLDERS = ("s3", "gcs", "abfs")
-_DELTA_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 _AT_ONCE = 16
 
 
@@ -91,66 +88,6 @@ def _uris(address: str) -> list[str]:
     query = "?allow_delayed_open=true"
     # The second for names with spaces and the like, which are no URIs: s3fs would take a store that is away for empty.
     return [address if "?" in address else address + query, quote(address, safe=":/") + query]
-
-
-@dataclass(frozen=True)
-class Location:
-    """A folder, as pyarrow and as Delta and obstore name it.
-
-    Attributes:
-        filesystem: of pyarrow, where it is.
-        path: its path there.
-        uri: what Delta takes for its address; locally the path.
-        options: what else Delta has to know of the connection, as its storage options name it.
-    """
-
-    filesystem: pafs.FileSystem
-    path: str
-    uri: str
-    options: dict[str, str] = field(default_factory=dict)
-
-    def __truediv__(self, name: str) -> Location:
-        """A folder in this one."""
-        below = quote(name) if self.remote else name
-        return Location(self.filesystem, f"{self.path}/{name}", f"{self.uri}/{below}", self.options)
-
-    @property
-    def remote(self) -> bool:
-        """Whether it is on another machine."""
-        return not is_local(self.filesystem)
-
-
-def location(address: str) -> Location:
-    """Where an output folder lies.
-
-    Raises:
-        ConfigError: as :func:`resolve`, or no Delta table can be written there.
-    """
-    filesystem, path = resolve(address)
-    path = path.rstrip("/")
-    if not is_remote(address):
-        if re.search("%[0-9A-Fa-f]{2}", path):
-            raise ConfigError([f"{path!r}: no folder for Delta tables, which take %41 and the like in a name for an A"])
-        return Location(filesystem, path, path)
-    scheme = address.partition("://")[0]
-    if scheme not in _DELTA_SCHEMES:
-        schemes = ", ".join(f"{scheme}://" for scheme in _DELTA_SCHEMES)
-        raise ConfigError([f"{address!r}: tables can be written to a local folder and to {schemes} only"])
-    # The clients of Delta and obstore try for seconds; how long a store is waited for says the retry around them.
-    options = {"max_retries": "3", "retry_timeout": "10s", "allow_http": "true"}
-    if scheme == "s3":
-        return Location(filesystem, path, f"s3://{quote(path)}", options | _s3_options(address, filesystem, path))
-    return Location(filesystem, path, address.partition("?")[0].rstrip("/"), options)
-
-
-def _s3_options(address: str, filesystem: pafs.S3FileSystem, path: str) -> dict[str, str]:
-    query = urlsplit(address).query
-    # What pyarrow does not take for settings is part of the name.
-    said = {} if path.endswith(f"?{query}") else dict(parse_qsl(query))
-    options = {"aws_region": filesystem.region}
-    if endpoint := said.get("endpoint_override"):
-        options["aws_endpoint_url"] = endpoint if "://" in endpoint else f"{said.get('scheme', 'https')}://{endpoint}"
-    return options
 
 
 def resolve_object(address: str) -> tuple[pafs.FileSystem, str]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import filelock
 
 from vemoclap_batch.errors import Busy, RunBroken
-from vemoclap_batch.store.filesystem import location
+from vemoclap_batch.store.location import location
 from vemoclap_batch.store.object_lock import ObjectLock
 from vemoclap_batch.store.retry import reason
 

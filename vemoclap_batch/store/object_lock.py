@@ -32,7 +32,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from vemoclap_batch.errors import Busy, LockLost, RunBroken
-from vemoclap_batch.store.filesystem import Location
+from vemoclap_batch.store.location import Location
 from vemoclap_batch.store.retry import reason, retry
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class ObjectLock:
 
     def __init__(self, address: str, location: Location, run_id: str) -> None:
         self._address = address
-        self._store = _object_store(location)
+        self._location = location
         self._me: dict[str, Any] = {
             "holder": uuid.uuid4().hex, "run_id": run_id, "pid": os.getpid(), "host": socket.gethostname(),
         }  # fmt: skip
@@ -77,6 +77,15 @@ class ObjectLock:
         self._one_at_a_time = threading.Lock()
         self._end = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
+
+    def _store(self) -> Any:
+        """The folder for obstore, with the credentials of this moment."""
+        connect: Any = obstore.store.from_url  # Its types differ by the store.
+        return connect(
+            self._location.uri, config={**self._location.connection, **self._location.credentials()} or None,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
+        )  # fmt: skip
 
     @contextmanager
     def held(self, wait: bool) -> Iterator[None]:
@@ -148,7 +157,7 @@ class ObjectLock:
         try:
             self._etag = self._replace(again or etag)
         except BaseError:
-            obstore.delete(self._store, _LOCK)
+            obstore.delete(self._store(), _LOCK)
             raise
         return self._etag is not None
 
@@ -195,27 +204,27 @@ class ObjectLock:
         self._heart.join()
         try:
             self._renew()
-            obstore.delete(self._store, _LOCK)
+            obstore.delete(self._store(), _LOCK)
         except Exception as error:  # What was committed stays so, whatever it is.
             log.warning("the lock of %s was not given back: %s", self._address, reason(error))
 
     def _create(self) -> str | None:
         """Upload the lock if there is none; its version, or None if there is one."""
         try:
-            return obstore.put(self._store, _LOCK, self._body(), mode="create")["e_tag"]
+            return obstore.put(self._store(), _LOCK, self._body(), mode="create")["e_tag"]
         except AlreadyExistsError:
             return None
 
     def _replace(self, etag: str | None) -> str | None:
         """Upload the lock if that version lies there; its new version, or None if it is another or gone."""
         try:
-            return obstore.put(self._store, _LOCK, self._body(), mode={"e_tag": etag})["e_tag"]
+            return obstore.put(self._store(), _LOCK, self._body(), mode={"e_tag": etag})["e_tag"]
         except (PreconditionError, FileNotFoundError):
             return None
 
     def _read(self) -> _Seen | None:
         try:
-            found = obstore.get(self._store, _LOCK)
+            found = obstore.get(self._store(), _LOCK)
             content = bytes(found.bytes())
         except FileNotFoundError:
             return None
@@ -225,24 +234,15 @@ class ObjectLock:
     def _store_time(self) -> datetime:
         """The time by the store's clock, which obstore tells of objects alone."""
         name = f"{_LOCK}-clock-{self._me['holder']}"
-        obstore.put(self._store, name, b"")
+        obstore.put(self._store(), name, b"")
         try:
-            return obstore.head(self._store, name)["last_modified"]
+            return obstore.head(self._store(), name)["last_modified"]
         finally:
-            obstore.delete(self._store, name)
+            obstore.delete(self._store(), name)
 
     def _body(self) -> bytes:
         # Never the same twice: an ETag may be a hash of the content.
         return json.dumps(self._me | {"time": datetime.now(UTC).isoformat(), "beat": uuid.uuid4().hex}).encode()
-
-
-def _object_store(location: Location) -> Any:
-    connection = {name: value for name, value in location.options.items() if name.startswith("aws_")}
-    connect: Any = obstore.store.from_url  # Its types differ by the store.
-    return connect(
-        location.uri, config=connection or None, client_options={"allow_http": True},
-        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
-    )  # fmt: skip
 
 
 def _sign(holder: str) -> Path:

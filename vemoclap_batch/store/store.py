@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from vemoclap_batch.store import schemas
-from vemoclap_batch.store.filesystem import listed, location, write_bytes_atomically
+from vemoclap_batch.store.filesystem import listed, write_bytes_atomically
 from vemoclap_batch.store.folder import Folder
+from vemoclap_batch.store.location import location
 from vemoclap_batch.store.lock import Lock, writer
 from vemoclap_batch.store.maintenance import Compacted, compact, drop, finish_dropping
 from vemoclap_batch.store.table import KEY, Table, TableSize

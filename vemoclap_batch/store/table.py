@@ -34,8 +34,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from vemoclap_batch.config import ConfigError
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.store.filesystem import Location, delete, files
+from vemoclap_batch.store.filesystem import delete, files
 from vemoclap_batch.store.keyset import KeyFilter
+from vemoclap_batch.store.location import Location
 from vemoclap_batch.store.retry import reason, retry
 
 log = logging.getLogger(__name__)
@@ -114,10 +115,15 @@ class Table:
         """
         self.name, self.schema, self.unique, self._location, self._check = name, schema, unique, location, check
         self.filesystem, self.folder = location.filesystem, location.path
-        self.uri, self.options = location.uri, location.options
+        self.uri = location.uri
         self._there: KeyFilter | None = None
         self._delta: DeltaTable | None = None
         self._writer, self._commits, self._tries = uuid.uuid4().hex, 0, 0
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Delta's storage options."""
+        return self._location.options
 
     def shards(self) -> list[str]:
         """Paths of the data files that hold the committed rows, sorted."""

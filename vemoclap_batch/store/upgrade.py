@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, convert_to_deltalake
 
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.store.filesystem import Location, delete, files
+from vemoclap_batch.store.filesystem import delete, files
+from vemoclap_batch.store.location import Location
 from vemoclap_batch.store.retry import retry
 from vemoclap_batch.store.table import Table
 
