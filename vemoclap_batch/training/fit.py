@@ -26,10 +26,10 @@ _VALIDATION_SHARE = 0.1
 
 def fit(
     store: Store, labels: str, checkpoint: str, config: Config, *, preset: str = "quick",
-    chosen: Mapping[str, str] | None = None, names: Sequence[str] | None = None, d_model: int = 512, heads: int = 4,
-    dropout: float = 0.5, seed: int = 1, seeds: Sequence[int] | None = None, hyper: Mapping[str, Any] | None = None,
-    workers: int = 1, stream: bool | None = None, save_every_s: float = 30.0, address: str | None = None,
-    verbose: bool = False, say: Callable[[str], None] | None = None,
+    chosen: Mapping[str, str] | None = None, names: Sequence[str] | None = None, seed: int = 1,
+    seeds: Sequence[int] | None = None, hyper: Mapping[str, Any] | None = None, workers: int = 1,
+    stream: bool | None = None, save_every_s: float = 30.0, address: str | None = None, verbose: bool = False,
+    say: Callable[[str], None] | None = None, **sizes: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a classifier on the videos of the split ``train`` and save it.
 
@@ -44,22 +44,19 @@ def fit(
         preset: a name in :data:`~vemoclap_batch.fusion.training.PRESETS`.
         chosen: the user's choice of fingerprints.
         names: features to train on; without it all that the profile has and the store holds.
-        d_model: width of the classifier.
-        heads: its attention heads.
-        dropout: its dropout.
         seed: the same seed and number of workers give the same weights.
         seeds: train one classifier for each of these instead, on the same split.
         hyper: hyper-parameters that differ from the preset's.
         workers: processes that train together, by Ray Train; 1 trains in this process, without Ray.
         stream: read features from disk rather than memory; None decides by their size.
-        save_every_s: seconds between two saves of the state; a kill costs no more.
+        save_every_s: least seconds between two saves of the state.
         address: of the Ray cluster, for more than one worker.
         verbose: show Ray's log.
         say: called with a line after each evaluation; without it a progress display shows it on standard error.
+        **sizes: ``d_model``, ``heads`` and ``dropout`` of the classifier, where they are not the published ones.
 
     Returns:
-        The card of the checkpoint, its folder and features; with ``seeds`` the mean and deviation of the validation
-        accuracy, and the cards by folder name.
+        The card of the checkpoint, its folder and features; with ``seeds`` mean and deviation of the accuracies.
 
     Raises:
         ConfigError: wrong names, settings or labels, or nothing to train on.
@@ -67,17 +64,15 @@ def fit(
     """
     settings, preset_words = training_settings(preset, hyper or {})
     selected = select_for_training(store, config, names, chosen or {})
-    shape = classifier_spec(selected, config.sampling.frames, d_model=d_model, heads=heads, dropout=dropout)
+    shape = classifier_spec(selected, config.sampling.frames, **sizes)
     if workers < 1:
         raise ConfigError([f"--workers {workers}: expected at least 1"])
-    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-        raise ConfigError([f"--seeds {','.join(map(str, seeds))}: expected different numbers"])
+    folders = _folders(checkpoint, seed, seeds)
     labelled = find_labelled(store, labels, selected, LABELS)
     options = {"workers": workers, "stream": stream, "save_every_s": save_every_s}
     data: Data | None = None
     cards = {}
-    for each in [seed] if seeds is None else seeds:
-        folder = checkpoint if seeds is None else seed_folder(checkpoint, each)
+    for each, folder in folders.items():
         seeded = settings.model_copy(update={"seed": each})
         training = _loop_config(store, labelled, selected, shape, seeded, preset_words, folder, options)
         if training.finished_card() is None:
@@ -87,14 +82,21 @@ def fit(
         cards[Folder(folder).name] = training.finished_card() or {}
     result: dict[str, Any] = {"checkpoint": checkpoint, "features": sorted(selected)}
     if seeds is None:
-        [card] = cards.values()
-        return card | result
+        return cards.popitem()[1] | result
     return _summary(list(cards.values())) | result | {"seeds": cards}
 
 
 def seed_folder(checkpoint: str, seed: int) -> str:
     """Where the classifier of one of several seeds goes."""
     return f"{checkpoint.rstrip('/')}/seed-{seed}"
+
+
+def _folders(checkpoint: str, seed: int, seeds: Sequence[int] | None) -> dict[int, str]:
+    if seeds is None:
+        return {seed: checkpoint}
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError([f"--seeds {','.join(map(str, seeds))}: expected different numbers"])
+    return {each: seed_folder(checkpoint, each) for each in seeds}
 
 
 def training_settings(preset: str, hyper: Mapping[str, Any]) -> tuple[TrainSettings, str]:

@@ -45,10 +45,9 @@ class TrainLoopConfig:
         shape: of the classifier; normalisation is still to be measured.
         settings: hyper-parameters.
         folder: absolute address of where the checkpoint goes; all workers must reach it.
-        about: what the checkpoint's card says of the data and the preset.
+        about: of the data and the preset, for the checkpoint's card.
         workers: how many train together.
-        stream: as of :func:`~vemoclap_batch.fusion.dataset.open_data`.
-        save_every_s: seconds between two saves of the state.
+        stream, save_every_s: as of :func:`~vemoclap_batch.training.fit.fit`.
     """
 
     out: str
