@@ -164,8 +164,9 @@ def _weights(path: str, state: Any) -> dict[str, np.ndarray]:
         for name, array in encoders.items()
         if array.ndim != 2 or not array.size
     ]
-    if "cls_mlp.0.bias" not in weights or not weights["cls_mlp.0.bias"].size:
-        mistakes.append(f"{path!r}: no cls_mlp.0.bias")
+    bias = weights.get("cls_mlp.0.bias")
+    if bias is None or bias.ndim != 1 or not bias.size:
+        mistakes.append(f"{path!r}: no cls_mlp.0.bias of shape [labels]")
     if mistakes:
         raise ConfigError(mistakes)
     return weights
