@@ -301,6 +301,21 @@ def test_other_layouts_are_named(tmp_path, change, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["label", "idx_to_label", "features"])
+def test_pairs_of_pairs_of_pairs_are_named_without_unfolding_them(tmp_path, place):
+    pairs = "x"
+    for _ in range(100):
+        pairs = (pairs, pairs)
+    content = made(2)
+    if place == "idx_to_label":
+        content["idx_to_label"] = {0: pairs}
+    else:
+        content["samples"]["video 1"][place] = pairs if place == "label" else {"clip": pairs}
+    with pytest.raises(ConfigError) as caught:
+        read_samples(save(tmp_path / "f.pkl", content))
+    assert len(str(caught.value)) < 2000
+
+
 def test_a_feature_that_some_samples_lack_is_named(tmp_path):
     content = made(3)
     del content["samples"]["video 2"]["features"]["clip"]

@@ -203,6 +203,7 @@ def test_all_mistakes_are_named_with_their_file(reference):
             "encoders.clip.bias holds numbers",
         ),
         (lambda state: state | {"encoders.clip.bias": torch.ones(32, dtype=torch.int64)}, "holds int64"),
+        (lambda state: state | {"cls_mlp.0.bias": torch.tensor(1.0)}, "no cls_mlp.0.bias of shape [labels]"),
         # A wrong shape that would ask for 40 GB if the classifier were made of it.
         (
             lambda state: state | {"encoders.asr_sentiment.weight": torch.ones(100_000, 1)},
@@ -223,6 +224,20 @@ def test_files_that_are_not_there_are_all_named(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_checkpoint(tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt")
     assert len(caught.value.mistakes) == 3
+
+
+def test_pairs_of_pairs_of_pairs_are_named_without_unfolding_them(reference):
+    folder, _, meta = reference
+    pairs = "x"
+    for _ in range(100):
+        pairs = (pairs, pairs)
+    torch.save(released(meta, d_model=pairs, labels=[pairs]), folder / "config.pt")
+    with pytest.raises(ConfigError, match=r"(?s)labels = .*d_model = ") as caught:
+        read_checkpoint(folder / "model.pt", folder / "config.pt")
+    assert len(str(caught.value)) < 2000
+    torch.save({name: {"min": pairs, "max": 1.0} for name in FEATURES}, folder / "stats.pt")
+    with pytest.raises(ConfigError, match="no min and max of 'clip'"):
+        read_checkpoint(folder / "model.pt", stats=folder / "stats.pt")
 
 
 def test_a_configuration_of_other_types_is_named(reference):
