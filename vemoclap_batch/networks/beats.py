@@ -151,9 +151,8 @@ class Encoder(nn.Module):
 def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
     """Which bias goes with each pair of tokens, as in T5: int64 [length, length], query by key.
 
-    The first half of the buckets is for keys before the query. Half of each half is for one distance each; in the rest
-    buckets widen with the logarithm of the distance, the last for all beyond ``farthest``. On the CPU, for the rounding
-    of logarithms decides about borders.
+    The first half of the buckets is for keys before the query. Half of each half is for one distance each, the rest
+    widen with its logarithm up to ``farthest``. On the CPU, for the rounding of logarithms decides about borders.
     """
     place = torch.arange(length)
     offset = place - place[:, None]
@@ -193,8 +192,8 @@ class Beats(nn.Module):
 
         Args:
             waveform: float32 [B, samples], mono, 16 kHz, in [-1, 1).
-            lengths: int [B], the samples of each before the padding at its end; None for no padding. A waveform has
-                the tokens that it has unpadded, or one patch of time if it is too short for any.
+            lengths: int [B], the samples of each before its padding, None for no padding; padding adds no tokens but
+                to a waveform too short for any, which has those of one patch of time.
 
         Returns:
             float32 [B, n, width]; zero where not a whole patch is left of the waveform.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vemoclap_batch.networks.fbank import BANDS
 
-#: What may stand between the two feed-forward layers; ``glu`` puts its gate into the first of them.
+#: Between the two feed-forward layers; ``glu`` puts its gate into the first of them.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_accurate": lambda x: F.gelu(x, approximate="tanh"),
@@ -35,8 +35,7 @@ class BeatsConfig:
 
     Attributes:
         input_patch_size: side of a patch, in frames and in mel bands.
-        embed_dim: width of a patch's embedding.
-        conv_bias: whether that embedding has a bias.
+        embed_dim, conv_bias: width of a patch's embedding, and whether it has a bias.
         encoder_embed_dim: width of the tokens.
         layer_norm_first: normalise before attention and feed-forward rather than after.
         deep_norm: weigh the residuals of a post-norm layer by (2 layers)^(1/4).

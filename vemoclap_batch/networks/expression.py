@@ -37,8 +37,7 @@ class Squeeze(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale the channels of x [B, C, h, w]."""
-        seen = x.mean((2, 3))  # [B, C]
-        scale = torch.sigmoid(self.up(torch.relu(self.down(seen))))
+        scale = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3))))))  # [B, C]
         return x * scale[:, :, None, None]
 
 

@@ -25,10 +25,8 @@ class Fbank(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("window", torch.hann_window(FRAME, periodic=False) ** 0.85, persistent=False)
-        self.register_buffer("filters", mel_filters(), persistent=False)
-        self.window: Tensor
-        self.filters: Tensor
+        self.window = nn.Buffer(torch.hann_window(FRAME, periodic=False) ** 0.85, persistent=False)
+        self.filters = nn.Buffer(mel_filters(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms [B, samples] in [-1, 1) to normalised log energies [B, frames, 128]."""

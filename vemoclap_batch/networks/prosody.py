@@ -16,7 +16,6 @@ HOP, FRAME = 320, 736
 LOWEST, HIGHEST = 65.0, 600.0
 #: What silence is said to have, in dBFS: less than one step of 16 bits.
 SILENCE_DB = -100.0
-
 # Linear, not circular, correlation up to the longest period needs FRAME + SAMPLE_RATE / LOWEST samples.
 _FFT = 1024
 _SHORTEST, _LONGEST = int(SAMPLE_RATE / HIGHEST), int(np.ceil(SAMPLE_RATE / LOWEST))
@@ -27,7 +26,6 @@ _CHUNK = 256
 _CANDIDATES = 6
 _VOICING, _SILENCE, _OCTAVE = 0.45, 0.03, 0.01
 _OCTAVE_JUMP, _VOICE_CHANGE = 0.18, 0.07
-
 _HANN = np.hanning(FRAME + 1)[:-1].astype(np.float32)
 _HANN_CORRELATION = fft.irfft(np.abs(fft.rfft(_HANN, 2 * FRAME)) ** 2)[: _LONGEST + 2]
 _HANN_CORRELATION = (_HANN_CORRELATION / _HANN_CORRELATION[0]).astype(np.float32)
@@ -123,12 +121,9 @@ def spectral_centroid(waveform: np.ndarray) -> float:
 
 
 def syllable_rate(levels: np.ndarray) -> float:
-    """Peaks of loudness per second that stand 2 dB out of the dips around them and at most 20 dB under the loudest.
+    """Peaks of :func:`loudness` per second, 2 dB out of the dips around them, at most 20 dB under the loudest.
 
     Close to the syllables per second in clear speech (after de Jong and Wempe, 2009); in music, to the notes.
-
-    Args:
-        levels: as :func:`loudness` gives them.
     """
     smooth = np.convolve(np.pad(levels, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
     peaks, _ = find_peaks(smooth, height=max(smooth.max() - 20, SILENCE_DB + 1), prominence=2)

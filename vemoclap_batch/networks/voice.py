@@ -36,7 +36,6 @@ MARGIN = 1600
 LEVEL_DBFS, MOST_GAIN_DB = -20.0, 30.0
 # Shorter windows are padded with silence to this, so that there is something to take a spectrum of.
 SHORTEST = 2 * FFT
-
 # What the numbers of a CTranslate2 file mean.
 _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -79,13 +78,12 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.self_attention, self.ffn = (
-            nn.ModuleDict({"layer_norm": nn.LayerNorm(width), "linear_0": first, "linear_1": second})
-            for first, second in (
-                (nn.Linear(width, 3 * width), nn.Linear(width, width)),
-                (nn.Linear(width, 4 * width), nn.Linear(4 * width, width)),
-            )
-        )
+
+        def part(first: nn.Linear, second: nn.Linear) -> nn.ModuleDict:
+            return nn.ModuleDict({"layer_norm": nn.LayerNorm(width), "linear_0": first, "linear_1": second})
+
+        self.self_attention = part(nn.Linear(width, 3 * width), nn.Linear(width, width))
+        self.ffn = part(nn.Linear(width, 4 * width), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] to the same."""
@@ -178,21 +176,16 @@ class VoiceNet(nn.Module):
     def __init__(self, encoder: Encoder, mean: Tensor, projection: Tensor) -> None:
         super().__init__()
         self.encoder = encoder
-        filters = torch.from_numpy(mel_filters().astype(np.float32))
-        buffers = {"mean": mean, "projection": projection, "filters": filters, "hann": torch.hann_window(FFT)}
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
-        self.mean: Tensor
-        self.projection: Tensor
-        self.filters: Tensor
-        self.hann: Tensor
+        self.mean, self.projection = nn.Buffer(mean), nn.Buffer(projection)
+        self.filters = nn.Buffer(torch.from_numpy(mel_filters().astype(np.float32)))
+        self.hann = nn.Buffer(torch.hann_window(FFT))
 
     @torch.inference_mode()
     def describe(self, window: np.ndarray) -> np.ndarray:
         """Describe one window, by itself: what else is in a batch never changes the last digit.
 
-        A vector is at most as long as one of the training set is on average: music and noise lie far away from any
-        voice, and would drown what other windows and features say.
+        Music and noise lie far away from any voice and would drown what other windows say: a vector is at most as long
+        as one of the training set is on average.
 
         Args:
             window: float32 [samples], 16 kHz, at least one sample, at most 30 s.
