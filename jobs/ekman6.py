@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import DONE, FAILED, print_json, program, read_numbers, run_program
+from vemoclap_batch.cli.common import DONE, FAILED, print_json, print_notes, program, read_numbers, run_program
 from vemoclap_batch.config import load_config, read_key_values
 from vemoclap_batch.studies.ekman6_page import HTML
 from vemoclap_batch.studies.reproduction import FOLDER, Options, reproduce
@@ -54,8 +54,7 @@ def ekman6(
         )
     about = result["about"]
     print(f"preset {about['preset']}, {len(about['seeds'])} seeds; split: {result['split_source']}")
-    for note in result["notes"]:
-        print(f"note: {note}")
+    print_notes(result["notes"])
     print(f"the report is {result['out']}/{FOLDER}/{HTML}")
     print_json(result, as_json)
     raise typer.Exit(FAILED if result["failed"] else DONE)

@@ -278,7 +278,7 @@ def window_of(window: float | None, hop: float | None) -> Window | None:
         mistakes.append("--hop: needs --window")
     if mistakes:
         raise ConfigError(mistakes)
-    return None if window is None else Window(window, window if hop is None else hop)
+    return Window(window, hop or window) if window else None
 
 
 def run_config(

@@ -7,16 +7,14 @@ from typing import Annotated
 import typer
 
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import print_json, read_fingerprints, read_names
+from vemoclap_batch.cli.common import print_json, print_notes, read_fingerprints, read_names
 
 _SHOWN = 20
 
 
 def analyze(
     out: opt.OutArgument, labels: opt.Labels, blacklist: opt.Blacklist = None,
-    folder: Annotated[
-        str | None, typer.Option("-o", "--out", help="Where analysis.json, analysis.md and the pictures go.")
-    ] = None,
+    folder: Annotated[str | None, typer.Option("-o", "--out", help="Folder for analysis.json, .md, pictures.")] = None,
     profile: opt.Profile = "lite", settings: opt.Settings = None, as_json: opt.Json = False,
 ) -> None:  # fmt: skip
     """Say what the labelled videos of OUT are like, by class, and what a blacklist changes. Opens no video."""
@@ -29,8 +27,7 @@ def analyze(
     result = run_analysis(store, labels, blacklist, own_fingerprints(store, profile, settings))
     for grid in grids(result):
         print(f"{as_text(grid)}\n")
-    for note in result["notes"]:
-        print(f"note: {note}")
+    print_notes(result["notes"])
     unknown = result["blacklist"]["unknown"] if result["blacklist"] else []
     for name in unknown[:_SHOWN]:
         print(f"no labelled video in OUT: {shorten(name, 200)}")
@@ -81,8 +78,7 @@ def suggest_blacklist(
         print(suspects.line_of(suspect))
     if len(result["suspects"]) > _SHOWN:
         print(f"… and {len(result['suspects']) - _SHOWN} more in {file}")
-    for note in result["notes"]:
-        print(f"note: {note}")
+    print_notes(result["notes"])
     agreement = f"the classifiers agree with {100 * result['accuracy']:.0f} % of the labels (preset {result['preset']})"
     print(f"{len(result['suspects'])} of {result['n']} labels look wrong; {agreement}")
     print(f"the list is {file}, every video's probabilities are in {files['csv']}, all of it in {files['json']}")

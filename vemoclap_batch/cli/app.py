@@ -16,6 +16,7 @@ from vemoclap_batch.cli.common import (
     FAILED,
     counts_of_ended_run,
     print_json,
+    print_notes,
     program,
     read_fingerprints,
     run_program,
@@ -78,8 +79,7 @@ def predict(
         hop=hop, wait=not no_wait,
     )  # fmt: skip
     counts = result["counts"]
-    for note in result["notes"]:
-        print(f"note: {note}")
+    print_notes(result["notes"])
     print(f"predictions are in {out}/predictions/{result['table']}")
     print(f"{counts['new']} done, {counts['skipped']} skipped, {counts['incomplete']} without all features")
     print_json(result, as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -94,8 +94,7 @@ def show_run(summary: Mapping[str, Any], as_json: bool) -> NoReturn:
     show(summary["rows"], Console(width=None if sys.stdout.isatty() else 160))
     if (more := counts["videos"] - len(summary["rows"])) > 0:
         print(f"… and {more} more in {out}/predictions")
-    for note in summary["notes"]:
-        print(f"note: {note}")
+    print_notes(summary["notes"])
     for failure in summary["failed"]:
         print(f"failed: {describe_failure(failure)}")
     if (more := sum(summary["failures"].values()) - len(summary["failed"])) > 0:
@@ -111,6 +110,12 @@ def _counts(summary: Mapping[str, Any], as_json: bool) -> str:
     if summary["left"]:
         text += f", {summary['left']} left"
     return f"{text}\n{json.dumps(summary, default=str)}" if as_json else text
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what to know of a result, one line each."""
+    for note in notes:
+        print(f"note: {note}")
 
 
 def print_json(result: Any, wanted: bool = True) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import print_json, program
+from vemoclap_batch.cli.common import print_json, print_notes, program
 from vemoclap_batch.errors import ConfigError
 
 app = program("Import the authors' files; no code in them is run.", no_args_is_help=True)
@@ -34,8 +34,7 @@ def features(
     store = Store(out)
     with store.writing(run_id, wait=not no_wait), tracking("videos", len(samples.ids)) as tracker:
         done = import_features(store, samples, Path(file).name, run_id, tracker.update)
-    for note in done.notes:
-        print(f"note: {note}")
+    print_notes(done.notes)
     for name, count in done.present.items():
         print(f"{name:<14} {count:>7} of {done.videos} videos have it; space {done.spaces[name]}")
     print(f"the features are in {out}, fingerprint {done.fingerprint}")
@@ -50,9 +49,7 @@ def checkpoint(
     model: Annotated[str, typer.Argument(metavar="MODEL.pt", help="The authors' weights, a plain state_dict.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Where the checkpoint goes.")],
     config: Annotated[str | None, typer.Option(help="Their model_config.pt.")] = None,
-    stats: Annotated[
-        str | None, typer.Option(help="Their stats.pt, for the normalisation [default: the released values].")
-    ] = None,
+    stats: Annotated[str | None, typer.Option(help="Their stats.pt [default: the released normalisation].")] = None,
     heads: opt.Heads = 4,
     as_json: opt.Json = False,
 ) -> None:
@@ -63,8 +60,7 @@ def checkpoint(
     made.checkpoint.save(out)
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for note in made.notes:
-        print(f"note: {note}")
+    print_notes(made.notes)
     spec = made.checkpoint.spec
     for name, feature in spec.features.items():
         size = f"{feature.length} × {feature.width}"
@@ -87,6 +83,5 @@ def manifest_ekman6(
     write_manifest(ekman6.manifest, out)
     for label, counts in ekman6.counts().items():
         print(f"  {label:<10} " + ", ".join(f"{count:>4} {name}" for name, count in sorted(counts.items())))
-    for note in ekman6.notes:
-        print(f"note: {note}")
+    print_notes(ekman6.notes)
     print(f"{ekman6.manifest.rows.num_rows} videos written to {out}; split: {ekman6.split_source}")

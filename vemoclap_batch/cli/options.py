@@ -6,10 +6,7 @@ from typing import Annotated
 
 import typer
 
-Sources = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCE", help="Videos, folders, globs, manifests (.csv, .jsonl, .parquet with uri)."),
-]
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Videos, folders, globs, manifests with uri.")]
 Out = Annotated[str, typer.Option("-o", "--out", help="Output folder; what is there already is not computed again.")]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of label or extract.")]
 Frames = Annotated[int | None, typer.Option(help="Frames per video, evenly spaced [default: the profile's, 16].")]
@@ -19,9 +16,7 @@ WindowS = Annotated[float | None, typer.Option("--window", help="Label windows o
 HopS = Annotated[float | None, typer.Option("--hop", help="Seconds from window to window [default: --window].")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on [default: RAY_ADDRESS, else this machine].")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log of Ray and the models too.")]
-Features = Annotated[
-    list[str] | None, typer.Option("--features", metavar="NAME=FINGERPRINT", help="Which of several tables to use.")
-]
+Features = Annotated[list[str] | None, typer.Option(metavar="NAME=FINGERPRINT", help="Which of several tables.")]
 Use = Annotated[str | None, typer.Option(help="Features to use, comma-separated [default: all].")]
 Labels = Annotated[str, typer.Option(help="Columns video_id or uri, label, maybe split (.csv, .jsonl, .parquet).")]
 Blacklist = Annotated[str | None, typer.Option(help="Text file of videos to leave out: one id or file name a line.")]

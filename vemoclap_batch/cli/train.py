@@ -8,12 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import print_json, read_fingerprints, read_names, read_numbers
+from vemoclap_batch.cli.common import print_json, print_notes, read_fingerprints, read_names, read_numbers
 
-Stream = Annotated[
-    bool | None,
-    typer.Option("--stream/--no-stream", help="Read features from disk, not memory [default: from 2 GiB on]."),
-]
+Stream = Annotated[bool | None, typer.Option(help="Read features from disk, not memory [default: from 2 GiB on].")]
 
 
 def train(
@@ -23,9 +20,7 @@ def train(
     preset: Annotated[str, typer.Option(help="published (200,000 steps, 1e-5) or quick (2,000, 1e-3).")] = "published",
     hyper: opt.Hyper = None, d_model: opt.Width = 512, heads: opt.Heads = 4, dropout: opt.Dropout = 0.5,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
-    seeds: Annotated[
-        str | None, typer.Option(help="Several, comma-separated: one checkpoint each in CKPT/seed-N.")
-    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several, as 1,2,3: one checkpoint each in CKPT/seed-N.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that train together, on Ray; 1 does without it.")] = 1,
     stream: Stream = None,
     save_every: Annotated[float, typer.Option(help="Seconds of work that a kill may cost.")] = 30.0,
@@ -62,9 +57,7 @@ def evaluate(
     out: opt.OutArgument,
     model: Annotated[str, typer.Option("--model", help="Fusion checkpoint, or a folder of one a seed.")],
     labels: opt.Labels,
-    folder: Annotated[
-        str | None, typer.Option("-o", "--out", help="Where metrics.json, confusion.png and reliability.png go.")
-    ] = None,
+    folder: Annotated[str | None, typer.Option("-o", "--out", help="Folder for metrics.json and pictures.")] = None,
     split: Annotated[str, typer.Option(help="Which split is scored; all for every labelled video.")] = "test",
     features: opt.Features = None, profile: opt.Profile = "lite", settings: opt.Settings = None, stream: Stream = None,
     as_json: opt.Json = False,
@@ -81,8 +74,7 @@ def evaluate(
     print(f"preset {result['preset'] or 'unknown'}; calibration error {result['calibration_error']:.3f}")
     print(f"split: {result['split']}, from {result['split_source']}; blacklist: {result['blacklist'] or 'none named'}")
     print("features: " + ", ".join(f"{name} {fingerprint}" for name, fingerprint in result["fingerprints"].items()))
-    for note in result["model_notes"]:
-        print(f"note: {note}")
+    print_notes(result["model_notes"])
     print(f"  {'':<10} precision  recall      f1       n")
     for name, row in result["per_class"].items():
         print(f"  {name:<10} {row['precision']:>9.3f} {row['recall']:>7.3f} {row['f1']:>7.3f} {row['n']:>7}")

@@ -110,9 +110,7 @@ def compact(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json
 def gc(
     out: opt.OutArgument, dry_run: DryRun = False, profile: opt.Profile = "lite", settings: opt.Settings = None,
     no_wait: opt.NoWait = False, as_json: opt.Json = False, models_dir: opt.ModelsDir = None,
-    uncovered: Annotated[
-        bool, typer.Option("--uncovered", help="Older features go even where there are no current ones.")
-    ] = False,
+    uncovered: Annotated[bool, typer.Option("--uncovered", help="Remove the only features of a video, too.")] = False,
 ) -> None:  # fmt: skip
     """Remove features of older settings and predictions but the newest from OUT.
 
