@@ -108,12 +108,13 @@ def statistics(data: Data, names: Sequence[str]) -> dict[str, tuple[float, float
             for array in filter(len, features[name]):
                 low[name] = min(low[name], float(array.min()))
                 high[name] = max(high[name], float(array.max()))
-    return {
-        name: (low[name], high[name] if high[name] > low[name] else low[name] + 1.0)
-        if np.isfinite(low[name])
-        else (0.0, 1.0)
-        for name in names
-    }
+    return {name: _range(low[name], high[name]) for name in names}
+
+
+def _range(low: float, high: float) -> tuple[float, float]:
+    if low > high:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1.0
 
 
 def normalised(array: np.ndarray, feature: FeatureSpec, rows: np.ndarray | None = None) -> np.ndarray:

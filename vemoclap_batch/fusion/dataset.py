@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -186,21 +186,14 @@ def _mapped(table: Table, videos: pa.Table, width: int) -> MemmapFeatures:
 
 @dataclass(frozen=True)
 class Timed:
-    """One video's feature, with the seconds that each item covers where they were read.
-
-    Attributes:
-        feature: float32 [length, width].
-        start_s, end_s: float64 [length].
-    """
+    """One video's feature, float32 [length, width], with the seconds that each item covers if they were read."""
 
     feature: np.ndarray
-    start_s: np.ndarray | None = None
-    end_s: np.ndarray | None = None
+    start_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    end_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def within(self, window: Window, number: int, is_text: bool) -> np.ndarray:
         """The items of one window: [length, width]. A text's item is made for one window and serves no other."""
-        assert self.start_s is not None
-        assert self.end_s is not None
         start_s = number * window.hop_s
         if is_text:
             return self.feature[np.abs(self.start_s - start_s) < window.hop_s / 2]
