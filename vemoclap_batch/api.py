@@ -234,10 +234,10 @@ class Output:
             wanted = f"{extractor}/{fingerprint}" if fingerprint else extractor
             known = ", ".join(there) or "none"
             raise ConfigError([f"{self._store.address!r}: features {wanted}: expected one fingerprint of {known}"])
-        delta = self._store.table(f"features/{extractor}/{fingerprint}").open()
-        if delta is None:
+        table = self._store.stored_features(extractor, fingerprint)
+        if table is None:
             raise ConfigError([f"{self._store.address!r} has no row of features {extractor}/{fingerprint} yet"])
-        return self._store.features(extractor, fingerprint, pa.schema(delta.schema().to_arrow())).read()
+        return table.read()
 
     def errors(self) -> pa.Table:
         """Read the log of failures: one row a failure, of all runs."""

@@ -109,6 +109,13 @@ class Store:
         """One extractor's table for one fingerprint."""
         return self._table(f"features/{extractor}/{fingerprint}", schema)
 
+    def stored_features(self, extractor: str, fingerprint: str) -> Table | None:
+        """One extractor's table with the columns that its log names; None while it has no rows."""
+        delta = self.table(f"features/{extractor}/{fingerprint}").open()
+        if delta is None or not delta.file_uris():
+            return None
+        return self.features(extractor, fingerprint, pa.schema(delta.schema().to_arrow()))
+
     def predictions(self, fingerprint: str, labels: Sequence[str]) -> Table:
         """The predictions of one model on one choice of features and windows."""
         return self._table(f"predictions/{fingerprint}", schemas.predictions(labels))

@@ -223,12 +223,8 @@ def current_table(store: Store, extractor: str, preferred: str | None = None) ->
 
     Of several fingerprints the preferred one is taken, else the one written last.
     """
-    tables = {}
-    for fingerprint in store.fingerprints(extractor):
-        delta = store.table(f"features/{extractor}/{fingerprint}").open()
-        if delta is not None and delta.file_uris():
-            schema = pa.schema(delta.schema().to_arrow())
-            tables[fingerprint] = store.features(extractor, fingerprint, schema)
+    stored = {name: store.stored_features(extractor, name) for name in store.fingerprints(extractor)}
+    tables = {name: table for name, table in stored.items() if table is not None}
     if preferred in tables:
         return tables[preferred]
     if len(tables) < 2:
