@@ -20,7 +20,7 @@ from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.actors import text_of, with_media, with_results
-from vemoclap_batch.pipeline.chunks import FRAMES, PIECES, WAVEFORM, ChunkMerger, input_in, merged_extras
+from vemoclap_batch.pipeline.chunks import FRAMES, WAVEFORM, ChunkMerger, input_in, merged_extras
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import DeferredText, find_pending
 from vemoclap_batch.report.digest import digest, show
@@ -260,6 +260,6 @@ def test_what_frames_show_is_taken_in_english_where_it_was_translated():
     ]
     read = [{"text": "bonjour toi", "english": "hello you"}, {"text": "exit", "english": None}]
     pieces = [{"start_s": 2.0, "end_s": 2.0, "text": "bonjour toi"}, {"start_s": 8.0, "end_s": 8.0, "text": "exit"}]
-    assert input_in({"lines": lines}, None, PIECES) == pieces
-    assert [piece["text"] for piece in input_in({"lines": lines, "texts": read}, None, PIECES)] == ["hello you", ""]
-    assert input_in({"lines": None}, None, PIECES) == []
+    assert input_in({"lines": lines}, None, "pieces") == pieces
+    assert [piece["text"] for piece in input_in({"lines": lines, "texts": read}, None, "pieces")] == ["hello you", ""]
+    assert input_in({"lines": None}, None, "pieces") == []

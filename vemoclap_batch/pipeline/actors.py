@@ -24,7 +24,7 @@ from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Piece, TimedText
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.chunks import DECODED, DETECTIONS, FRAMES, PIECES, TEXT, WAVEFORM, chunks_of, input_from
+from vemoclap_batch.pipeline.chunks import DECODED, FRAMES, WAVEFORM, chunks_of, input_from
 from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
 from vemoclap_batch.store import schemas
@@ -261,14 +261,14 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
 def text_of(rows: pa.Table, row: int, spec: Spec, source: Spec) -> str | TimedText | None:
     """Return the text that an extractor reads, in pieces with times if it needs them; None when there is none."""
     if not spec.reads_times:
-        return input_from(rows, row, source, TEXT)
-    pieces = input_from(rows, row, source, PIECES)
+        return input_from(rows, row, source, "text")
+    pieces = input_from(rows, row, source, "pieces")
     return None if pieces is None else TimedText([Piece(**piece) for piece in pieces], written=source.reads_frames)
 
 
 def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:
     """Return in which of the row's own frames an extractor detected something: int32 [n]; empty when not known."""
-    frames = np.array(input_from(rows, row, source, DETECTIONS) or (), np.int32)
+    frames = np.array(input_from(rows, row, source, "detections") or (), np.int32)
     if source.name in rows.column_names and rows[source.name][row].is_valid:
         return frames
     # The store numbers the frames of the whole video.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,12 +25,12 @@ from vemoclap_batch.store.table import keys
 #: Columns that decoding adds.
 DECODED, FRAMES, WAVEFORM = "decoded", "frames", "waveform"
 #: What an extractor may read of another one's results: its text, the same in pieces with times, or frame numbers.
-TEXT, PIECES, DETECTIONS = "text", "pieces", "detections"
+Kind = Literal["text", "pieces", "detections"]
 #: Columns of a row that enters and stays as it is.
 _PENDING = ["video_id", "content_key", "uri", "wanted"]
 
 
-def stored_column(kind: str, extractor: str) -> str:
+def stored_column(kind: Kind, extractor: str) -> str:
     """Name the column that brings an extractor's text, pieces or detections from the store."""
     return f"{kind}_{extractor}"
 
@@ -46,7 +46,7 @@ def chunks_of(row: pa.Table) -> int:
     return 0 if decoded is None or decoded["error_type"] is not None else decoded["chunks"]
 
 
-def input_from(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
+def input_from(rows: pa.Table, row: int, source: Spec, kind: Kind) -> Any:
     """Return what an extractor reads of another one's result, from this run or the store; None when there is none."""
     result = rows[source.name][row].as_py() if source.name in rows.column_names else None
     if result is not None:
@@ -55,15 +55,15 @@ def input_from(rows: pa.Table, row: int, source: Spec, kind: str) -> Any:
     return rows[column][row].as_py() if column in rows.column_names else None
 
 
-def input_in(features: Mapping[str, Any], source: Spec, kind: str) -> Any:
+def input_in(features: Mapping[str, Any], source: Spec, kind: Kind) -> Any:
     """Return what other extractors read of a features row: text, the same in pieces in order of time, or frame numbers.
 
     A transcript has ``segments``, text read off frames has ``lines``: those of one frame are one piece, by a space
     between them and in lower case, or in English where ``texts`` has that.
     """
-    if kind == TEXT:
+    if kind == "text":
         return features["text"]
-    if kind == DETECTIONS:
+    if kind == "detections":
         return [item["frame"] for item in features[source.cls.detections or ""] or ()]
     if features.get("segments") is not None:
         return [{name: segment[name] for name in ("start_s", "end_s", "text")} for segment in features["segments"]]
@@ -236,14 +236,9 @@ def merged_extras(
         elif pa.types.is_list(kind):
             lists = [chunk[name] or [] for chunk in chunks]
             is_ranking = pa.types.is_struct(kind.value_type) and {"label", "probability"} <= set(kind.value_type.names)
-            merged[name] = _merged_ranking(lists, weights) if is_ranking else _numbered_through(lists, decoded)
+            pairs = [(item, each["first_frame"]) for items, each in zip(lists, decoded, strict=True) for item in items]
+            merged[name] = _merged_ranking(lists, weights) if is_ranking else [_renumbered(*pair) for pair in pairs]
     return merged
-
-
-def _numbered_through(lists: Sequence[Sequence[Any]], decoded: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Put lists one after the other, with frames that count from the video's first one."""
-    pairs = zip(lists, decoded, strict=True)
-    return [_renumbered(item, each["first_frame"]) for items, each in pairs for item in items]
 
 
 def _renumbered(item: Any, first_frame: int) -> Any:

@@ -59,7 +59,10 @@ class Committer:
         # Long videos come twice; the second time they are not counted again.
         self._long: set[str] = set()
         for spec in self._specs.values():
-            store.describe_features(spec.name, spec.fingerprint, _description(spec))
+            names = ("fingerprint", "space", "width", "identity")
+            description = {"extractor": spec.name, "sequence": spec.cls.sequence}
+            description |= {name: getattr(spec, name) for name in names}
+            store.describe_features(spec.name, spec.fingerprint, description)
 
     def commit(self, block: pa.Table) -> None:
         """Commit one finished block."""
@@ -119,14 +122,3 @@ class Committer:
         totals.items += len(results) - failed
         totals.seconds += pc.sum(pc.struct_field(results, "seconds")).as_py()
         self.totals.ready_at = max(self.totals.ready_at, pc.max(pc.struct_field(results, "ready_at")).as_py())
-
-
-def _description(spec: Spec) -> dict[str, Any]:
-    return {
-        "extractor": spec.name,
-        "fingerprint": spec.fingerprint,
-        "space": spec.space,
-        "width": spec.width,
-        "sequence": spec.cls.sequence,
-        "identity": spec.identity,
-    }

@@ -22,8 +22,6 @@ from vemoclap_batch.pipeline.chunks import FRAMES, WAVEFORM, ChunkMerger
 from vemoclap_batch.pipeline.pending import DeferredText
 from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
 
-#: Two minutes of audio, as it travels.
-_AUDIO_BYTES = 2 * 120 * SAMPLE_RATE
 #: Blocks under way for each actor: what it reads and what it makes of it.
 _BLOCKS_PER_ACTOR = 2
 
@@ -86,7 +84,7 @@ def run_graph(
 def _dataset(rows: pa.Table, config: Config, plan: Plan, stages: Sequence[StagePlan]) -> ray.data.Dataset:
     """Make a dataset of rows, in blocks of the plan's size, for these stages."""
     size = plan.block_videos
-    _bound_memory(size * _video_bytes(config), sum(stage.actors for stage in stages))
+    _configure(config, size, sum(stage.actors for stage in stages))
     # Each slice stays a block; from_arrow would start a process on the cluster to look at them.
     return ray.data.from_blocks([rows.slice(at, size) for at in range(0, rows.num_rows, size)])
 
@@ -128,14 +126,12 @@ def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
         raise RunBroken(str(error).strip().splitlines()[-1]) from error
 
 
-def _video_bytes(config: Config) -> int:
-    """Estimate the bytes of an ordinary decoded video: RGB frames of 16 to 9, and two minutes of audio."""
-    frame = 3 * config.sampling.short_side**2 * 16 // 9
-    return min(config.sampling.frames, config.decode.whole_frames) * frame + _AUDIO_BYTES
-
-
-def _bound_memory(block_bytes: int, actors: int) -> None:
+def _configure(config: Config, block_videos: int, actors: int) -> None:
     """Bound what may wait in the object store, and keep Ray Data's own output off the terminal."""
+    # An ordinary decoded video: RGB frames of 16 to 9, and two minutes of audio.
+    frame_bytes = 3 * config.sampling.short_side**2 * 16 // 9
+    frames = min(config.sampling.frames, config.decode.whole_frames)
+    block_bytes = block_videos * (frames * frame_bytes + 2 * 120 * SAMPLE_RATE)
     context = ray.data.DataContext.get_current()
     # Else blocks that wait for the slowest stage would fill half of the object store, however large the machine is.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(

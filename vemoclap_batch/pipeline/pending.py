@@ -15,16 +15,7 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import TRANSIENT
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.chunks import (
-    DECODED,
-    DETECTIONS,
-    PIECES,
-    TEXT,
-    input_from,
-    input_in,
-    is_long,
-    stored_column,
-)
+from vemoclap_batch.pipeline.chunks import DECODED, Kind, input_from, input_in, is_long, stored_column
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY, Table, keys
@@ -112,18 +103,18 @@ def find_pending(
     return pending
 
 
-def _reads(spec: Spec) -> list[tuple[str, str]]:
+def _reads(spec: Spec) -> list[tuple[Kind, str]]:
     """List what an extractor reads of others: (kind, extractor)."""
-    text = [(PIECES if spec.reads_times else TEXT, spec.source)] if spec.source is not None else []
-    return [*text, *((DETECTIONS, source) for source in spec.detections)]
+    reads: list[tuple[Kind, str]] = [("detections", source) for source in spec.detections]
+    return reads if spec.source is None else [("pieces" if spec.reads_times else "text", spec.source), *reads]
 
 
-def _stored(store: Store, source: Spec, kind: str, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+def _stored(store: Store, source: Spec, kind: Kind, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
     """Read text, pieces or detections of these rows from an extractor's table: [n], null elsewhere."""
     if not rows.any():
         return pa.nulls(len(rows), schemas.STORED[kind])
-    columns = {TEXT: ["text"], PIECES: ["segments", "lines", "texts"], DETECTIONS: [source.cls.detections or ""]}[kind]
-    columns = [name for name in columns if name in source.cls.columns]
+    given = {"text": {"text"}, "pieces": {"segments", "lines", "texts"}, "detections": {source.cls.detections}}[kind]
+    columns = [name for name in source.cls.columns if name in given]
     features = features_table(store, source).read(columns, of=pc.filter(video_keys, pa.array(rows)))
     values = [input_in(row, source, kind) for row in features.select(columns).to_pylist()]
     at = pc.index_in(video_keys, value_set=keys(features).combine_chunks()).combine_chunks()
@@ -149,7 +140,7 @@ class DeferredText:
     def __init__(self, rows: pa.Table, specs: Mapping[str, Spec]) -> None:
         """Take the run's pending rows and its extractors."""
         self._rows, self._specs = rows, specs
-        self._kinds = {read for spec in specs.values() for read in _reads(spec) if read[0] != DETECTIONS}
+        self._kinds = {read for spec in specs.values() for read in _reads(spec) if read[0] != "detections"}
         self._texts: dict[str, dict[str, Any]] = {}
 
     def add(self, merged: pa.Table) -> None:

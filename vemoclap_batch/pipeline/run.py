@@ -170,7 +170,11 @@ def run(
             with as_stopped():
                 _extract(this, this.pending, stop, address, verbose)
         if classifier:
-            _predict(this, videos, classifier, window)
+            selected = selected_from(specs, sorted(classifier.checkpoint.spec.features))
+            this.notes += fingerprint_notes(classifier.checkpoint, selected)
+            this.predicted = predict(
+                this.store, videos, classifier.checkpoint, classifier.digest, selected, this.run_id, window=window
+            )
         this.failed = _still_incomplete(this)
         _write_summary(this)
         if this.totals.videos:
@@ -200,14 +204,6 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
             this.held_s = time.monotonic() - began
         if stop.asked:
             raise Stopped
-
-
-def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window | None) -> None:
-    selected = selected_from(this.specs, sorted(classifier.checkpoint.spec.features))
-    this.notes += fingerprint_notes(classifier.checkpoint, selected)
-    this.predicted = predict(
-        this.store, videos, classifier.checkpoint, classifier.digest, selected, this.run_id, window=window
-    )
 
 
 def _still_incomplete(this: Run) -> int:
