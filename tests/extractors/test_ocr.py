@@ -42,13 +42,13 @@ def test_a_scanned_page(ocr):
     assert "the markers are found at the two extreme parts of the" in result.extras["text"]
 
 
-def test_a_still_picture_is_read_once(ocr, monkeypatch):
+def test_a_still_image_is_read_once(ocr, monkeypatch):
     noise = np.random.default_rng(0).integers(-3, 4, (5, 360, 640, 3))
     still = written("Nothing moves here").astype(int)
     clip = frames_clip(*np.clip(still + noise, 0, 255).astype(np.uint8))
     read = []
     predict = ocr._ocr.predict_iter
-    monkeypatch.setattr(ocr._ocr, "predict_iter", lambda pictures: read.extend(pictures) or predict(pictures))
+    monkeypatch.setattr(ocr._ocr, "predict_iter", lambda images: read.extend(images) or predict(images))
     (result,) = ocr.extract([clip])
     assert len(read) == 1
     assert [line["frame"] for line in result.extras["lines"]] == [0, 1, 2, 3, 4]
@@ -58,7 +58,7 @@ def test_a_still_picture_is_read_once(ocr, monkeypatch):
 
 @pytest.mark.parametrize("texts", [("room 101", "room 107"), ("I can", "I can."), ("won", "wom"), ("cat", "cot")])
 @pytest.mark.parametrize("font", [10, 14])
-def test_small_text_that_changes_is_another_picture(texts, font):
+def test_small_text_that_changes_is_another_image(texts, font):
     frames = np.stack([written(text, font=font) for text in texts])
     assert _originals(frames) == [0, 1]
 
@@ -76,7 +76,7 @@ def test_unsure_readings_are_dropped(ocr):
     assert not ocr._is_trusted("……", 0.99)
 
 
-def test_pictures_without_text(ocr, astronaut):
+def test_images_without_text(ocr, astronaut):
     clips = [frames_clip(skimage.data.chelsea()), frames_clip(skimage.data.coffee()), frames_clip(astronaut)]
     cat, coffee, _ = ocr.extract(clips)
     for result in (cat, coffee):

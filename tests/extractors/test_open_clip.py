@@ -32,12 +32,12 @@ pytestmark = pytest.mark.numeric
 REFERENCE = Path(__file__).parents[1] / "data" / "clip_preprocess.safetensors"
 
 
-def picture(seed, height=48, width=64):
+def image(seed, height=48, width=64):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def pictures_clip(seeds, height=48, width=64):
-    return frames_clip(*[picture(seed, height, width) for seed in seeds])
+def images_clip(seeds, height=48, width=64):
+    return frames_clip(*[image(seed, height, width) for seed in seeds])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def fed(extractor, clip):
     return torch.cat(seen)
 
 
-def transformer(weights, pictures, activation):
+def transformer(weights, images, activation):
     """CLIP's vision transformer as its paper has it, from the weights alone: embeddings [n, width]."""
     w = {name.removeprefix("visual."): value for name, value in weights.items()}
 
@@ -81,7 +81,7 @@ def transformer(weights, pictures, activation):
         return functional.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"])
 
     patches = w["conv1.weight"]  # [width, 3, side, side]
-    x = functional.conv2d(pictures, patches, stride=patches.shape[-1]).flatten(2).transpose(1, 2)  # [n, patches, width]
+    x = functional.conv2d(images, patches, stride=patches.shape[-1]).flatten(2).transpose(1, 2)  # [n, patches, width]
     x = torch.cat([w["class_embedding"].expand(len(x), 1, -1), x], 1) + w["positional_embedding"]
     x = norm(x, "ln_pre")
     for layer in range(2):
@@ -120,7 +120,7 @@ def test_input_is_that_of_the_published_program(extractor):
 def test_input_of_any_size_is_that_of_torchvision(extractor, height, width):
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
-    frame = picture(1, height, width)
+    frame = image(1, height, width)
     steps = [Resize(224, InterpolationMode.BICUBIC, antialias=True), CenterCrop(224), Normalize(CLIP_MEAN, CLIP_STD)]
     expected = Compose(steps)(torch.from_numpy(frame).permute(2, 0, 1)[None] / 255)
     given = fed(extractor, frames_clip(frame))
@@ -129,7 +129,7 @@ def test_input_of_any_size_is_that_of_torchvision(extractor, height, width):
 
 def test_embedding_is_the_projected_one_with_quick_gelu_and_not_normalised(extractor, folder):
     weights = load_file(folder / "open_clip_model.safetensors")
-    clip = pictures_clip(range(3))
+    clip = images_clip(range(3))
     (result,) = extractor.extract([clip])
     given = fed(extractor, clip)
     assert result.feature.shape == (3, CLIP_WIDTH)
@@ -166,7 +166,7 @@ def test_openai_weights_are_never_built_with_plain_gelu(tmp_path, architecture):
     OpenClip(OpenClip.Settings(model=PUBLISHED, width=CLIP_WIDTH), Resources(models={"model": right}))
     # Another's model, trained with plain GELU, is built with it.
     other = build(OpenClip, plain, width=CLIP_WIDTH)
-    clip = pictures_clip(range(2))
+    clip = images_clip(range(2))
     weights = load_file(plain / "open_clip_model.safetensors")
     expected = transformer(weights, fed(other, clip), functional.gelu).numpy()
     assert difference(other.extract([clip])[0].feature, expected) < 1e-5
@@ -178,14 +178,14 @@ def test_weights_file_is_built_as_its_architecture(extractor, tmp_path, folder, 
     save_file(weights, tmp_path / "weights.safetensors")
     torch.save(weights, tmp_path / "weights.pt")
     torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, tmp_path / "trained.pt")
-    clip = pictures_clip(range(2))
+    clip = images_clip(range(2))
     expected = extractor.extract([clip])[0].feature
     for file in ("weights.safetensors", "weights.pt", "trained.pt"):
         loaded = build(OpenClip, tmp_path / file, architecture=name, width=CLIP_WIDTH)
         assert_near(loaded.extract([clip])[0].feature, expected)
 
 
-def test_model_with_pictures_of_its_own(tmp_path):
+def test_model_with_images_of_its_own(tmp_path):
     from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize
 
     config = clip_config(image_size=56, width=12)
@@ -193,7 +193,7 @@ def test_model_with_pictures_of_its_own(tmp_path):
         tmp_path, config, mean=[0.5] * 3, std=[0.25] * 3, interpolation="bilinear", resize_mode="squash"
     )
     extractor = build(OpenClip, folder, width=12)
-    frame = picture(0, 100, 180)
+    frame = image(0, 100, 180)
     steps = [Resize((56, 56), InterpolationMode.BILINEAR, antialias=True), Normalize([0.5] * 3, [0.25] * 3)]
     expected = Compose(steps)(torch.from_numpy(frame).permute(2, 0, 1)[None] / 255)
     clip = frames_clip(frame)
@@ -222,14 +222,14 @@ def test_coca(tmp_path):
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     folder = clip_folder(tmp_path, config | {"custom_text": True}, weights)
     extractor = build(OpenClip, folder, width=CLIP_WIDTH)
-    clip = pictures_clip(range(2))
+    clip = images_clip(range(2))
     with torch.inference_mode():
         expected = model.encode_image(fed(extractor, clip), normalize=False).numpy()
     assert difference(extractor.extract([clip])[0].feature, expected) < 1e-5
 
 
 def test_batching_changes_nothing(extractor):
-    clips = [pictures_clip(range(19)), frames_clip(), pictures_clip(range(20, 27), 90, 50), pictures_clip([30])]
+    clips = [images_clip(range(19)), frames_clip(), images_clip(range(20, 27), 90, 50), images_clip([30])]
     with little_memory(extractor._network, CPU_BATCH) as sizes:
         together = extractor.extract(clips)
     assert sizes == [16, 11]
@@ -240,7 +240,7 @@ def test_batching_changes_nothing(extractor):
 
 
 def test_too_little_memory_halves_the_batch(extractor):
-    clips = [pictures_clip(range(10)), pictures_clip(range(10, 20))]
+    clips = [images_clip(range(10)), images_clip(range(10, 20))]
     expected = [result.feature for result in extractor.extract(clips)]
     with little_memory(extractor._network, 5) as sizes:
         results = extractor.extract(clips)
@@ -256,7 +256,7 @@ def test_too_little_memory_halves_the_batch(extractor):
 
 
 def test_reduced_precision_is_close(extractor, folder):
-    clip = pictures_clip(range(4))
+    clip = images_clip(range(4))
     exact = extractor.extract([clip])[0].feature
     rough = build(OpenClip, folder, width=CLIP_WIDTH, precision="bfloat16").extract([clip])[0].feature
     assert rough.dtype == np.float32
@@ -271,7 +271,7 @@ def test_nothing_to_see(extractor):
 
 
 def test_a_broken_clip_fails_alone(extractor):
-    clip = pictures_clip(range(2))
+    clip = images_clip(range(2))
     good, bad, other = extractor.extract([clip, broken_clip(), clip])
     assert isinstance(bad, Failure)
     assert isinstance(good, Result)

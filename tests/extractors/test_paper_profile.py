@@ -87,9 +87,9 @@ def speech(small):
     found = []
     for clip in small.clips:
         pieces = [clip.waveform[piece["start"] : piece["end"]] for piece in get_speech_timestamps(clip.waveform)]
-        sound = np.concatenate([*pieces, np.zeros(0, np.float32)])
-        assert len(sound) < 30 * 16_000
-        found.append(plain_speech(small.models / ".whisper" / "transformers", sound) if pieces else None)
+        audio = np.concatenate([*pieces, np.zeros(0, np.float32)])
+        assert len(audio) < 30 * 16_000
+        found.append(plain_speech(small.models / ".whisper" / "transformers", audio) if pieces else None)
     return found
 
 
@@ -114,8 +114,8 @@ def plain_clip(models, frames):
     prepare = Compose(
         [Resize(224, InterpolationMode.BICUBIC, antialias=True), CenterCrop(224), Normalize(CLIP_MEAN, CLIP_STD)]
     )
-    pictures = [prepare(torch.from_numpy(frame.copy()).permute(2, 0, 1)[None] / 255) for frame in frames]
-    return np.concatenate([transformer(weights, picture, quick_gelu).numpy() for picture in pictures])
+    images = [prepare(torch.from_numpy(frame.copy()).permute(2, 0, 1)[None] / 255) for frame in frames]
+    return np.concatenate([transformer(weights, image, quick_gelu).numpy() for image in images])
 
 
 def plain_beats(models, waveform):
@@ -191,7 +191,7 @@ def test_frames_without_a_face_are_skipped_and_the_two_largest_faces_count(small
     assert not any(counts[GREY])
 
 
-def test_sound_has_windows_and_events(small, plain):
+def test_audio_has_windows_and_events(small, plain):
     checkpoint = torch.load(place(small.models, beats.PUBLISHED), weights_only=True)
     predictor = checkpoint["model"]["predictor.weight"], checkpoint["model"]["predictor.bias"]
     network = load_beats(place(small.models, beats.PUBLISHED))

@@ -167,7 +167,7 @@ def extractor(folders):
     return TranslatedOcr(TranslatedOcrSettings(min_language_score=0.5), Resources(models=folders))
 
 
-def test_the_text_of_pictures_in_english(extractor, folders):
+def test_the_text_of_images_in_english(extractor, folders):
     clips = [
         frames_clip(
             written("Mind the gap"), written("Mind the gap"), written("Exit 7", "Go home!"), written("MIND THE GAP")

@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import NO_SOUND, broken_clip, sound_clip, spoken
 from pydantic import ValidationError
 
+from tests.extractors.conftest import NO_AUDIO, audio_clip, broken_clip, spoken
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.voice import Voice, VoiceSettings, prosody_columns
@@ -32,7 +32,7 @@ def tone(frequency=220, seconds=2.0, amplitude=0.1):
 
 
 def test_windows_of_three_seconds_in_seconds_of_the_video(voice, beckett):
-    [result] = voice.extract([sound_clip(beckett[: int(7.6 * SAMPLE_RATE)], start_s=100)])
+    [result] = voice.extract([audio_clip(beckett[: int(7.6 * SAMPLE_RATE)], start_s=100)])
     assert result.start_s.tolist() == [100, 101.5, 103, 104.5]
     assert result.end_s.tolist() == [103, 104.5, 106, 107.5]
     assert result.feature.shape == (4, Voice.width(VoiceSettings()))
@@ -40,21 +40,21 @@ def test_windows_of_three_seconds_in_seconds_of_the_video(voice, beckett):
 
 
 def test_a_window_is_described_by_itself(voice, beckett):
-    [whole] = voice.extract([sound_clip(beckett)])
-    [part] = voice.extract([sound_clip(beckett[24_000:72_000])])
+    [whole] = voice.extract([audio_clip(beckett)])
+    [part] = voice.extract([audio_clip(beckett[24_000:72_000])])
     assert np.array_equal(part.feature[0], whole.feature[1])
 
 
-def test_a_long_sound_keeps_evenly_spaced_windows(beckett):
+def test_long_audio_keeps_evenly_spaced_windows(beckett):
     few = Voice(VoiceSettings(max_windows=2), Resources())
-    [result] = few.extract([sound_clip(beckett)])
+    [result] = few.extract([audio_clip(beckett)])
     assert result.start_s.tolist() == [0, 6]
-    [all_of_it] = few.extract([sound_clip(beckett[:72_000])])
+    [all_of_it] = few.extract([audio_clip(beckett[:72_000])])
     assert all_of_it.start_s.tolist() == [0, 1.5]
 
 
 def test_a_batch_gives_what_each_clip_gives_alone(voice, beckett):
-    clips = [sound_clip(beckett), sound_clip(NO_SOUND), sound_clip(tone()), sound_clip(beckett[:1000])]
+    clips = [audio_clip(beckett), audio_clip(NO_AUDIO), audio_clip(tone()), audio_clip(beckett[:1000])]
     for together, clip in zip(voice.extract(clips), clips, strict=True):
         [alone] = voice.extract([clip])
         assert np.array_equal(together.feature, alone.feature)
@@ -62,21 +62,21 @@ def test_a_batch_gives_what_each_clip_gives_alone(voice, beckett):
 
 
 def test_the_declared_columns_are_the_ones_given(voice, beckett):
-    for waveform in (beckett, NO_SOUND, np.zeros(48_000, np.float32)):
-        [result] = voice.extract([sound_clip(waveform)])
+    for waveform in (beckett, NO_AUDIO, np.zeros(48_000, np.float32)):
+        [result] = voice.extract([audio_clip(waveform)])
         assert list(result.extras) == list(Voice.columns)
         assert pa.Table.from_pylist([result.extras], pa.schema(list(Voice.columns.items()))).num_rows == 1
 
 
-def test_without_sound_there_is_nothing(voice):
-    [result] = voice.extract([sound_clip(NO_SOUND, start_s=5)])
+def test_without_audio_there_is_nothing(voice):
+    [result] = voice.extract([audio_clip(NO_AUDIO, start_s=5)])
     assert result.feature.shape == (0, Voice.width(VoiceSettings()))
     assert len(result.start_s) == len(result.end_s) == 0
     assert set(result.extras.values()) == {None}
 
 
 def test_silence_is_a_window_that_says_nothing(voice):
-    [result] = voice.extract([sound_clip(np.zeros(48_000, np.float32))])
+    [result] = voice.extract([audio_clip(np.zeros(48_000, np.float32))])
     assert result.feature.shape[0] == 1
     assert not result.feature.any()
     assert set(result.extras.values()) == {None}
@@ -84,7 +84,7 @@ def test_silence_is_a_window_that_says_nothing(voice):
 
 @pytest.mark.parametrize("samples", [1, 160, 1_000])
 def test_the_shortest_clips_are_one_finite_window(voice, samples):
-    [result] = voice.extract([sound_clip(tone()[1 : samples + 1])])
+    [result] = voice.extract([audio_clip(tone()[1 : samples + 1])])
     assert result.feature.shape[0] == 1
     assert np.isfinite(result.feature).all()
     assert result.end_s[0] == pytest.approx(samples / SAMPLE_RATE)
@@ -92,22 +92,22 @@ def test_the_shortest_clips_are_one_finite_window(voice, samples):
 
 
 def test_a_broken_clip_fails_alone(voice, beckett):
-    first, broken, last = voice.extract([sound_clip(beckett), broken_clip(), sound_clip(beckett)])
+    first, broken, last = voice.extract([audio_clip(beckett), broken_clip(), audio_clip(beckett)])
     assert isinstance(broken, Failure)
     assert isinstance(first, Result)
     assert np.array_equal(first.feature, last.feature)
 
 
 def test_speech_and_a_tone_are_told_apart(voice, beckett):
-    [speech] = voice.extract([sound_clip(beckett)])
-    [music] = voice.extract([sound_clip(tone(seconds=9.0))])
+    [speech] = voice.extract([audio_clip(beckett)])
+    [music] = voice.extract([audio_clip(tone(seconds=9.0))])
     within = np.linalg.norm(speech.feature - speech.feature.mean(0), axis=1).mean()
     assert np.linalg.norm(speech.feature.mean(0) - music.feature.mean(0)) > within
 
 
 def test_no_window_outweighs_the_others(voice, beckett):
     noise = (0.1 * np.random.default_rng(0).normal(size=len(beckett))).astype(np.float32)
-    speech, strange = voice.extract([sound_clip(beckett), sound_clip(noise)])
+    speech, strange = voice.extract([audio_clip(beckett), audio_clip(noise)])
     most = Voice.width(VoiceSettings()) ** 0.5 + 1e-4
     assert np.linalg.norm(speech.feature, axis=1).min() > 0.5 * most
     assert np.linalg.norm(strange.feature, axis=1).max() <= most

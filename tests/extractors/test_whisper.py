@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from tests.extractors.conftest import NO_SOUND, broken_clip, sound_clip, spoken
+from tests.extractors.conftest import NO_AUDIO, audio_clip, broken_clip, spoken
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.whisper import WINDOW, Decoded, Speech, Whisper, WhisperSettings, _timed
@@ -35,10 +35,10 @@ def heard(whisper, beckett, dickens):
     """What a batch of four clips gave."""
     return whisper.extract(
         [
-            sound_clip(beckett),
-            sound_clip(NO_SOUND),
-            sound_clip(dickens, start_s=100),
-            sound_clip(np.zeros_like(beckett)),
+            audio_clip(beckett),
+            audio_clip(NO_AUDIO),
+            audio_clip(dickens, start_s=100),
+            audio_clip(np.zeros_like(beckett)),
         ]
     )
 
@@ -87,16 +87,16 @@ def test_silence_is_not_heard(heard, whisper, monkeypatch):
     assert whisper.extract([]) == []
     # The model is not even asked.
     monkeypatch.setattr(whisper, "_model", None)
-    assert whisper.extract([sound_clip(np.zeros(16000, np.float32))])[0].extras == silent
+    assert whisper.extract([audio_clip(np.zeros(16000, np.float32))])[0].extras == silent
 
 
 def test_batching_changes_nothing(whisper, heard, beckett):
-    (alone,) = whisper.extract([sound_clip(beckett)])
+    (alone,) = whisper.extract([audio_clip(beckett)])
     assert alone.extras == heard[0].extras
 
 
 def test_a_broken_clip_fails_alone(whisper, heard, beckett):
-    bad, good = whisper.extract([broken_clip(), sound_clip(beckett)])
+    bad, good = whisper.extract([broken_clip(), audio_clip(beckett)])
     assert isinstance(bad, Failure)
     assert isinstance(good, Result)
     assert good.extras == heard[0].extras
@@ -173,7 +173,7 @@ def test_a_model_of_ones_own():
     mine = WhisperSettings(model="hf:someone/whisper", task="transcribe", language="en")
     assert (Whisper.references(mine), Whisper.references(WhisperSettings())) == ({"model": "hf:someone/whisper"}, {})
     (result,) = Whisper(mine, Resources(models={"model": bundled})).extract(
-        [sound_clip(spoken("beckett.wav", seconds=4))]
+        [audio_clip(spoken("beckett.wav", seconds=4))]
     )
     assert "tried" in result.extras["text"].lower()
     assert (result.extras["language"], result.extras["language_probability"]) == ("en", 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tests.extractors.conftest import sound_clip, spoken
+from tests.extractors.conftest import audio_clip, spoken
 from tests.extractors.tiny_speech import whisper_folders
 from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.whisper import Whisper, WhisperSettings
@@ -45,13 +45,13 @@ def tone(seed, seconds):
     ).astype(np.float32)  # fmt: skip
 
 
-def plainly(folder, sound, task="translate"):
-    """Language, probability and words of a sound that fits one window, by torch alone: one sound, token by token."""
+def plainly(folder, audio, task="translate"):
+    """Language, probability and words of audio that fits one window, by torch alone: one audio, token by token."""
     import torch
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     network = WhisperForConditionalGeneration.from_pretrained(folder).eval()
-    heard = WhisperFeatureExtractor.from_pretrained(folder)(sound, sampling_rate=16000, return_tensors="pt")
+    heard = WhisperFeatureExtractor.from_pretrained(folder)(audio, sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
         encoded = network.model.encoder(**heard).last_hidden_state
     config = network.generation_config
@@ -104,11 +104,11 @@ def letters(text):
 @pytest.mark.parametrize("which", ["folders", "large"])
 def test_agrees_with_plain_transformers(which, request):
     source, converted = request.getfixturevalue(which)
-    sounds = [tone(seed, seconds) for seed, seconds in ((0, 3), (2, 11), (4, 19), (5, 23))]
-    results = build(converted).extract([sound_clip(sound) for sound in sounds])
+    waveforms = [tone(seed, seconds) for seed, seconds in ((0, 3), (2, 11), (4, 19), (5, 23))]
+    results = build(converted).extract([audio_clip(audio) for audio in waveforms])
     told = []
-    for sound, result in zip(sounds, results, strict=True):
-        language, share, words = plainly(source, sound)
+    for audio, result in zip(waveforms, results, strict=True):
+        language, share, words = plainly(source, audio)
         assert letters(result.extras["text"]) == words
         assert result.extras["language"] == language
         assert result.extras["language_probability"] == pytest.approx(share, abs=1e-3)
@@ -117,13 +117,13 @@ def test_agrees_with_plain_transformers(which, request):
     assert len({language for language, _ in told} - {"en"}) > 1
     assert len({words for _, words in told}) == len(told)
     assert all(len(words) > 10 for _, words in told)
-    assert plainly(source, sounds[0], "transcribe")[2] != told[0][1]
+    assert plainly(source, waveforms[0], "transcribe")[2] != told[0][1]
 
 
 def test_batching_changes_nothing(folders):
     whisper = build(folders[1])
     # The last one has two windows.
-    clips = [sound_clip(tone(seed, seconds)) for seed, seconds in ((0, 3), (1, 29), (4, 8), (5, 5), (6, 47))]
+    clips = [audio_clip(tone(seed, seconds)) for seed, seconds in ((0, 3), (1, 29), (4, 8), (5, 5), (6, 47))]
     together = whisper.extract(clips)
     assert len({result.extras["language"] for result in together} - {"en", None}) > 1
     for clip, result in zip(clips, together, strict=True):
@@ -147,17 +147,17 @@ def test_only_speech_is_encoded(folders, monkeypatch):
     sizes, encode = [], whisper._model.encode
     monkeypatch.setattr(whisper._model, "encode", lambda spectra: sizes.append(len(spectra)) or encode(spectra))
     noise = np.random.default_rng(0).normal(0, 1e-3, 10 * 16000).astype(np.float32)
-    quiet = [sound_clip(np.zeros(16000 * 20, np.float32)), sound_clip(noise), sound_clip(noise[:0])]
+    quiet = [audio_clip(np.zeros(16000 * 20, np.float32)), audio_clip(noise), audio_clip(noise[:0])]
     assert [result.extras for result in whisper.extract(quiet)] == [SILENT] * 3
     assert sizes == []
-    first, heard, _ = whisper.extract([quiet[0], sound_clip(spoken("beckett.wav", seconds=4)), quiet[1]])
+    first, heard, _ = whisper.extract([quiet[0], audio_clip(spoken("beckett.wav", seconds=4)), quiet[1]])
     assert sizes == [1]
     assert first.extras == SILENT != heard.extras
 
 
 def test_too_little_memory_halves_the_batches(folders, monkeypatch):
     whisper = build(folders[1])
-    clips = [sound_clip(tone(seed, 4)) for seed in range(3)]
+    clips = [audio_clip(tone(seed, 4)) for seed in range(3)]
     whole = [result.extras["text"] for result in whisper.extract(clips)]
     encode, sizes = whisper._model.encode, []
 
@@ -184,7 +184,7 @@ def test_the_limit_on_tokens(folders, monkeypatch):
             return found
 
         monkeypatch.setattr(whisper, "_generate", counted)
-        whisper.extract([sound_clip(tone(0, 3))])
+        whisper.extract([audio_clip(tone(0, 3))])
         assert counts[0] == most
 
 
@@ -192,7 +192,7 @@ def test_int8_on_any_device(folders):
     assert WhisperSettings(compute_type="int8", precision="float16").arithmetic == "int8_float16"
     whisper = build(folders[1], compute_type="int8", precision="float32")
     assert whisper._model.model.compute_type == "int8_float32"
-    (result,) = whisper.extract([sound_clip(tone(0, 3))])
+    (result,) = whisper.extract([audio_clip(tone(0, 3))])
     assert result.extras["text"]
     with pytest.raises(ValidationError, match="compute_type 'float16' leaves no precision open"):
         WhisperSettings(compute_type="float16", precision="float32")
@@ -214,10 +214,10 @@ def test_a_folder_that_is_not_whole(folders, tmp_path, name):
         build(broken)
 
 
-def test_a_folder_that_does_not_say_how_many_bands_it_hears(large, tmp_path):
+def test_a_folder_that_does_not_say_how_many_bands_it_takes(large, tmp_path):
     broken = shutil.copytree(large[1], tmp_path / "broken")
     (broken / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"hears 128 mel bands, and its preprocessor_config\.json describes 80"):
+    with pytest.raises(ValueError, match=r"takes 128 mel bands, its preprocessor_config\.json describes 80"):
         build(broken)
 
 

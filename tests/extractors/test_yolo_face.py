@@ -175,7 +175,7 @@ def test_boxes_without_a_pixel_are_no_faces(models, astronaut, clips):
     assert len(result.extras["faces"]) == (pixels > 0).sum() > 0
 
 
-def test_a_face_is_cut_to_whole_pixels_within_the_picture():
+def test_a_face_is_cut_to_whole_pixels_within_the_image():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     np.testing.assert_array_equal(cut(frame, (0.0, 2.9, 3.2, 6.0)), frame[2:6, 0:3])
     assert cut(frame, (8.0, 0.0, 8.0, 6.0)).size == 0

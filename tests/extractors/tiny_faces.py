@@ -15,16 +15,16 @@ from vemoclap_batch.extractors.yolo_face import YoloFaceSettings, quieten_ultral
 from vemoclap_batch.media.clip import Clip
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-#: Width and picture size of the tiny ViT.
+#: Width and image size of the tiny ViT.
 WIDTH, SIDE = 24, 32
 
 
 def tiny_yolo(path: Path, likes: np.ndarray, reach: tuple[int, int, int] = (3, 3, 2), task: str = "detect") -> Path:
-    """Write a one-class YOLOv8 of 0.15 M random weights whose head is set so that it sees faces in a kind of picture.
+    """Write a one-class YOLOv8 of 0.15 M random weights whose head is set so that it sees faces in a kind of image.
 
     Args:
         path: of the .pt file.
-        likes: uint8 [h, w, 3], RGB; in pictures like this it finds faces, in plain grey ones it finds none.
+        likes: uint8 [h, w, 3], RGB; in images like this it finds faces, in plain grey ones it finds none.
         reach: how far its boxes of 8, 16 and 32 pixels' stride extend from their middle, in strides; 0 makes them flat.
         task: ``detect``, or ``pose`` for one with landmarks.
     """
@@ -45,22 +45,22 @@ def tiny_yolo(path: Path, likes: np.ndarray, reach: tuple[int, int, int] = (3, 3
 
 
 def _set_head(network: torch.nn.Module, likes: np.ndarray, reach: tuple[int, int, int]) -> None:
-    """Tell what a picture shows from plain grey by the difference of their features, and spread the boxes."""
+    """Tell what an image shows from plain grey by the difference of their features, and spread the boxes."""
     head = network.model[-1]
     features: dict[torch.nn.Module, list[torch.Tensor]] = {}
     for last in [branch[-1] for branch in (*head.cv2, *head.cv3)]:
         features[last] = []
         last.register_forward_pre_hook(lambda layer, inputs: features[layer].append(inputs[0][0].flatten(1)))
     with torch.no_grad():
-        for picture in (likes, np.full_like(likes, 114)):
-            network(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255)
+        for image in (likes, np.full_like(likes, 114)):
+            network(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255)
     bins = torch.arange(head.reg_max)
     for (layer, (shown, plain)), level in zip(features.items(), (0, 1, 2, 0, 1, 2), strict=True):
         layer._forward_pre_hooks.clear()  # shown and plain: [channels, places]
         if layer.out_channels == 1:
             weight = shown.mean(1) - plain.mean(1)
             most, usual = (weight @ shown).quantile(0.995), (weight @ plain).max()
-            # The best of the picture scores above 0.73, plain grey below 0.12.
+            # The best of the image scores above 0.73, plain grey below 0.12.
             layer.weight.data = (3 / (most - usual) * weight)[None, :, None, None]
             layer.bias.data[:] = -2 - 3 / (most - usual) * usual
         else:
@@ -70,7 +70,7 @@ def _set_head(network: torch.nn.Module, likes: np.ndarray, reach: tuple[int, int
 
 
 def tiny_onnx(pt: Path, path: Path, side: int | None = None) -> Path:
-    """Export a YOLO .pt file that :func:`tiny_yolo` wrote, for any size of picture or a fixed one and single frames."""
+    """Export a YOLO .pt file that :func:`tiny_yolo` wrote, for any size of image or a fixed one and single frames."""
     from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
     from ultralytics import YOLO
 

@@ -26,7 +26,7 @@ from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
-#: Samples that Whisper hears at once: 30 s.
+#: Samples of a window: Whisper takes 30 s at once.
 WINDOW = 30 * SAMPLE_RATE
 #: Windows in one pass. A CPU gains nothing from more than two; a GPU does.
 CPU_BATCH, GPU_BATCH = 2, 16
@@ -194,8 +194,8 @@ class Whisper(Extractor):
         expected, described = self._model.model.n_mels, len(self._model.feature_extractor.mel_filters)
         if expected != described:
             raise ValueError(
-                f"{folder} hears {expected} mel bands, and its preprocessor_config.json describes {described}; "
-                "without that file, 80 are taken"
+                f"{folder}: the model takes {expected} mel bands, its preprocessor_config.json describes {described}; "
+                "without that file, 80 are assumed"
             )
         self._tokenizers: dict[str, Tokenizer] = {}
 
