@@ -113,8 +113,10 @@ def _stored(store: Store, source: Spec, kind: Kind, video_keys: pa.ChunkedArray,
     """Read text, pieces or detections of these rows from an extractor's table: [n], null elsewhere."""
     if not rows.any():
         return pa.nulls(len(rows), schemas.STORED[kind])
-    given = {"text": {"text"}, "pieces": {"segments", "lines", "texts"}, "detections": {source.cls.detections}}[kind]
-    columns = [name for name in source.cls.columns if name in given]
+    holding: dict[Kind, tuple[str | None, ...]] = {
+        "text": ("text",), "pieces": ("segments", "lines", "texts"), "detections": (source.cls.detections,)
+    }  # fmt: skip
+    columns = [name for name in source.cls.columns if name in holding[kind]]
     features = features_table(store, source).read(columns, of=pc.filter(video_keys, pa.array(rows)))
     values = [input_in(row, source, kind) for row in features.select(columns).to_pylist()]
     at = pc.index_in(video_keys, value_set=keys(features).combine_chunks()).combine_chunks()
