@@ -206,7 +206,7 @@ def test_a_trial_that_breaks_off_is_named(filled, cluster):
         ({"numbers": [1, 8]}, "only 7 frames were extracted"),
         ({"seeds": [1, 1]}, "--seeds 1,1"),
         ({"split": "train"}, "train or choose the best step"),
-        ({"split": "nowhere"}, "there is test, train"),
+        ({"split": "nowhere"}, "splits: test, train"),
         ({"heads": 3}, "a multiple of heads"),
         ({"preset": "slow"}, "--preset 'slow'"),
     ],
