@@ -26,6 +26,7 @@ from deltalake import (
     ColumnProperties,
     CommitProperties,
     DeltaTable,
+    PostCommitHookProperties,
     Transaction,
     WriterProperties,
     write_deltalake,
@@ -202,6 +203,8 @@ class Table:
             write_deltalake(
                 table, rows, mode="append", schema_mode="merge", writer_properties=writer_properties(self.schema),
                 commit_properties=CommitProperties(max_commit_retries=0, app_transactions=[transaction]),
+                # Looking for expired files of the log takes as long as the commit; each compaction does that.
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             )  # fmt: skip
         self._delta = table
 
