@@ -47,7 +47,7 @@ with store.writing("the-other-run"):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    # Seconds in place of minutes. A heart may be slow to beat on a busy machine, so nobody is taken for dead here
+    # Seconds in place of minutes. A heartbeat may come late on a busy machine, so nobody is taken for dead here
     # unless a test says when.
     monkeypatch.setattr(object_lock, "HEARTBEAT_S", 0.3)
     monkeypatch.setattr(object_lock, "FRESH_S", 1.0)
@@ -58,12 +58,12 @@ def _impatient(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _own_temporary_files(tmp_path, monkeypatch):
-    """Signs of life of this test alone; its processes take the folder from the environment."""
+    """Lock files of processes of this test alone; its processes take the folder from the environment."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
-def signs():
+def process_files():
     return list(Path(tempfile.gettempdir()).glob("vemoclap-lock-*"))
 
 
@@ -148,8 +148,8 @@ def test_a_holder_of_this_machine_that_is_killed_frees_it_at_once(s3_out, holder
     with writer(s3_out, "r", wait=False):
         assert f"(process {holder.pid} on" in caplog.text
         assert f"has died: taking {s3_out} over" in caplog.text
-        assert len(signs()) == 1  # its own
-    assert not signs()
+        assert len(process_files()) == 1  # its own
+    assert not process_files()
 
 
 def test_one_of_this_machine_that_is_stopped_is_not_dead(s3_out, holder):
@@ -262,7 +262,7 @@ def test_a_store_on_which_no_lock_can_be_renewed_is_refused(monkeypatch, caplog)
         with pytest.raises(RunBroken, match=refused), writer(out, "r"):
             pass
         assert not objects(out)
-        assert not signs()
+        assert not process_files()
         assert "trying again" not in caplog.text
 
 
@@ -296,7 +296,7 @@ class Strange:
         return serve
 
 
-def test_the_heart_goes_on_beating_whatever_a_server_answers(monkeypatch, caplog):
+def test_the_heartbeat_goes_on_whatever_a_server_answers(monkeypatch, caplog):
     strange = Strange()
     with bucket(strange, monkeypatch) as out, writer(out, "r") as lock:
         strange.left = 3
@@ -304,7 +304,7 @@ def test_the_heart_goes_on_beating_whatever_a_server_answers(monkeypatch, caplog
         renewed = lock._renewed
         wait_for(lambda: lock._renewed > renewed)
         assert "was not renewed: Generic S3 error: " in caplog.text
-        assert lock._heart.is_alive()
+        assert lock._heartbeat.is_alive()
         lock.check()
         with pytest.raises(Busy, match=r"heard of \d+ s ago"), writer(out, "q", wait=False):
             pass

@@ -70,7 +70,7 @@ def _local(address: str, folder: Path, run_id: str, wait: bool) -> Iterator[None
     except OSError as error:
         raise RunBroken(f"cannot write to {folder}: {reason(error)}") from error
     try:
-        _sign(note, run_id)
+        _write_holder(note, run_id)
         yield
     finally:
         with suppress(OSError):
@@ -89,7 +89,7 @@ def _acquire(lock: filelock.BaseFileLock, address: str, note: Path, wait: bool) 
         lock.acquire()
 
 
-def _sign(note: Path, run_id: str) -> None:
+def _write_holder(note: Path, run_id: str) -> None:
     try:
         note.write_text(json.dumps({"run_id": run_id, "pid": os.getpid(), "host": socket.gethostname()}))
     except OSError as error:

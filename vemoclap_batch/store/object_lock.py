@@ -76,7 +76,7 @@ class ObjectLock:
         self._lost: str | None = None
         self._one_at_a_time = threading.Lock()
         self._end = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
+        self._heartbeat = threading.Thread(target=self._keep_renewing, name="lock heartbeat", daemon=True)
 
     def _store(self) -> Any:
         """The folder for obstore, with the credentials of this moment."""
@@ -95,7 +95,7 @@ class ObjectLock:
             Busy: another run holds it, and ``wait`` is False.
             RunBroken: the store refuses, is out of reach for too long, or knows no conditional uploads.
         """
-        with filelock.FileLock(_sign(self._me["holder"])):
+        with filelock.FileLock(_process_file(self._me["holder"])):
             try:
                 self._acquire(wait)
                 try:
@@ -103,7 +103,7 @@ class ObjectLock:
                 finally:
                     self._release()
             finally:
-                _sign(self._me["holder"]).unlink(missing_ok=True)
+                _process_file(self._me["holder"]).unlink(missing_ok=True)
 
     def check(self) -> None:
         """See that the lock is still held; asks the store if the heartbeat is late."""
@@ -122,7 +122,7 @@ class ObjectLock:
                 raise RunBroken(f"cannot lock {self._address}: {reason(error)}") from error
             if other is None:
                 self._renewed = at
-                self._heart.start()
+                self._heartbeat.start()
                 return
             message = f"{self._address} is held by {other}, heard of {other.age_s:.0f} s ago"
             if not wait:
@@ -188,20 +188,20 @@ class ObjectLock:
                 etag = seen.etag  # Renewed by an upload whose answer was lost.
             self._etag, self._renewed = etag, at
 
-    def _beat(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._end.wait(HEARTBEAT_S):
             try:
                 self._renew()
             except LockLost as error:
                 log.error("%s", error)
                 return
-            except Exception as error:  # Whatever it is, the next beat may go through.
+            except Exception as error:  # Whatever it is, the next renewal may go through.
                 log.warning("the lock of %s was not renewed: %s", self._address, reason(error))
 
     def _release(self) -> None:
         """Give the folder back, if it is still one's own: renewed just now, nobody takes it before it is deleted."""
         self._end.set()
-        self._heart.join()
+        self._heartbeat.join()
         try:
             self._renew()
             obstore.delete(self._store(), _LOCK)
@@ -242,10 +242,10 @@ class ObjectLock:
 
     def _body(self) -> bytes:
         # Never the same twice: an ETag may be a hash of the content.
-        return json.dumps(self._me | {"time": datetime.now(UTC).isoformat(), "beat": uuid.uuid4().hex}).encode()
+        return json.dumps(self._me | {"time": datetime.now(UTC).isoformat(), "nonce": uuid.uuid4().hex}).encode()
 
 
-def _sign(holder: str) -> Path:
+def _process_file(holder: str) -> Path:
     """The file that a process of this machine holds locked for as long as it lives."""
     return Path(tempfile.gettempdir()) / f"vemoclap-lock-{holder}"
 
@@ -253,11 +253,11 @@ def _sign(holder: str) -> Path:
 def _has_died(holder: object) -> bool:
     """Whether a process of this machine is gone for sure; of one that left no file, nothing is known."""
     # The name comes from a bucket, and must not lead to any other file.
-    if not (isinstance(holder, str) and holder.isascii() and holder.isalnum() and _sign(holder).is_file()):
+    if not (isinstance(holder, str) and holder.isascii() and holder.isalnum() and _process_file(holder).is_file()):
         return False
     try:
-        with filelock.FileLock(_sign(holder), timeout=0):
-            _sign(holder).unlink(missing_ok=True)
+        with filelock.FileLock(_process_file(holder), timeout=0):
+            _process_file(holder).unlink(missing_ok=True)
             return True
     except (filelock.Timeout, OSError):
         return False
