@@ -43,11 +43,14 @@ class FeatureSettings(PrecisionSettings):
 
 
 class Pretrained(Extractor):
-    """An extractor whose models are named by settings, as hub references or local paths."""
+    """An extractor whose models are named by settings, as hub references or local paths.
+
+    With :class:`FeatureSettings` it has a feature, otherwise columns alone.
+    """
 
     #: The settings that name models; the last one makes the feature.
     model_settings: ClassVar[tuple[str, ...]] = ("model",)
-    #: Feature spaces of known models, by reference; empty where there is no feature.
+    #: Feature spaces of known models, by reference; that of another model is named after it.
     spaces: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
@@ -63,15 +66,15 @@ class Pretrained(Extractor):
 
     @classmethod
     def space(cls, settings: Any) -> str | None:
-        """The space that the settings name, or one named after the model."""
-        if not cls.spaces:
+        """The space that the settings name, or that of the model."""
+        if not isinstance(settings, FeatureSettings):
             return None
         return settings.space or space_of(getattr(settings, cls.model_settings[-1]), cls.spaces)
 
     @classmethod
     def width(cls, settings: Any) -> int:
         """As the settings say."""
-        return settings.width if cls.spaces else 0
+        return settings.width if isinstance(settings, FeatureSettings) else 0
 
     @classmethod
     def references(cls, settings: Any) -> dict[str, str]:
