@@ -132,8 +132,8 @@ def gc(
     for table in found.tables:
         size = table.size
         print(f"{size.table:<40} {size.rows:>9} rows {size.shards:>6} shards {decimal(size.bytes):>10}  {table.why}")
-    for older in found.kept:
-        print(f"{older.table:<40} stays: {older.videos} of its videos have no current features; see --uncovered")
+    for older, videos in found.kept.items():
+        print(f"{older:<40} stays: {videos} of its videos have no current features; see --uncovered")
     total = found.as_dict()
     if found.leftovers:
         print(f"{len(found.leftovers)} files that killed processes left, {decimal(found.leftover_bytes)}")

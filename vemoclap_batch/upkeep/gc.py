@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
@@ -30,19 +30,11 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A features table of older settings that stays: the current table lacks this many of its videos."""
-
-    table: str
-    videos: int
-
-
-@dataclass(frozen=True)
 class Garbage:
-    """What may go from a folder, and which older tables stay all the same."""
+    """What may go from a folder, and which older tables stay: the current one lacks so many of their videos."""
 
     tables: list[Removal]
-    kept: list[Kept]
+    kept: dict[str, int]
     leftovers: list[str]
     leftover_bytes: int
 
@@ -50,7 +42,7 @@ class Garbage:
         """For JSON."""
         return {
             "tables": [{"table": of.size.table, "why": of.why, **of.size.counts()} for of in self.tables],
-            "kept": [asdict(table) for table in self.kept],
+            "kept": [{"table": table, "videos": videos} for table, videos in self.kept.items()],
             "rows": sum(table.size.rows for table in self.tables),
             "bytes": sum(table.size.bytes for table in self.tables) + self.leftover_bytes,
             "leftovers": {"count": len(self.leftovers), "bytes": self.leftover_bytes},
@@ -73,7 +65,7 @@ def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garba
         if table.startswith("predictions/") and posixpath.basename(table) not in newest
     ]
     used = {f"features/{name}/{fp}" for made in newest.values() for name, fp in made.get("features", {}).items()}
-    kept = []
+    kept = {}
     for name, spec in resolvable(config).items():
         current = f"features/{name}/{spec.fingerprint}"
         others = [table for table in sizes if table.startswith(f"features/{name}/") and table not in {current, *used}]
@@ -81,7 +73,7 @@ def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garba
             if "class" not in (store.read_json(f"{older}/extractor.json") or {}).get("identity", {}):
                 continue
             if missing := 0 if uncovered else _uncovered(store, older, current):
-                kept.append(Kept(older, missing))
+                kept[older] = missing
             else:
                 removals.append(Removal(sizes[older], f"older settings; {spec.fingerprint} is the current"))
     leftovers = _leftovers(store)
