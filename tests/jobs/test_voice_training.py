@@ -10,7 +10,7 @@ from lite.voice_training import (
     read_utterances,
     train_voice_projection,
 )
-from tests.networks.test_voice_net import sound, whisper_arrays, write_ctranslate2
+from tests.networks.test_voice_net import audio, whisper_arrays, write_ctranslate2
 from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.networks.voice import load_voice_net
 
@@ -27,13 +27,13 @@ def write_flac(path, waveform):
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory):
-    """A manifest of eight sounds, four of either label, two of them in another split."""
+    """A manifest of eight recordings, four of either label, two of them in another split."""
     folder = tmp_path_factory.mktemp("utterances")
     with (folder / "manifest.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "intensity", "split"])
         for number in range(8):
-            write_flac(folder / f"{number}.flac", sound(1.0 + 0.1 * number, seed=number))
+            write_flac(folder / f"{number}.flac", audio(1.0 + 0.1 * number, seed=number))
             rows.writerow(
                 [f"{number}.flac", "anger" if number % 2 else "joy", "normal", "val" if number > 5 else "train"]
             )
@@ -43,7 +43,7 @@ def utterances(tmp_path_factory):
 def test_utterances_are_read_with_their_classes(utterances):
     found = read_utterances(utterances, "train")
     assert [len(waveform) for waveform in found.waveforms] == [16_000 + 1_600 * number for number in range(6)]
-    assert found.waveforms[3] == pytest.approx(sound(1.3, seed=3), abs=2.0**-15)
+    assert found.waveforms[3] == pytest.approx(audio(1.3, seed=3), abs=2.0**-15)
     assert found.classes.tolist() == ["joy normal", "anger normal"] * 3
     assert len(read_utterances(utterances).waveforms) == 8
     with pytest.raises(ValueError, match="'test'"):
@@ -51,7 +51,7 @@ def test_utterances_are_read_with_their_classes(utterances):
 
 
 def test_augmented_utterances_differ_and_repeat():
-    waveform = sound(2.0)
+    waveform = audio(2.0)
     found = [augment(waveform, np.random.default_rng(seed)) for seed in range(20)]
     for other in found:
         assert other.dtype == np.float32
@@ -99,6 +99,6 @@ def test_training_writes_a_projection_and_repeats_itself(tmp_path, utterances):
         )
     assert (tmp_path / "once").read_bytes() == (tmp_path / "again").read_bytes()
     assert said[2].startswith("pass 3 of 3: 18 windows")
-    found = load_voice_net(tmp_path / "model.bin", tmp_path / "once").describe(sound(1.0))
+    found = load_voice_net(tmp_path / "model.bin", tmp_path / "once").describe(audio(1.0))
     assert found.shape == (5,)
     assert np.isfinite(found).all()
