@@ -202,9 +202,12 @@ def test_whatever_ends_a_night_the_hook_hears_of_it(tmp_path, frames_profile, mo
     assert "Traceback" not in night.stderr
     # What nobody foresaw: a shard of the tables that is none.
     seen.unlink()
-    for path in (tmp_path / "out" / "errors" / "part-1.parquet", tmp_path / "clips" / "clip.mp4"):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"")
+    errors = Store(str(tmp_path / "out")).errors()
+    row = dict.fromkeys(errors.schema.names) | {"video_id": "v", "content_key": "c"}
+    errors.append(pa.Table.from_pylist([row], schema=errors.schema))
+    (tmp_path / "clips").mkdir()
+    for path in (*errors.shards(), tmp_path / "clips" / "clip.mp4"):
+        Path(path).write_bytes(b"")
     night = job_here("--source", tmp_path / "clips", "--settle", 0, *common, "--hook", hook)
     assert (night.returncode, last(night)["status"], "Traceback" in night.stderr) == (1, "broken", True)
     assert json.loads(seen.read_text()) == last(night)
