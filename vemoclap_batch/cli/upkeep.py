@@ -69,11 +69,14 @@ def retry(
     """
     from vemoclap_batch.api import open_store, run_config, run_summary, window_of
     from vemoclap_batch.pipeline.run import run
+    from vemoclap_batch.store.store import new_run_id
     from vemoclap_batch.upkeep.status import failed_again
 
     store, config = open_store(out), run_config(profile, settings, frames, models_dir)
     windowed = run_config(profile, settings, frames, models_dir, window, hop)
-    again = failed_again(store, windowed, stage, error_type)
+    # Under the lock, which converts tables of version 0.1 first.
+    with store.writing(new_run_id(), wait=not no_wait):
+        again = failed_again(store, windowed, stage, error_type)
     if not again.cells:
         print("nothing to try again: 0 failures" + (" of this kind" if stage or error_type else ""))
         counts = {"videos": 0, "done": 0, "skipped": 0, "failed": 0}
