@@ -2,7 +2,8 @@
 
 import pytest
 
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.sampling import SAMPLING_VERSION
 

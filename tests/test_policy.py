@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.media.address import local_copy
 from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.policy import Policy

@@ -16,7 +16,7 @@ import psutil
 
 from bench.report import Report
 from bench.videos import write_video
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 
 #: How often the processes are looked at.
 _EVERY_S = 0.5

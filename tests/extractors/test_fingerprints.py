@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 
 from tests.tiny import TinyFrames, TinyText
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.efficientnet import EfficientNetLite
 from vemoclap_batch.extractors.minilm import MiniLM
 from vemoclap_batch.extractors.registry import resolve

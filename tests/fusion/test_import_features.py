@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from vemoclap_batch.cli import app as cli
 from vemoclap_batch.cli import imports as cli_import
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.import_features import import_features, read_samples
 from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
 from vemoclap_batch.fusion.published import FEATURES

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
 from vemoclap_batch.fusion.data import Examples, normalised, to_tensors
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec

@@ -8,8 +8,8 @@ import fsspec
 import pytest
 
 from tests.clips import make_clip
-from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.errors import ErrorType
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError, ErrorType
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker

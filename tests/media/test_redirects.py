@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clips import make_clip
-from vemoclap_batch.config import ConfigError
-from vemoclap_batch.errors import ErrorType, Failure
+from vemoclap_batch.errors import ConfigError, ErrorType, Failure
 from vemoclap_batch.media.address import local_copy
 from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.media.sampling import Limits

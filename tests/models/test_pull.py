@@ -10,7 +10,8 @@ import pytest
 from tests.models.conftest import FILES, REFERENCE, WEIGHTS
 from tests.models.server import COMMIT, Hub, Repo
 from tests.waiting import wait_for
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import WeightsError, resolve
 from vemoclap_batch.models.references import locate
 

@@ -13,7 +13,7 @@ from tests.models.conftest import FILES, REFERENCE, WEIGHTS
 from tests.models.server import COMMIT
 from tests.waiting import wait_for
 from vemoclap_batch.cli.app import app
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import WeightsError
 from vemoclap_batch.models.download import locked
 from vemoclap_batch.models.hashes import NotAccepted, require_accepted

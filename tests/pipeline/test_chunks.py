@@ -7,8 +7,8 @@ import pytest
 from tests.clips import make_clip, pattern, sine
 from tests.pipeline.long_tiny import PROFILE, Speech, Windows
 from tests.tiny import TinyFrames
-from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.errors import ErrorType, Failure
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError, ErrorType, Failure
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.windowed_text import windowed

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.pipeline.cluster import Cluster
 from vemoclap_batch.pipeline.plan import block_size, make_plan, pools

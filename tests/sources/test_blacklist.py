@@ -2,7 +2,7 @@
 
 import pytest
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.sources.blacklist import VideoNames, can_be_listed, find_listed, read_blacklist
 
 IDS = ["joy_12", "fear_12", "a.b", "clip#1", "deep-0123456789", "imported"]

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from vemoclap_batch.cli.imports import manifest_ekman6
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.sources import manifest as M
 from vemoclap_batch.sources.ekman6 import read_ekman6
 

@@ -13,8 +13,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 
 from tests.s3 import Server
 from tests.waiting import wait_for
-from vemoclap_batch.config import ConfigError
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.sources import listing
 from vemoclap_batch.sources import manifest as M
 from vemoclap_batch.store import retry

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.clips import pattern, sine
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.report.failures import describe_ignored
 from vemoclap_batch.sources import listing

@@ -15,8 +15,8 @@ import pytest
 
 from tests.store.old_folders import OLD, put_old
 from vemoclap_batch.cli.app import main
-from vemoclap_batch.config import ConfigError, load_config
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.media.windows import Window

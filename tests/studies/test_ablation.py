@@ -13,8 +13,8 @@ import pytest
 
 from tests.commands import dying
 from tests.pipeline.feature_store import PROFILE
-from vemoclap_batch.config import LABELS, ConfigError, load_config
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.config import LABELS, load_config
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.windows import evenly_spaced

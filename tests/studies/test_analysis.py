@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from vemoclap_batch.cli import analysis as cli_analysis
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.training import PRESETS
 from vemoclap_batch.sources.blacklist import VideoNames, find_listed, read_blacklist
 from vemoclap_batch.store import schemas

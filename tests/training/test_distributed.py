@@ -10,7 +10,8 @@ import torch
 
 from tests.pipeline.feature_store import make_store
 from tests.waiting import wait_for
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.training.fit import fit

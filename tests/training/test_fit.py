@@ -13,7 +13,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.commands import dying
 from tests.pipeline.feature_store import make_store
-from vemoclap_batch.config import LABELS, ConfigError, load_config
+from vemoclap_batch.config import LABELS, load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.dataset import find_labelled, open_data, stored_bytes
 from vemoclap_batch.fusion.evaluation import score

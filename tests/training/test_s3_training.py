@@ -6,7 +6,8 @@ from safetensors.torch import load
 
 from tests.pipeline.feature_store import make_store
 from tests.s3 import serving
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint, digest
 from vemoclap_batch.fusion.evaluation import score
 from vemoclap_batch.store.store import Store

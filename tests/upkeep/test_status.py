@@ -13,7 +13,8 @@ import pytest
 from tests.clips import make_clip
 from tests.tiny import PROFILE
 from vemoclap_batch.cli.app import main
-from vemoclap_batch.config import ConfigError, load_config
+from vemoclap_batch.config import load_config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.windowed_text import windowed

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 
 _FPS = 10
 _SIZE = (640, 360)

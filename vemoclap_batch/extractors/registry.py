@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vemoclap_batch.config import Config, ConfigError, ExtractorEntry, Pool, describe_errors
+from vemoclap_batch.config import Config, ExtractorEntry, Pool, describe_errors
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors import base
 from vemoclap_batch.extractors.base import Extractor, ExtractorSettings, class_path, load_class
 from vemoclap_batch.extractors.fingerprint import fingerprint, identity

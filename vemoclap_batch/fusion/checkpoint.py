@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
 from vemoclap_batch.fusion.model import Classifier, FusionSpec, build
 from vemoclap_batch.store.folder import Folder

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import Examples, MemmapFeatures, keyed_rng
 from vemoclap_batch.fusion.selection import Selected, complete_mask
 from vemoclap_batch.media.windows import Window, inside

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.dataset import load_features
 from vemoclap_batch.fusion.selection import Selected, complete_mask, names_of

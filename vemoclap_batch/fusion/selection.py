@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vemoclap_batch.config import ConfigError
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store

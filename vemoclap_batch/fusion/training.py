@@ -20,8 +20,7 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from vemoclap_batch.config import ConfigError
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.fusion.checkpoint import Checkpoint, TrainingState
 from vemoclap_batch.fusion.data import (
     Data,

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vemoclap_batch.config import Config, ConfigError, Cost
+from vemoclap_batch.config import Config, Cost
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.pipeline.cluster import Cluster, this_machine
 from vemoclap_batch.pipeline.pending import find_pending

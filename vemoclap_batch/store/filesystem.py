@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vemoclap_batch.config import ConfigError
-from vemoclap_batch.errors import PASSWORD_REFUSED, RunBroken, without_password
+from vemoclap_batch.errors import PASSWORD_REFUSED, ConfigError, RunBroken, without_password
 from vemoclap_batch.policy import ANYWHERE
 from vemoclap_batch.store.retry import is_local, reason, retry
 

@@ -33,8 +33,7 @@ from deltalake import (
 )
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from vemoclap_batch.config import ConfigError
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.store.filesystem import delete, files
 from vemoclap_batch.store.keyset import KeyFilter
 from vemoclap_batch.store.location import Location

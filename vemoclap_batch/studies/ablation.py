@@ -14,8 +14,8 @@ import numpy as np
 import ray
 import torch
 
-from vemoclap_batch.config import LABELS, Config, ConfigError
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.config import LABELS, Config
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.cost import measure
 from vemoclap_batch.fusion.dataset import MEMORY, find_labelled

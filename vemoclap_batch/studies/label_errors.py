@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from vemoclap_batch.config import LABELS, ConfigError
+from vemoclap_batch.config import LABELS
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.confident import Plausibility, fold_numbers, judge, out_of_fold
 from vemoclap_batch.fusion.data import Data
 from vemoclap_batch.fusion.dataset import Labelled, find_labelled, open_data

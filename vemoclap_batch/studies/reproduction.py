@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vemoclap_batch.config import Config, ConfigError
+from vemoclap_batch.config import Config
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.evaluation import CONFUSION, RELIABILITY, score
 from vemoclap_batch.pipeline.run import run

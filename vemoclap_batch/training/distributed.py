@@ -15,8 +15,8 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vemoclap_batch.config import Config, ConfigError
-from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.config import Config
+from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.pipeline.cluster import Cluster, connected
 from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.training.train_loop import STATE_FOLDER, OnProgress, TrainLoopConfig, train_loop

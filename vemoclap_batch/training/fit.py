@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from vemoclap_batch.config import LABELS, Config, ConfigError, describe_errors
+from vemoclap_batch.config import LABELS, Config, describe_errors
+from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.data import Data, validation_rows
 from vemoclap_batch.fusion.dataset import Labelled, find_labelled

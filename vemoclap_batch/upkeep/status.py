@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vemoclap_batch.config import Config, ConfigError
-from vemoclap_batch.errors import ErrorType
+from vemoclap_batch.config import Config
+from vemoclap_batch.errors import ConfigError, ErrorType
 from vemoclap_batch.extractors.registry import Spec, resolvable
 from vemoclap_batch.pipeline.pending import Cell, decoded_since, features_table, find_pending
 from vemoclap_batch.sources.listing import current_content_keys
