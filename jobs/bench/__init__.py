@@ -1,1 +1,1 @@
-"""Measures what the README states: each module one benchmark, run by jobs/benchmark.py."""
+"""Measures what docs/benchmarks.md states: each module one benchmark, run by jobs/benchmark.py."""

@@ -31,7 +31,7 @@ SETTINGS = TrainSettings(lr=1e-3, batch=64, max_steps=6_000, evaluate_every=500,
 #: How often each modality is in a training example, before one with none draws again.
 PRESENCE = {"face_emotion": 0.25, "beats": 0.25, "asr_sentiment": 0.5, "ocr_sentiment": 0.25}
 #: Alone, a set's labels are drawn as often as they occur in it, to this power: 1 keeps its imbalance, 0 removes it.
-#: GoEmotions has 28 comments of joy for one of fear: balanced, its rare labels are seen everywhere (README, the card).
+#: GoEmotions has 28 comments of joy for one of fear: balanced, its rare labels are seen everywhere (docs/lite.md).
 PRIOR = 0.75
 #: Items of each modality that choose the step and the temperature.
 VALIDATION = 900

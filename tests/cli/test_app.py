@@ -8,6 +8,7 @@ import pytest
 from tests.commands import here
 from tests.pipeline.feature_store import make_store
 from vemoclap_batch.cli.app import main
+from vemoclap_batch.cli.common import INTERRUPTED, program, run_program
 from vemoclap_batch.config import LABELS
 from vemoclap_batch.store.store import Store
 
@@ -157,3 +158,16 @@ def test_a_name_that_is_no_text_is_a_mistake(tmp_path, capsys):
         main(["extract", os.fsdecode(path), "-o", str(tmp_path / "out")])
     said = capsys.readouterr().err
     assert (left.value.code, "in the name" in said, "\x1b" in said) == (2, True, False)
+
+
+def test_ctrl_c_says_that_what_was_finished_is_kept(capsys):
+    waits = program()
+
+    @waits.command()
+    def wait():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        run_program(waits, [])
+    assert left.value.code == INTERRUPTED
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vemoclap_batch.errors import Busy
+from vemoclap_batch.errors import Busy, ConfigError
 from vemoclap_batch.store.lock import writer
 
 HOLD = """
@@ -54,3 +54,10 @@ def test_a_waiting_run_goes_on_when_the_holder_ends(tmp_path, holder):
     assert waiting.stdout.readline() == "held\n"
     waiting.kill()
     waiting.communicate()
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/out"])
+def test_a_file_in_the_place_of_the_folder_is_wrong_usage(tmp_path, out):
+    (tmp_path / "taken").write_text("not a folder")
+    with pytest.raises(ConfigError, match=f"{out}'.*is a file"), writer(str(tmp_path / out), "r"):
+        raise AssertionError("a folder was made")

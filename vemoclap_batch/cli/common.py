@@ -31,7 +31,12 @@ def run_program(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoR
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with exit_statuses():
-        app(arguments)
+        try:
+            app(arguments)
+        except SystemExit as error:
+            if error.code == INTERRUPTED:  # What Typer makes of Ctrl-C, without a word.
+                raise KeyboardInterrupt from error
+            raise
     raise AssertionError("a Typer program ends by SystemExit")
 
 

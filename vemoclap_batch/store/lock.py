@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import filelock
 
-from vemoclap_batch.errors import Busy, RunBroken
+from vemoclap_batch.errors import Busy, ConfigError, RunBroken
 from vemoclap_batch.store.location import location
 from vemoclap_batch.store.object_lock import ObjectLock
 from vemoclap_batch.store.retry import reason
@@ -48,6 +48,7 @@ def writer(address: str, run_id: str, wait: bool = True) -> Iterator[Lock]:
 
     Raises:
         Busy: another run holds it, and ``wait`` is False.
+        ConfigError: there is a file of that name, or of a folder above it.
         RunBroken: the folder cannot be made or written.
     """
     place = location(address)
@@ -67,6 +68,8 @@ def _local(address: str, folder: Path, run_id: str, wait: bool) -> Iterator[None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _acquire(lock, address, note, wait)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError([f"{address!r}: expected a folder, but it or a folder above it is a file"]) from error
     except OSError as error:
         raise RunBroken(f"cannot write to {folder}: {reason(error)}") from error
     try:

@@ -64,6 +64,7 @@ class Store:
 
         Raises:
             Busy: another run holds it, and ``wait`` is False.
+            ConfigError: there is a file of that name, or of a folder above it.
             RunBroken: the folder cannot be made or written.
         """
         with writer(self.address, run_id, wait) as lock:
