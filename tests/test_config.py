@@ -20,6 +20,12 @@ def test_an_override_reaches_the_extractor():
     assert config.sampling.frames == 8
 
 
+@pytest.mark.parametrize("name", ["detections", "evidence"])
+def test_an_extractor_s_detections_are_set_by_either_name(name):
+    config = load_config("paper", [f"extractors.caption.{name}=[ocr]"])
+    assert config.extractors["caption"].detections == ("ocr",)
+
+
 def test_every_mistake_is_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         load_config("lite", ["sampling.frames=none", "decode.timeout_s=-1", "nonsense", "pipeline.blocks=3"])

@@ -18,6 +18,8 @@ from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.policy import SCHEMES, Policy
 
 _PACKAGE = Path(__file__).parent
+#: The names of one setting of an extractor; profiles of version 0.1 have the second.
+_DETECTIONS = ("detections", "evidence")
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 
@@ -102,9 +104,8 @@ class ExtractorEntry(BaseModel):
 
     class_path: str = Field(alias="class", description="package.module:Class")
     input: str | None = Field(None, description="whose text it reads, for a text extractor")
-    # Profiles of version 0.1 call it evidence.
     detections: tuple[str, ...] = Field(
-        (), validation_alias=AliasChoices("detections", "evidence"), description="extractors whose finds it is given"
+        (), validation_alias=AliasChoices(*_DETECTIONS), description="extractors whose finds it is given"
     )
     pool: Pool = Pool()
 
@@ -249,6 +250,9 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
         if not isinstance(child, dict):
             return f"--set {key}: {part!r} is a value, not a section"
         node = child
+    if len(path) == 2 and path[0] == "extractors" and last in _DETECTIONS:
+        for name in _DETECTIONS:
+            node.pop(name, None)
     node[last] = value
     return None
 

@@ -130,6 +130,7 @@ def test_help_explains_every_command():
     ):
         assert name in done.stdout
         assert command(name, "--help").returncode == 0
+    assert command("compact", "-h").stdout == command("compact", "--help").stdout
 
 
 def test_addresses_that_may_not_be_read_are_refused_before_anything_starts(tmp_path):

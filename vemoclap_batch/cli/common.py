@@ -32,7 +32,7 @@ def run_program(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with exit_statuses():
         try:
-            app(arguments)
+            app(arguments, help_option_names=["-h", "--help"])
         except SystemExit as error:
             if error.code == INTERRUPTED:  # What Typer makes of Ctrl-C, without a word.
                 raise KeyboardInterrupt from error
