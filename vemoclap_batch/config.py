@@ -220,6 +220,10 @@ def _read_profile(profile: str) -> dict[str, Any]:
     return {"profile": profile, **raw}
 
 
+#: Of the options that take such items.
+_EXAMPLES = {"--set": "sampling.frames=8", "--hyper": "max_steps=1000"}
+
+
 def _key_values(option: str, items: Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values by key, and a message for each item that is wrong."""
     if isinstance(items, Mapping):
@@ -228,7 +232,7 @@ def _key_values(option: str, items: Sequence[str] | Mapping[str, Any]) -> tuple[
     for item in items:
         key, equals, text = item.partition("=")
         if not (equals and key):
-            mistakes.append(f"{option} {item!r}: expected key=value")
+            mistakes.append(f"{option} {item!r}: expected key=value, such as {_EXAMPLES[option]}")
             continue
         try:
             # YAML reads 1e-3 as a string, which pydantic converts to a number.
