@@ -127,8 +127,8 @@ def test_mistakes_are_exceptions_of_the_package(folder, tmp_path):
     assert len(caught.value.mistakes) == 2
     with pytest.raises(ConfigError, match="--hop: needs --window"):
         predict(folder / "out", folder / "classifier", hop=2.0)
-    for wrong in ("ocr", "clip/0000"):
-        with pytest.raises(ConfigError, match=f"features {wrong}: expected one fingerprint of"):
+    for wrong, expected in {"ocr": "there are none", "clip/0000": "expected one fingerprint of"}.items():
+        with pytest.raises(ConfigError, match=f"features {wrong}: {expected}"):
             Output(folder / "out").features(*wrong.split("/"))
     with pytest.raises(ConfigError, match="has no predictions 0000"):
         Output(folder / "out").predictions("0000")

@@ -232,8 +232,8 @@ class Output:
             [fingerprint] = there
         if fingerprint not in there:
             wanted = f"{extractor}/{fingerprint}" if fingerprint else extractor
-            known = ", ".join(there) or "none"
-            raise ConfigError([f"{self._store.address!r}: features {wanted}: expected one fingerprint of {known}"])
+            known = f"expected one fingerprint of {', '.join(there)}" if there else "there are none"
+            raise ConfigError([f"{self._store.address!r}: features {wanted}: {known}"])
         table = self._store.stored_features(extractor, fingerprint)
         if table is None:
             raise ConfigError([f"{self._store.address!r} has no row of features {extractor}/{fingerprint} yet"])

@@ -3,8 +3,10 @@
 import datetime
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -203,7 +205,7 @@ def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, pr
     os.utime(leftover, (time.time() - 2 * 86400,) * 2)
     everything = folders(store)
 
-    found = find_garbage(store, now)
+    found = find_garbage(store, [now])
     assert {(removal.size.table, removal.size.rows) for removal in found.tables} == {
         (clips[0], 2),
         ("predictions/old", 1),
@@ -214,13 +216,13 @@ def test_gc_keeps_what_is_current_and_what_the_newest_predictions_need(store, pr
     assert newest_model(store) == "m-new"
 
     with store.writing("r"):
-        collect(store, find_garbage(store, now))
+        collect(store, find_garbage(store, [now]))
     assert everything - folders(store) == {clips[0], "predictions/old"}
     assert imported in folders(store)
     assert (leftover.exists(), fresh.exists()) == (False, True)
     assert not (tmp_path / "out" / clips[0]).exists()
     with store.writing("r"):
-        assert find_garbage(store, now).as_dict() == {
+        assert find_garbage(store, [now]).as_dict() == {
             "tables": [], "kept": [], "rows": 0, "bytes": 0, "leftovers": {"count": 0, "bytes": 0}
         }  # fmt: skip
 
@@ -231,21 +233,24 @@ def test_gc_keeps_features_that_the_current_settings_have_not_made_yet(store, pr
     commit(store, older, "clip", {"a", "b", "c"})
     commit(store, now, "clip", {"a"})
     table = f"features/clip/{resolve(older)['clip'].fingerprint}"
-    found = find_garbage(store, now)
+    found = find_garbage(store, [now])
     assert (found.tables, found.kept) == ([], {table: 2})
-    assert [removal.size.table for removal in find_garbage(store, now, uncovered=True).tables] == [table]
+    assert [removal.size.table for removal in find_garbage(store, [now], uncovered=True).tables] == [table]
     # b has changed since, so that its older features serve nothing.
     seen(store, "b", run_id="20260102", content="2")
-    assert find_garbage(store, now).kept == {table: 1}
+    assert find_garbage(store, [now]).kept == {table: 1}
     commit(store, now, "clip", {"c"})
-    assert [removal.size.table for removal in find_garbage(store, now).tables] == [table]
+    assert [removal.size.table for removal in find_garbage(store, [now]).tables] == [table]
 
 
 def test_gc_keeps_the_newest_predictions_of_whole_videos_and_of_each_window(store, config):
     two, ten = ({"window_s": seconds, "hop_s": seconds} for seconds in (2, 10))
     for run, (name, window) in enumerate([("a", None), ("b", two), ("c", None), ("d", ten), ("e", two)]):
         predictions(store, name, f"2026010{run}", {}, window)
-    assert {removal.size.table for removal in find_garbage(store, config).tables} == {"predictions/a", "predictions/b"}
+    assert {removal.size.table for removal in find_garbage(store, [config]).tables} == {
+        "predictions/a",
+        "predictions/b",
+    }
     assert newest_model(store) == "m-e"
 
 
@@ -271,7 +276,7 @@ def test_a_folder_that_is_being_compacted_can_be_looked_at(store, config):
 
 def test_gc_with_settings_that_have_made_nothing_yet_removes_nothing(store, config, profile):
     commit(store, config, "clip", {"a"})
-    assert find_garbage(store, load_config(profile, ["extractors.clip.scale=9"])).tables == []
+    assert find_garbage(store, [load_config(profile, ["extractors.clip.scale=9"])]).tables == []
 
 
 @pytest.fixture
@@ -342,3 +347,21 @@ def test_retry_runs_what_has_failed_for_good(tmp_path, frames_profile, command):
     assert (code, said["counts"]) == (0, {"videos": 1, "done": 1, "skipped": 0, "failed": 0})
     code, said, _ = command("plan", clips, "-o", out, *settings)
     assert (code, said["videos"], said["videos_to_do"], said["cells"]["clip"]["done"]) == (0, 3, 0, 2)
+
+
+def test_what_windows_need_is_no_garbage(tmp_path, capsys):
+    """The folder has whole videos and windows of a second; clip has a table for each, and no prediction reads it."""
+    shutil.copytree(Path(__file__).parents[1] / "data" / "output-0.1", tmp_path / "out")
+    with pytest.raises(SystemExit):
+        main(["upgrade", str(tmp_path / "out")])
+    capsys.readouterr()
+
+    def removed(*options):
+        with pytest.raises(SystemExit) as ended:
+            main(["gc", str(tmp_path / "out"), "--dry-run", "--json", *options])
+        assert ended.value.code == 0
+        return [table["table"] for table in json.loads(capsys.readouterr().out.splitlines()[-1])["tables"]]
+
+    # ocr of windows stays all the same: ocr_sentiment reads it, and the newest predictions of windows read that.
+    assert removed() == ["features/clip/dbc2f6bd773b"]
+    assert removed("--window", "1") == []

@@ -113,24 +113,28 @@ def compact(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json
 def gc(
     out: opt.OutArgument, dry_run: DryRun = False, profile: opt.Profile = "lite", settings: opt.Settings = None,
     no_wait: opt.NoWait = False, as_json: opt.Json = False, models_dir: opt.ModelsDir = None,
+    frames: opt.Frames = None, window: opt.WindowS = None, hop: opt.HopS = None,
     uncovered: Annotated[bool, typer.Option("--uncovered", help="Remove the only features of a video, too.")] = False,
 ) -> None:  # fmt: skip
     """Remove features of older settings and predictions but the newest from OUT.
 
     What the profile's current settings name, what the newest predictions were made from and imported features stay;
     so do features that the current settings have not yet for each of their videos, unless --uncovered is given.
-    Whole videos and each kind of window have newest predictions of their own.
+    Whole videos and each kind of window have newest predictions of their own. With --window, the features that such
+    windows need stay as well as those of whole videos.
     """
     from vemoclap_batch.api import open_store, run_config
     from vemoclap_batch.store.store import new_run_id
     from vemoclap_batch.upkeep.gc import collect, find_garbage
 
-    store, config = open_store(out), run_config(profile, settings, models_dir=models_dir)
+    store, configs = open_store(out), [run_config(profile, settings, frames, models_dir)]
+    if window:
+        configs.append(run_config(profile, settings, frames, models_dir, window, hop))
     if dry_run:
-        found = find_garbage(store, config, uncovered)
+        found = find_garbage(store, configs, uncovered)
     else:
         with store.writing(new_run_id(), wait=not no_wait):
-            found = find_garbage(store, config, uncovered)
+            found = find_garbage(store, configs, uncovered)
             collect(store, found)
     for table in found.tables:
         size = table.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,14 @@ class Garbage:
         }
 
 
-def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garbage:
+def find_garbage(store: Store, configs: Sequence[Config], uncovered: bool = False) -> Garbage:
     """What nothing needs any more; changes nothing.
 
     Of predictions the newest table of each kind stays: of whole videos, and of each window. A features table goes when
-    the profile's current one of that extractor has all of its videos, none of those predictions was made from it, and
-    this package could make it again: imported features stay. Hidden files that a killed process left go after a day.
-    With ``uncovered``, older features go even where the current table lacks some of their videos.
+    a current one of that extractor, which one of the ``configs`` names, has all of its videos, none of those
+    predictions was made from it or from what reads it, and this package could make it again: imported features stay.
+    Hidden files that a killed process left go after a day. With ``uncovered``, older features go even where the
+    current table lacks some of their videos.
     """
     sizes = {size.table: size for size in store.sizes()}
     newest = _newest_of_each_window(store, sizes)
@@ -65,17 +66,18 @@ def find_garbage(store: Store, config: Config, uncovered: bool = False) -> Garba
         if table.startswith("predictions/") and posixpath.basename(table) not in newest
     ]
     used = {f"features/{name}/{fp}" for made in newest.values() for name, fp in made.get("features", {}).items()}
+    used = _with_sources(store, used, sizes)
     kept = {}
-    for name, spec in resolvable(config).items():
-        current = f"features/{name}/{spec.fingerprint}"
-        others = [table for table in sizes if table.startswith(f"features/{name}/") and table not in {current, *used}]
-        for older in others if current in sizes else []:
-            if "class" not in (store.read_json(f"{older}/extractor.json") or {}).get("identity", {}):
+    for name, current in _current_tables(configs, sizes).items():
+        others = [table for table in sizes if table.startswith(f"features/{name}/") and table not in {*current, *used}]
+        for older in others if current else []:
+            if "class" not in _identity(store, older):
                 continue
-            if missing := 0 if uncovered else _uncovered(store, older, current):
+            if missing := 0 if uncovered else min(_uncovered(store, older, table) for table in current):
                 kept[older] = missing
             else:
-                removals.append(Removal(sizes[older], f"older settings; {spec.fingerprint} is the current"))
+                fingerprint = posixpath.basename(current[0])
+                removals.append(Removal(sizes[older], f"older settings; {fingerprint} is the current"))
     leftovers = _leftovers(store)
     removals.sort(key=lambda removal: removal.size.table)
     return Garbage(removals, kept, [info.path for info in leftovers], sum(info.size for info in leftovers))
@@ -98,6 +100,36 @@ def newest_model(store: Store) -> str | None:
     newest = newest_predictions(store)
     made = store.read_json(f"predictions/{newest}/model.json") if newest else None
     return made["model"] if made else None
+
+
+def _current_tables(configs: Sequence[Config], tables: Iterable[str]) -> dict[str, list[str]]:
+    """The tables there are of what some configurations name, by extractor."""
+    named = [(name, f"features/{name}/{spec.fingerprint}") for of in configs for name, spec in resolvable(of).items()]
+    current: dict[str, list[str]] = {name: [] for name, _ in named}
+    for name, table in dict.fromkeys(named):
+        if table in tables:
+            current[name].append(table)
+    return current
+
+
+def _with_sources(store: Store, used: Iterable[str], tables: Iterable[str]) -> set[str]:
+    """Some features tables, and those that their extractors read from."""
+    of_fingerprint = {posixpath.basename(table): table for table in tables if table.startswith("features/")}
+    found: set[str] = set()
+    pending = list(used)
+    while pending:
+        table = pending.pop()
+        found.add(table)
+        identity = _identity(store, table)
+        fingerprints = [identity.get("input"), *identity.get("evidence", {}).values()]
+        sources = {of_fingerprint[fingerprint] for fingerprint in fingerprints if fingerprint in of_fingerprint}
+        pending += sources - found
+    return found
+
+
+def _identity(store: Store, table: str) -> Mapping[str, Any]:
+    """What a features table's fingerprint stands for; empty when that is not known."""
+    return (store.read_json(f"{table}/extractor.json") or {}).get("identity", {})
 
 
 def _uncovered(store: Store, older: str, current: str) -> int:
