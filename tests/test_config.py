@@ -66,7 +66,7 @@ def test_fingerprints_follow_what_changes_the_output():
     assert frames["clip"].identity["sampling"] == {"frames": 8, "short_side": 360, "version": SAMPLING_VERSION}
     assert "sampling" not in frames["asr"].identity
     beam = resolve(load_config("lite", ["extractors.asr.beam_size=2"]))
-    pool = resolve(load_config("lite", ["extractors.asr.pool.threads=2", "pipeline.block_videos=9"]))
+    pool = resolve(load_config("lite", ["extractors.asr.pool.memory_gb=2", "pipeline.block_videos=9"]))
 
     def changed(other):
         return {name for name in base if base[name].fingerprint != other[name].fingerprint}
@@ -74,6 +74,53 @@ def test_fingerprints_follow_what_changes_the_output():
     assert changed(frames) == {"clip", "face_emotion", "ocr", "ocr_sentiment"}
     assert changed(beam) == {"asr", "asr_sentiment"}
     assert changed(pool) == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "on_gpu"),
+    [
+        (["extractors.asr.resources.gpu=true"], True),
+        (["extractors.asr.pool.gpus=0.4"], True),
+        (["extractors.asr.pool.gpus=0.4", "extractors.asr.resources.gpu=false"], False),
+        (["extractors.asr.resources.gpu=true", "extractors.asr.pool.gpus=0"], False),
+        (["extractors.asr.pool={gpus: 1, memory_gb: 2}"], True),
+    ],
+)
+def test_what_an_extractor_takes_is_set_by_either_name(settings, on_gpu):
+    config = load_config("lite", ["accelerator=gpu", *settings])
+    assert config.extractors["asr"].resources.gpu is on_gpu
+    assert resolve(config)["asr"].resources.gpu is on_gpu
+    assert resolve(config.model_copy(update={"accelerator": "cpu"}))["asr"].resources.gpu is False
+
+
+def test_settings_that_are_gone_name_what_takes_their_place(tmp_path):
+    (tmp_path / "old.yaml").write_text(
+        "decode: {actors: 2}\n"
+        "extractors: {t: {class: 'tests.tiny:TinyFrames', pool: {actors: 2, threads: 3, gpus: -1, memory_gb: 2}}}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / "old.yaml"), ["extractors.t.resources.memory_gb=3"])
+    assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == [
+        "decode.actors = 2",
+        "extractors.t.pool.gpus = -1",
+        "extractors.t.pool.actors = 2",
+        "extractors.t.pool.threads = 3",
+    ]
+    assert "pipeline.cpu_chains and pipeline.chains_per_gpu say how many" in caught.value.mistakes[0]
+    assert "a smaller pipeline.cpu_chains" in caught.value.mistakes[3]
+
+
+def test_precision_follows_the_torch_device(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "accelerator: gpu\n"
+        "extractors: {asr: {class: 'vemoclap_batch.extractors.whisper:Whisper', precision: auto, pool: {gpus: 0.4}}}"
+    )
+
+    def precision(*settings):
+        return resolve(load_config(str(tmp_path / "mine.yaml"), settings))["asr"].settings.precision
+
+    assert precision() == "float16"
+    assert precision("accelerator=cpu") == precision("pipeline.gpu_device=cpu") == "float32"
 
 
 def test_a_profile_of_ones_own(tmp_path):

@@ -26,7 +26,7 @@ def sources(folder):
 def test_no_file_is_long_and_the_pipeline_has_few():
     files = {name: len(text.splitlines()) for name, text in (sources(PACKAGE) | sources(ROOT / "jobs")).items()}
     assert {name: lines for name, lines in files.items() if lines > 400} == {}
-    assert len([name for name in files if name.startswith("vemoclap_batch/pipeline/")]) <= 10
+    assert len([name for name in files if name.startswith("vemoclap_batch/pipeline/")]) <= 12
 
 
 def test_no_function_is_long():

@@ -120,7 +120,6 @@ def _misbehave(video_id: str) -> None:
 
 
 PROFILE = """
-decode: {actors: 1}
 pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}
@@ -131,7 +130,6 @@ extractors:
 
 #: Of frames alone: every extractor is one more process to start, so tests of other things than texts use this.
 FRAMES_PROFILE = """
-decode: {actors: 1}
 pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}

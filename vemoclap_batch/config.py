@@ -9,17 +9,26 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.policy import SCHEMES, Policy
 
 _PACKAGE = Path(__file__).parent
 #: The names of one setting of an extractor; profiles of version 0.1 have the second.
-_DETECTIONS = ("detections", "evidence")
+_DETECTIONS, _RESOURCES, _GPU = ("detections", "evidence"), ("resources", "pool"), ("gpu", "gpus")
+_CHAINS = "decoding and extractors run in chains; pipeline.cpu_chains and pipeline.chains_per_gpu say how many"
+#: Settings of version 0.1 that are gone, by the ends of their names, and what takes their place.
+_GONE = {
+    ("decode", "actors"): _CHAINS,
+    ("resources", "actors"): _CHAINS,
+    ("pool", "actors"): _CHAINS,
+    ("resources", "threads"): "the plan gives each chain its threads: more with a smaller pipeline.cpu_chains",
+    ("pool", "threads"): "the plan gives each chain its threads: more with a smaller pipeline.cpu_chains",
+}
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 
@@ -39,10 +48,20 @@ class Sampling(_Settings):
 
 
 class Cost(_Settings):
-    """Seconds of one core (or GPU) that a stage takes, for the plan; a run prefers what earlier runs measured."""
+    """Seconds of one core that an extractor takes, for the plan, which prefers what earlier runs in OUT measured."""
 
     per_video_s: float = Field(0.1, ge=0)
     per_audio_s: float = Field(0.0, ge=0, description="per second of audio")
+
+    def of(self, audio_s: float) -> float:
+        """Seconds that a video with so much audio takes."""
+        return self.per_video_s + self.per_audio_s * audio_s
+
+
+class GpuCost(Cost):
+    """Seconds that an extractor takes which has a GPU to itself, in batches of 16 videos."""
+
+    busy: float = Field(1.0, gt=0, le=1, description="share of these seconds in which the GPU computes")
 
 
 class Decode(_Settings):
@@ -60,8 +79,7 @@ class Decode(_Settings):
     decoder: Literal["decord", "pyav"] = Field(
         "pyav", description="reads frames; PyAV alone detects damaged ones, and reads what decord cannot"
     )
-    actors: int | None = Field(None, ge=1, description="how many decode at a time; without it the plan decides")
-    cost: Cost = Cost(per_video_s=0.3, per_audio_s=0.004)
+    cost: Cost = Cost(per_video_s=0.19)
 
 
 class Sources(_Settings):
@@ -76,20 +94,34 @@ class Sources(_Settings):
     roots: tuple[str, ...] = Field((), description="folders and prefixes to stay below; empty: anywhere")
 
 
-class Pool(_Settings):
-    """How the actors of one extractor run; changes the speed, never the output."""
+def _as_switch(value: Any) -> Any:
+    """Read the share of a GPU that version 0.1 had as whether an extractor runs on one."""
+    return value > 0 if type(value) in {int, float} and value >= 0 else value
 
-    actors: int | None = Field(None, ge=1, description="how many; without it the plan decides")
-    threads: int = Field(1, ge=1, description="threads of each actor")
-    gpus: float = Field(0, ge=0, description="GPUs of each actor, fractions allowed")
-    memory_gb: float = Field(1.0, gt=0, description="host memory of each actor, in GiB")
+
+class ExtractorResources(_Settings):
+    """What one extractor takes of a machine; changes where it runs and the plan, never the output of a device."""
+
+    gpu: Annotated[bool, BeforeValidator(_as_switch)] = Field(
+        False, validation_alias=AliasChoices(*_GPU), description="whether it runs on a GPU where there is one"
+    )
+    memory_gb: float = Field(0.5, gt=0, description="host memory of its models, in GiB")
+    gpu_memory_gb: float = Field(1.0, gt=0, description="GPU memory of its models and of a batch, in GiB")
     cost: Cost = Cost()
+    gpu_cost: GpuCost | None = Field(None, description="without it: a tenth of the seconds of a core")
 
 
 class Pipeline(_Settings):
-    """Sizes of blocks, retries and time-outs of a run."""
+    """Chains, sizes of blocks, commits, retries and time-outs of a run."""
 
-    block_videos: int | None = Field(None, ge=1, description="videos of a block, at most; None: 4 for GPUs, else 1")
+    cpu_chains: int | None = Field(None, ge=1, description="chains on CPUs in all; None: one a core, memory allowing")
+    chains_per_gpu: int | None = Field(None, ge=1, description="None: as many as fit in its memory, at most 4")
+    max_chains: int = Field(256, ge=1, description="chains of a stage, at most, asked of a cluster that can grow")
+    gpu_device: Literal["cuda", "cpu"] = Field("cuda", description="torch device of a chain that has a GPU")
+    gpu_memory_gb: float | None = Field(None, gt=0, description="memory of a GPU, in GiB; None: its node is asked")
+    block_videos: int | None = Field(None, ge=1, description="videos of a block, at most; None: the plan decides")
+    commit_s: float = Field(60, gt=0, description="seconds from one commit to the next, at most")
+    commit_rows: int = Field(10_000, ge=1, description="rows that are committed at once, at most")
     compact_shards: int = Field(2000, ge=0, description="a run compacts tables with more shards in the end; 0: never")
     max_attempts: int = Field(3, ge=1, description="how often a cell is tried whose failure may pass")
     extract_timeout_s: float = Field(1800.0, gt=0, description="an extractor silent for this long is killed")
@@ -98,7 +130,7 @@ class Pipeline(_Settings):
 
 
 class ExtractorEntry(BaseModel):
-    """One extractor of a profile: its class, its own settings (checked by that class) and its pool."""
+    """One extractor of a profile: its class, its own settings (checked by that class) and what it takes."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
@@ -107,7 +139,7 @@ class ExtractorEntry(BaseModel):
     detections: tuple[str, ...] = Field(
         (), validation_alias=AliasChoices(*_DETECTIONS), description="extractors whose finds it is given"
     )
-    pool: Pool = Pool()
+    resources: ExtractorResources = Field(ExtractorResources(), validation_alias=AliasChoices(*_RESOURCES))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -132,18 +164,13 @@ class Config(_Settings):
     checkpoint: str | None = Field(None, description="the profile's own fusion checkpoint, inside the package")
     models_dir: str | None = Field(None, description="folder of the weights; without it, $VEMOCLAP_MODELS or the cache")
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="whether pools get the GPUs that they ask for; auto: if this machine has an NVIDIA GPU"
+        "auto", description="whether extractors run on GPUs; auto: if this machine has an NVIDIA GPU"
     )
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether pools get the GPUs that they ask for."""
+        """Whether extractors that can run on GPUs do."""
         return self.accelerator == "gpu" or (self.accelerator == "auto" and has_gpu())
-
-    @property
-    def block_videos(self) -> int:
-        """Videos of a block, at most: batches of several make a GPU faster, not a CPU."""
-        return self.pipeline.block_videos or (4 if self.uses_gpu else 1)
 
 
 def load_config(
@@ -246,7 +273,8 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
     """Change one setting in place; returns a message if there is no place for it."""
     *path, last = key.split(".")
     node = raw
-    for depth, part in enumerate(path):
+    for depth, name in enumerate(path):
+        part = next((known for known in _RESOURCES if known in node), name) if name in _RESOURCES else name
         if depth == 1 and path[0] == "extractors" and part not in node:
             close = difflib.get_close_matches(part, list(node)) or sorted(node)
             return f"--set {key}: no extractor {part!r} in this profile; expected one of {', '.join(close)}"
@@ -254,9 +282,12 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
         if not isinstance(child, dict):
             return f"--set {key}: {part!r} is a value, not a section"
         node = child
-    if len(path) == 2 and path[0] == "extractors" and last in _DETECTIONS:
-        for name in _DETECTIONS:
-            node.pop(name, None)
+    # Of a setting with two names the other one goes.
+    of_entry = {2: (_DETECTIONS, _RESOURCES), 3: (_GPU,)} if path[:1] == ["extractors"] else {}
+    for names in of_entry.get(len(path), ()):
+        if last in names:
+            for name in names:
+                node.pop(name, None)
     node[last] = value
     return None
 
@@ -266,6 +297,8 @@ def _describe(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{setting}: missing"
     if error["type"] == "extra_forbidden":
+        if instead := _GONE.get(tuple(error["loc"][-2:])):
+            return f"{setting} = {error['input']!r}: this setting is gone; {instead}"
         return f"{setting} = {error['input']!r}: no such setting"
     expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{setting} = {error['input']!r}: {expected}"

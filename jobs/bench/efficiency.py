@@ -18,8 +18,8 @@ from vemoclap_batch.extractors.base import Extractor, Resources
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.sampling import Limits, Sampling
-from vemoclap_batch.pipeline.plan import DECODE, pools
 from vemoclap_batch.pipeline.run import Classifier, Run, run
+from vemoclap_batch.pipeline.stages import DECODE, models
 from vemoclap_batch.sources.manifest import read_sources
 
 #: The smaller of the two runs has so much of the larger one's videos.
@@ -85,9 +85,8 @@ def measure(
             runs.append(Measured.of(run(rows, f"{folder}/out{size}", config, classifier)))
     table = _rows(own, published, runs[-1].stages, len(some), count)
     settings = {"videos": [one.videos for one in runs], "sample": len(some), "profile": config.profile}
-    threads = {"pipeline_threads": {name: spec.pool.threads for name, spec in specs.items()}}
     figures = _figures(sum(own.values()) / len(some), sum(published.values()) / len(some), runs[0], runs[1])
-    return Report("pipeline", {**settings, **threads, "published_threads": cores()}, table, figures)
+    return Report("pipeline", {**settings, "published_threads": cores()}, table, figures)
 
 
 def _spread(count: int, size: int, kinds: int) -> list[int]:
@@ -141,7 +140,7 @@ def own_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) ->
     began = time.perf_counter()
     clips = [decode(str(video), video.stem, sampling=sampling, limits=limits)[0] for video in videos]
     seconds = {DECODE: time.perf_counter() - began}
-    size = config.block_videos
+    size = config.pipeline.block_videos or 1
     blocks = [clips[at : at + size] for at in range(0, len(clips), size)]
     texts: dict[str, list[list[str]]] = {}
 
@@ -150,7 +149,7 @@ def own_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) ->
         if "text" in spec.cls.columns:
             texts[spec.name] = [[result.extras["text"] for result in block] for block in results]
 
-    return {**seconds, **_by_pool(specs, work)}
+    return {**seconds, **_by_model(specs, work)}
 
 
 def published_times(videos: Sequence[Path], config: Config, specs: dict[str, Spec]) -> dict[str, float]:
@@ -173,7 +172,7 @@ def published_times(videos: Sequence[Path], config: Config, specs: dict[str, Spe
         if "text" in spec.cls.columns:
             texts[spec.name] = [_joined(part.extras["text"] for part in parts) for parts in results]
 
-    return {**seconds, **_by_pool(specs, work, threads=cores())}
+    return {**seconds, **_by_model(specs, work, threads=cores())}
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -181,16 +180,14 @@ def _joined(texts: Iterable[str]) -> str:
     return ". ".join(dict.fromkeys(filter(None, texts)))
 
 
-def _by_pool(
-    specs: dict[str, Spec], work: Callable[[Spec, Extractor], None], threads: int | None = None
-) -> dict[str, float]:
-    """Seconds that the work of each pool's extractors takes, loading apart."""
+def _by_model(specs: dict[str, Spec], work: Callable[[Spec, Extractor], None], threads: int = 1) -> dict[str, float]:
+    """Seconds that the work of the extractors of each model takes, loading apart."""
     seconds = {}
-    for group in pools(specs):
-        resources = Resources(threads or group[0].pool.threads, "cpu", group[0].models)
-        extractor = group[0].cls(group[0].settings, resources)
+    for names in models(list(specs), specs):
+        first = specs[names[0]]
+        extractor = first.cls(first.settings, Resources(threads, "cpu", first.models))
         began = time.perf_counter()
-        for spec in group:
-            work(spec, extractor)
-        seconds["+".join(spec.name for spec in group)] = time.perf_counter() - began
+        for name in names:
+            work(specs[name], extractor)
+        seconds["+".join(names)] = time.perf_counter() - began
     return seconds

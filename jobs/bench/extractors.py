@@ -29,7 +29,7 @@ from vemoclap_batch.extractors.yolo_face import (
 )
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 from vemoclap_batch.media.decode import decode
-from vemoclap_batch.pipeline.plan import pools
+from vemoclap_batch.pipeline.stages import models
 
 #: Frames of a clip and seconds of its sound: 16 windows of BEATs, one of Whisper.
 FRAMES, SOUND_S = 16, 25.5
@@ -130,8 +130,8 @@ def _report(
 
 def _cases(specs: dict[str, Spec], clips: Sequence[Clip], threads: int) -> Iterator[Case]:
     """A case for every model, each loaded when its turn comes."""
-    for group in pools(specs):
-        spec, name = group[0], "+".join(spec.name for spec in group)
+    for names in models(list(specs), specs):
+        spec, name = specs[names[0]], "+".join(names)
         resources = Resources(threads, "cpu", spec.models)
         if issubclass(spec.cls, YoloFace):
             yield from _faces(spec, clips, resources)

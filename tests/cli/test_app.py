@@ -94,7 +94,8 @@ def test_plan_starts_nothing(filled, tmp_path):
     (tmp_path / "new.mp4").write_bytes(b"x")
     found = last(command("plan", tmp_path, "-o", filled / "out", "--profile", filled / "tiny.yaml", "--json"))
     assert found["cells"]["clip"] == {"done": 0, "missing": 1, "given_up": 0}
-    assert [stage["name"] for stage in found["plan"]["stages"]] == ["decode", "clip", "beats", "asr", "asr_sentiment"]
+    [stage] = found["plan"]["stages"]
+    assert (stage["name"], stage["extractors"]) == ("cpu chain", ["decode", "clip", "beats", "asr", "asr_sentiment"])
 
 
 def test_manifest_and_its_mistakes(tmp_path):

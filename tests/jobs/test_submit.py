@@ -200,7 +200,7 @@ def test_a_node_that_dies_half_way(head, tmp_path):
         command = [
             sys.executable, "-m", "vemoclap_batch", "extract", clips, "-o", out, "--profile", profile,
             "--address", head.gcs, "--set", "pipeline.block_videos=1", "--set", "extractors.clip.delay_s=0.5",
-            "--set", "extractors.clip.pool.actors=2",
+            "--set", "pipeline.cpu_chains=2",
         ]  # fmt: skip
         run = subprocess.Popen(command, env={**os.environ, **TOKEN}, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: len(committed(out)) >= 2 or run.poll() is not None, every=0.2)

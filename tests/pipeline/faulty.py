@@ -82,21 +82,18 @@ def _no_more_than(size: int) -> Iterator[None]:
 
 
 PROFILE = """
-decode: {actors: 1}
 pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.pipeline.faulty:FaultyFrames"}
   asr: {class: "tests.tiny:TinySound"}
 """
 _HELD = """
-decode: {{actors: 1}}
-pipeline: {{block_videos: 1}}
+pipeline: {{block_videos: 1, cpu_chains: 1}}
 extractors:
   clip:
     class: "tests.pipeline.faulty:FaultyFrames"
     calls: {folder}/calls.txt
     trouble: {folder}
-    pool: {{actors: 1}}
 """
 LITE = """
 pipeline: {block_videos: 1}

@@ -88,7 +88,6 @@ class Words(Tiny):
 
 
 PROFILE = """
-decode: {actors: 1}
 pipeline: {block_videos: 3}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}

@@ -9,21 +9,29 @@ import pytest
 
 from tests.waiting import wait_for
 from vemoclap_batch.errors import RunBroken
-from vemoclap_batch.pipeline.cluster import Cluster, capacity_monitor, cluster_resources
-from vemoclap_batch.pipeline.plan import Plan, StagePlan
+from vemoclap_batch.pipeline.cluster import Cluster, Node, capacity_monitor, cluster_resources
+from vemoclap_batch.pipeline.stages import Plan, StagePlan
 from vemoclap_batch.shutdown import stoppable
 
-STAGE = StagePlan("clip", ("clip",), 3, 0.5, 0.25, 1, 1.0, 1.0)
+CPU = StagePlan("cpu chain", ("decode", "ocr"), 3, 3, 2.0, 0.0, 2, 1.0, 0.0, 1.0)
+GPU = StagePlan("gpu chain", ("clip",), 2, 8, 0.0, 0.5, 1, 3.0, 5.0, 1.0)
 
 
-def plan(actors=3):
-    return Plan((STAGE, replace(STAGE, actors=actors, gpus=0.0)), Cluster(4, 1, 8))
+def plan(cpus=2.0):
+    return Plan((replace(CPU, cpus=cpus), GPU), Cluster((Node(4, 1, 8),)))
 
 
-def test_what_is_lacking_is_said_in_words():
-    assert plan().lacks(Cluster(3.0, 0.75, 0)) is None
-    assert plan().lacks(Cluster(2, 0.75, 0)) == "2 of the 3 CPUs"
-    assert plan().lacks(Cluster(2.5, 0, 0)) == "2.5 of the 3 CPUs and 0 of the 0.75 GPUs"
+def test_what_one_chain_of_every_stage_lacks_is_said_in_words():
+    assert plan().lacks(Cluster((Node(2, 0, 1), Node(0, 0.5, 3)))) is None
+    assert plan().lacks(Cluster((Node(1, 1, 8),))) == "only 1 of the 2 CPUs that a chain of every stage takes"
+    lacking = "0 of the 2 CPUs and 0 of the 0.5 GPUs and 0 of the 4 GiB of memory"
+    assert plan().lacks(Cluster((), can_grow=True)) == f"only {lacking} that a chain of every stage takes"
+    # There is enough in all, and in no one place.
+    apart = Cluster((Node(1, 0, 8, count=2), Node(0, 1, 2)))
+    takes = "no node with the 0 CPUs, 0.5 GPUs and 3 GiB of memory that a gpu chain takes"
+    assert plan().lacks(apart) == takes
+    takes = "no node with the 2 CPUs, 0 GPUs and 1 GiB of memory that a cpu chain takes"
+    assert plan().lacks(Cluster((Node(1, 0, 8, count=2), Node(0, 1, 3)))) == takes
 
 
 class Watched:
@@ -61,7 +69,7 @@ def test_a_cluster_that_does_not_answer_is_looked_at_again(caplog):
 
 def test_a_cluster_that_is_large_enough_may_be_slow(cluster):
     said = []
-    small = Watched(Plan((replace(STAGE, actors=1, gpus=0.0),), cluster_resources()))
+    small = Watched(Plan((replace(CPU, cpus=1.0, memory_gb=0.1),), cluster_resources()))
     with capacity_monitor(small.lacks, 0.2, lambda: 0.0, said.append):
         wait_for(lambda: small.looks > 12)
     assert said == []

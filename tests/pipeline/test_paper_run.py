@@ -98,9 +98,8 @@ def out(small, checkpoint, tmp_path_factory):
         "GUARD_LOCAL": " ".join(local),
         "HOME": str(top),
     }
-    settings = overrides(small.models) + [
-        f"extractors.{name}.pool.{setting}" for name in small.specs for setting in ("actors=1", "memory_gb=0.5")
-    ]
+    small_memory = [f"extractors.{name}.resources.memory_gb=0.2" for name in small.specs]
+    settings = [*overrides(small.models), *small_memory, "pipeline.cpu_chains=1"]
     options = [option for setting in settings for option in ("--set", setting)]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(small.videos), str(top / "out"), str(checkpoint[1]), *options],

@@ -25,11 +25,11 @@ from tests.waiting import wait_for
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.predict import Predicted
-from vemoclap_batch.pipeline.cluster import Cluster
+from vemoclap_batch.pipeline.cluster import Cluster, Node
 from vemoclap_batch.pipeline.commit import StageTotals
 from vemoclap_batch.pipeline.pending import find_pending
-from vemoclap_batch.pipeline.plan import Plan, StagePlan
 from vemoclap_batch.pipeline.run import Run, compact_if_large
+from vemoclap_batch.pipeline.stages import Plan, StagePlan
 from vemoclap_batch.sources.manifest import SCHEMA, Manifest, read_sources
 from vemoclap_batch.store.lock import writer
 from vemoclap_batch.store.store import Store
@@ -340,8 +340,10 @@ def test_a_night_is_compared_with_the_last_weeks_and_gpus_cost_while_they_are_he
     days = {name: f"{now - datetime.timedelta(days=age):%Y%m%dT%H%M%S}-x" for name, age in (("in", 13), ("out", 15))}
     run = Run(store, load_config(frames_profile), {}, "tonight", "label", held_s=7200.0)
     run.predicted = predictions(store, ["tonight", days["in"], days["in"], days["out"]])
-    stages = [StagePlan(name, (name,), 3, 1.0, gpus, 1, 1.0, 1.0) for name, gpus in (("clip", 0.5), ("ocr", 0.0))]
-    run.plan = Plan(tuple(stages), Cluster(8, 2, 32))
+    stages = [
+        StagePlan(name, (name,), 3, 9, 0.0, gpus, 1, 1.0, 1.0, 1.0) for name, gpus in (("clip", 0.5), ("ocr", 0.0))
+    ]
+    run.plan = Plan(tuple(stages), Cluster((Node(8, 2, 32),)))
     run.totals.stages["clip"] = StageTotals(items=1, seconds=720.0)
     found = summarise(run, NOTHING, [], weeks=2, gpu_hour_cost=4.0)
     assert (found["labels"], found["labels_before"]) == ({"joy": 1}, {"joy": 2})

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vemoclap_batch.config import Config, ExtractorEntry, Pool, describe_errors
+from vemoclap_batch.config import Config, ExtractorEntry, ExtractorResources, describe_errors
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors import base
 from vemoclap_batch.extractors.base import Extractor, ExtractorSettings, class_path, load_class
@@ -25,6 +25,7 @@ class Spec:
     Attributes:
         source: the extractor whose text it reads; None for one that reads frames or audio.
         detections: the extractors whose detections it is given with the frames.
+        resources: what it takes of a machine; ``gpu`` is False in a run that uses none.
         models: its weights.
         identity: everything that changes its output; :attr:`fingerprint` is a hash of it.
     """
@@ -34,12 +35,17 @@ class Spec:
     settings: ExtractorSettings
     source: str | None
     detections: tuple[str, ...]
-    pool: Pool
+    resources: ExtractorResources
     models: dict[str, Path]
     identity: dict[str, Any]
     fingerprint: str
     space: str | None
     width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The extractors whose results it needs."""
+        return (*self.detections, *([self.source] if self.source else []))
 
     @property
     def reads_frames(self) -> bool:
@@ -152,7 +158,8 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: Mapping[str
     _check_input(prefix, cls, entry, config)
     if getattr(settings, "precision", None) == "auto":
         # The fingerprint has the precision of the device that it will run on.
-        precision = "float16" if config.uses_gpu and entry.pool.gpus else "float32"
+        on_cuda = config.uses_gpu and entry.resources.gpu and config.pipeline.gpu_device == "cuda"
+        precision = "float16" if on_cuda else "float32"
         settings = settings.model_copy(update={"precision": precision})
     models = _models(prefix, cls, settings, config)
     if unknown := [source for source in entry.reads if source not in earlier]:
@@ -173,7 +180,7 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: Mapping[str
         settings=settings,
         source=entry.input,
         detections=entry.detections,
-        pool=entry.pool if config.uses_gpu else entry.pool.model_copy(update={"gpus": 0.0}),
+        resources=entry.resources if config.uses_gpu else entry.resources.model_copy(update={"gpu": False}),
         models=models,
         identity=described,
         fingerprint=fingerprint(described),

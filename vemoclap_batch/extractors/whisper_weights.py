@@ -88,5 +88,5 @@ def load_cublas() -> None:
         except OSError as error:
             raise RuntimeError(
                 f"speech recognition on a GPU needs {name}: pip install nvidia-cublas-cu12, or run it on the CPU with "
-                f"--set extractors.asr.pool.gpus=0 ({error})"
+                f"--set extractors.asr.resources.gpu=false ({error})"
             ) from error

@@ -144,7 +144,7 @@ def _windowed_entry(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
         class_path=class_path(WindowedText),
         input=entry.input,
         detections=entry.detections,
-        pool=entry.pool,
+        resources=entry.resources,
         of=entry.class_path,
         window_s=window.window_s,
         hop_s=window.hop_s,

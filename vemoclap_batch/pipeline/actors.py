@@ -25,8 +25,8 @@ from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Piece, TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chunks import DECODED, FRAMES, WAVEFORM, chunks_of, input_from
-from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
+from vemoclap_batch.pipeline.stages import DECODE, model_key
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.table import keys
 
@@ -169,7 +169,7 @@ class ExtractActor:
 
 def limits(config: Config) -> Limits:
     """Return the bounds on decoding that a configuration sets."""
-    bounds = config.decode.model_dump(exclude={"actors", "cost"})
+    bounds = config.decode.model_dump(exclude={"cost"})
     return Limits(**bounds, policy=config.sources.policy)
 
 

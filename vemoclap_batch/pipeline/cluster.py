@@ -8,9 +8,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import ray
@@ -25,15 +26,78 @@ ANSWER_S = 20.0
 _END_S = 10.0
 _LOOK_EVERY_S = 15.0
 _GIB = 1024**3
+#: Share of a node's memory that Ray gives to actors; the object store gets the rest, up to a bound.
+_FOR_ACTORS, _MAX_STORE_GB = 0.7, 186.0
+_GPU_TYPE = "accelerator_type:"
+#: Set while this process has a Ray of its own, started on this machine.
+_local = threading.Event()
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """The resources of a cluster."""
+class Node:
+    """What one node has, and how many equal nodes there are.
+
+    Attributes:
+        memory_gb: GiB that Ray gives to actors: about 70 % of the node's memory; the object store has the rest.
+        gpu_memory_gb: GiB of one GPU; None where it is not known.
+        count: nodes that are like this.
+        gpu_type: as Ray names it (``H100``); None without a GPU, or where Ray does not know it.
+    """
 
     cpus: float
     gpus: float
     memory_gb: float
+    gpu_memory_gb: float | None = None
+    count: int = 1
+    gpu_type: str | None = None
+
+    @property
+    def object_store_gb(self) -> float:
+        """GiB of the node's object store, as Ray sizes it."""
+        return min(self.memory_gb / _FOR_ACTORS * (1 - _FOR_ACTORS), _MAX_STORE_GB)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes of a cluster.
+
+    Attributes:
+        can_grow: whether nodes may join while a run goes on.
+    """
+
+    nodes: tuple[Node, ...]
+    can_grow: bool = False
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(node.cpus * node.count for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(node.gpus * node.count for node in self.nodes)
+
+    @property
+    def memory_gb(self) -> float:
+        """GiB for actors on all nodes."""
+        return sum(node.memory_gb * node.count for node in self.nodes)
+
+    @property
+    def object_store_gb(self) -> float:
+        """GiB of the object stores of all nodes."""
+        return sum(node.object_store_gb * node.count for node in self.nodes)
+
+    @property
+    def gpu_memory_gb(self) -> float | None:
+        """GiB of the smallest GPU; None where there is none, or one whose memory is not known."""
+        sizes = [node.gpu_memory_gb for node in self.nodes if node.gpus]
+        return None if None in sizes else min((size for size in sizes if size is not None), default=None)
+
+    @property
+    def gpu_type(self) -> str | None:
+        """The types of the GPUs, in words; None where none is known."""
+        return "+".join(sorted({node.gpu_type for node in self.nodes if node.gpus and node.gpu_type})) or None
 
 
 @contextmanager
@@ -56,24 +120,35 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address == "local":
             _start_here(verbose)
+            _local.set()
         else:
             _init(address, verbose)
         yield cluster_resources()
     finally:
         ray.shutdown()
+        _local.clear()
 
 
 def cluster_resources() -> Cluster:
-    """Return the resources of the connected cluster."""
-    total = ray.cluster_resources()
-    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0) / _GIB)
+    """Return the nodes of the connected cluster; those that are alike are counted together.
+
+    A Ray that :func:`connected` started on this machine does not grow; to any other one nodes may be added.
+    """
+    found = Counter(_node(node["Resources"]) for node in ray.nodes() if node["Alive"])
+    return Cluster(tuple(replace(node, count=count) for node, count in found.items()), can_grow=not _local.is_set())
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    gpus = resources.get("GPU", 0.0)
+    types = sorted(name.removeprefix(_GPU_TYPE) for name in resources if name.startswith(_GPU_TYPE)) if gpus else []
+    memory_gb = resources.get("memory", 0.0) / _GIB
+    return Node(resources.get("CPU", 0.0), gpus, memory_gb, gpu_type="+".join(types) or None)
 
 
 def this_machine() -> Cluster:
     """Return what Ray would find on this machine, without starting it: for a dry run."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Ray gives about 30 % of the memory to its object store.
-    return Cluster(float(cpus), 0.0, psutil.virtual_memory().available * 0.7 / _GIB)
+    return Cluster((Node(float(cpus), 0.0, psutil.virtual_memory().available / _GIB * _FOR_ACTORS),))
 
 
 @contextmanager
@@ -108,7 +183,7 @@ def capacity_monitor(
                 continue
             since = max(time.monotonic() if since is None else since, advanced_at())
             if time.monotonic() - since >= wait_s:
-                give_up(f"it stood still for {wait_s:g} s: the cluster has only {lacking} that its actors take")
+                give_up(f"it stood still for {wait_s:g} s: the cluster has {lacking}")
                 return
 
     thread = threading.Thread(target=check, name="capacity monitor", daemon=True)

@@ -20,7 +20,7 @@ from vemoclap_batch.media.clip import SAMPLE_RATE
 from vemoclap_batch.pipeline.actors import DecodeActor, ExtractActor
 from vemoclap_batch.pipeline.chunks import FRAMES, WAVEFORM, ChunkMerger
 from vemoclap_batch.pipeline.pending import DeferredText
-from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan
+from vemoclap_batch.pipeline.stages import DECODE, Plan, StagePlan
 
 #: Blocks under way for each actor: what it reads and what it makes of it.
 _BLOCKS_PER_ACTOR = 2
@@ -98,7 +98,7 @@ def _extractors(stage: StagePlan, later: Sequence[Spec], config: Config) -> dict
     return {
         "names": stage.extractors,
         "threads": stage.threads,
-        "device": "cuda" if stage.gpus else "cpu",
+        "device": stage.torch_device(config),
         "timeout_s": config.pipeline.extract_timeout_s,
         "drop": [column for column, is_unread in unread.items() if is_unread],
     }

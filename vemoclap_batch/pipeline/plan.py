@@ -1,203 +1,312 @@
-"""The plan of a run: how many actors each stage gets and what share of the cluster each reserves."""
+"""Planning: how many chains each stage gets, what each reserves, and how many videos a block has."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vemoclap_batch.config import Config, Cost
+from vemoclap_batch.config import Config, GpuCost
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import Spec, resolve
-from vemoclap_batch.pipeline.cluster import Cluster, this_machine
+from vemoclap_batch.media.clip import SAMPLE_RATE
+from vemoclap_batch.pipeline.cluster import Cluster, Node, this_machine
 from vemoclap_batch.pipeline.pending import find_pending
+from vemoclap_batch.pipeline.stages import (
+    DECODE,
+    RESULT_BYTES,
+    Chain,
+    Plan,
+    StagePlan,
+    chains,
+    device_kind,
+    gpu_memory_gb,
+    host_memory_gb,
+    object_store_bytes,
+    split_over_gpus,
+)
 from vemoclap_batch.store.store import Store
 
-DECODE = "decode"
+#: Seconds a video that earlier runs measured: kind of device (see :func:`device_kind`) → extractor → seconds.
+Measured = Mapping[str, Mapping[str, float]]
 #: Audio of a video whose length is not known yet, for the estimate.
 ASSUMED_SECONDS = 30.0
-#: More actors than an even split of the cores needs, so that a stage that lags can catch up while others wait.
+#: GPU memory that a process takes for its CUDA context and libraries, in GiB, and the share of a GPU that stays free.
+CUDA_GB, _GPU_SPARE = 0.6, 0.1
+_MOST_PER_GPU, _MOST_THREADS = 4, 8
+#: Share of an extractor's time that more threads do not shorten (Amdahl).
+_SERIAL = 0.2
+#: More chains of texts than an even split needs, so that one that lags can catch up.
 _SLACK = 1.5
-#: Share of the cluster's CPUs that actors reserve; the rest is Ray Data's own tasks', without which it would hang.
-_RESERVED = 0.85
-_DECODE_MEMORY_GB = 0.7
-_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One pool of actors.
-
-    Attributes:
-        extractors: who share the pool (``decode`` alone for decoding).
-        cpus: logical CPUs that each actor reserves; a share for placing it, not a limit on its threads.
-        seconds: expected time of one core (or GPU share) for all of the run's work.
-    """
-
-    name: str
-    extractors: tuple[str, ...]
-    actors: int
-    cpus: float
-    gpus: float
-    threads: int
-    memory_gb: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All pools of a run, in the order of the pipeline.
-
-    Attributes:
-        block_videos: videos to a block.
-    """
-
-    stages: tuple[StagePlan, ...]
-    cluster: Cluster
-    block_videos: int = 1
-
-    def __str__(self) -> str:
-        actors = ", ".join(f"{stage.name} {stage.actors}" for stage in self.stages)
-        machine = f"{self.cluster.cpus:g} CPUs and {self.cluster.gpus:g} GPUs"
-        return f"on {machine}; actors: {actors}; about {self.seconds:.0f} s and the start-up"
-
-    @property
-    def seconds(self) -> float:
-        """Expected wall time without start-up: the CPU work over all cores, or the slowest GPU pool."""
-        cpu = sum(stage.seconds for stage in self.stages if not stage.gpus) / max(self.cluster.cpus, 1)
-        return max([cpu, *[stage.seconds / stage.actors for stage in self.stages if stage.gpus]], default=0.0)
-
-    @property
-    def gpu_hours(self) -> float:
-        """Expected GPU time, in hours."""
-        return sum(stage.seconds * min(stage.gpus, 1) for stage in self.stages if stage.gpus) / 3600
-
-    def as_dict(self) -> dict[str, Any]:
-        """The plan as plain values."""
-        return {**asdict(self), "expected_seconds": self.seconds, "expected_gpu_hours": self.gpu_hours}
-
-    def lacks(self, now: Cluster) -> str | None:
-        """Say what the actors need and a cluster does not have; None if it has enough."""
-        needed = {
-            "CPUs": (sum(stage.actors * stage.cpus for stage in self.stages), now.cpus),
-            "GPUs": (sum(stage.actors * stage.gpus for stage in self.stages), now.gpus),
-        }
-        short = [f"{has:g} of the {need:g} {name}" for name, (need, has) in needed.items() if has < need - _TOLERANCE]
-        return " and ".join(short) or None
-
-
-def model_key(spec: Spec) -> Hashable:
-    """Return a key that is equal for extractors which can share one loaded model."""
-    return spec.cls, spec.settings.model_dump_json()
-
-
-def pools(specs: Mapping[str, Spec]) -> list[list[Spec]]:
-    """Group the extractors into pools, in the order of the pipeline; readers of text with the same model share one.
-
-    Those on frames come first, so that these can leave the row, then those on audio, then those on text.
-    """
-    order = sorted(specs.values(), key=lambda spec: 0 if spec.reads_frames else 1 if spec.reads_waveform else 2)
-    groups: dict[Hashable, list[Spec]] = {}
-    for spec in order:
-        groups.setdefault(model_key(spec) if spec.source else spec.name, []).append(spec)
-    return list(groups.values())
-
-
-def block_size(videos: int, config: Config, cpus: float) -> int:
-    """Return the videos to a block: as many as are batched together, but few enough to keep every core busy."""
-    return max(1, min(config.block_videos, int(videos / (4 * max(cpus, 1)))))
+#: Seconds of work that a chain should have which waits for a node: nodes take minutes to start, models up to one.
+_WORTH_S = 600.0
+#: A task should last longer than the first, about the second; videos of a block with GPUs at least, at all at most.
+_TASK_S, _BLOCK = (2.0, 3.5), (16, 64)
+_GIB = 1024**3
+_TINY = 1e-6
 
 
 def make_plan(
     config: Config, specs: Mapping[str, Spec], wanted: Mapping[str, int], videos: int, cluster: Cluster,
-    audio_s: float = ASSUMED_SECONDS, measured: Mapping[str, float] | None = None,
+    audio_s: float = ASSUMED_SECONDS, measured: Measured | None = None,
 ) -> Plan:  # fmt: skip
-    """Size the pools.
+    """Size the stages.
 
     Args:
         config: the run's configuration.
-        specs: its extractors.
+        specs: its extractors, each after the ones it reads from.
         wanted: per extractor, how many videos it has to do.
         videos: how many there are to do in all.
-        cluster: what there is.
+        cluster: what there is. One that can grow may still be empty.
         audio_s: mean length of a video's audio.
-        measured: per stage, seconds a video took in earlier runs; goes before the profile's figures.
+        measured: see :func:`measured_costs`; goes before the profile's figures.
 
     Raises:
-        ConfigError: the pools cannot fit the cluster; everything that does not fit is named.
+        ConfigError: some chain has no place on a cluster that cannot grow; says what would help.
     """
-    size = block_size(videos, config, cluster.cpus)
-    stages = _unsized(config, specs, wanted, audio_s, measured or {})
-    _check_fit(stages, cluster)
-    # More actors than blocks would idle.
-    stages = _sized(stages, max(1, math.ceil(videos / size)), cluster)
-    unit = min(1.0, cluster.cpus * _RESERVED / max(sum(stage.actors * stage.threads for stage in stages), 1))
-    # Rounded down to what Ray can count (1/10000 of a CPU), so that the sum still fits.
-    shares = [replace(stage, cpus=math.floor(unit * stage.threads * 1000) / 1000) for stage in stages]
-    return Plan(tuple(shares), cluster, size)
+    planner = _Planner(config, specs, wanted, videos, cluster, audio_s, measured or {})
+    found, most = planner.divided(chains(specs, wanted))
+    # Fewer chains a GPU may leave memory that chains on CPUs need more.
+    counts = [most] if config.pipeline.chains_per_gpu else range(most, 0, -1)
+    plans = [planner.plan(found, count) for count in counts]
+    fastest = min(plan.seconds for plan in plans)
+    plan = next(plan for plan in plans if plan.seconds <= 1.01 * fastest)
+    if without := [stage for stage in plan.stages if not stage.actors and not cluster.can_grow]:
+        raise ConfigError([planner.no_place(stage) for stage in without])
+    return plan
 
 
-def _unsized(
-    config: Config, specs: Mapping[str, Spec], wanted: Mapping[str, int], audio_s: float, measured: Mapping[str, float]
-) -> list[StagePlan]:
-    """List the stages that have work; 0 actors where the configuration leaves their number open, and no CPUs yet."""
+@dataclass
+class _Planner:
+    """Sizes stages for one cluster; see :func:`make_plan`."""
 
-    def cost_of(name: str, cost: Cost) -> float:
-        return measured.get(name, cost.per_video_s + cost.per_audio_s * audio_s)
+    config: Config
+    specs: Mapping[str, Spec]
+    wanted: Mapping[str, int]
+    videos: int
+    cluster: Cluster
+    audio_s: float
+    measured: Measured
+    notes: list[str] = field(default_factory=list)
 
-    stages = []
-    media = [wanted[spec.name] for spec in specs.values() if spec.source is None and wanted.get(spec.name)]
-    if media:
-        seconds = max(media) * cost_of(DECODE, config.decode.cost)
-        actors = config.decode.actors or 0
-        stages.append(StagePlan(DECODE, (DECODE,), actors, 0.0, 0.0, 1, _DECODE_MEMORY_GB, seconds))
-    for group in pools(specs):
-        names = tuple(spec.name for spec in group if wanted.get(spec.name))
-        if names:
-            pool = group[0].pool
-            seconds = sum(wanted[name] * cost_of(name, specs[name].pool.cost) for name in names)
-            size = (pool.actors or 0, 0.0, pool.gpus, pool.threads, pool.memory_gb)
-            stages.append(StagePlan("+".join(names), names, *size, seconds))
-    return stages
+    def divided(self, found: Sequence[Chain]) -> tuple[list[Chain], int]:
+        """Divide GPU chains so that the models of each fit a GPU; returns how many chains may share one, too."""
+        settings = self.config.pipeline
+        on_gpu = [chain for chain in found if chain.on_gpu]
+        if not on_gpu:
+            return list(found), 1
+        names = ", ".join(name for chain in on_gpu for name in chain.extractors)
+        if not self.cluster.gpus and not self.cluster.can_grow:
+            raise ConfigError(
+                [f"{names} run on GPUs, and the cluster has none; with --set accelerator=cpu they run on its CPUs"]
+            )
+        memory_gb = settings.gpu_memory_gb or self.cluster.gpu_memory_gb
+        if memory_gb is None:
+            self.notes.append("the GPUs' memory is not known (pipeline.gpu_memory_gb): it is taken to hold all models")
+            return list(found), settings.chains_per_gpu or 1
+        room = memory_gb * (1 - _GPU_SPARE) - _TINY
+        takes = CUDA_GB + gpu_memory_gb(on_gpu[0].extractors, self.specs)
+        if len(on_gpu) == 1 and takes <= room:
+            # With few videos first a chain on every GPU.
+            spread = math.ceil(self.videos / max(self.cluster.gpus, 1))
+            return list(found), settings.chains_per_gpu or max(1, min(_MOST_PER_GPU, int(room / takes), spread))
+        groups = [part for chain in found for part in self._split(chain, memory_gb, room - CUDA_GB)]
+        if (count := sum(group.on_gpu for group in groups)) > self.cluster.gpus and not self.cluster.can_grow:
+            raise ConfigError(
+                [
+                    f"the models of {names} take {count} GPUs of {memory_gb:g} GiB, and the cluster has "
+                    f"{self.cluster.gpus:g}; extractors.NAME.resources.gpu=false runs one on the CPUs"
+                ]
+            )
+        return groups, 1
+
+    def _split(self, chain: Chain, memory_gb: float, room_gb: float) -> list[Chain]:
+        if not chain.on_gpu:
+            return [chain]
+        groups = split_over_gpus(chain.extractors, self.specs, room_gb)
+        if groups is None:
+            sizes = {name: self.specs[name].resources.gpu_memory_gb for name in chain.extractors}
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise ConfigError(
+                [
+                    f"the models of {', '.join(sizes)} cannot be divided over GPUs of {memory_gb:g} GiB, of which "
+                    f"{room_gb:.3g} are for models: {largest} takes {sizes[largest]:g}; "
+                    f"extractors.{largest}.resources.gpu=false runs it on the CPUs"
+                ]
+            )
+        several = len(groups) > 1
+        names = [f"{chain.name} {at} of {len(groups)}" if several else chain.name for at in range(1, len(groups) + 1)]
+        return [Chain(name, group, True) for name, group in zip(names, groups, strict=True)]
+
+    def plan(self, found: Sequence[Chain], per_gpu: int) -> Plan:
+        """Size all stages for so many chains a GPU: first those on GPUs, then texts, then CPUs with what is left."""
+        nodes = [replace(node, gpus=int(node.gpus)) for node in self.cluster.nodes]
+        on_gpu = [self._on_gpu(chain, per_gpu) for chain in found if chain.on_gpu]
+        host_gb = max((stage.memory_gb for stage in on_gpu), default=0.0)
+        places = [min(int(node.gpus) * per_gpu, int(node.memory_gb / host_gb)) if on_gpu else 0 for node in nodes]
+        on_gpu = self._shared(on_gpu, sum(count * node.count for count, node in zip(places, nodes, strict=True)))
+        free = [
+            replace(node, memory_gb=node.memory_gb - count * host_gb) for node, count in zip(nodes, places, strict=True)
+        ]
+        texts = [self._beside(chain, on_gpu) for chain in found[1:] if not chain.on_gpu]
+        for text in texts:
+            each_gb = math.ceil(text.asked / max(sum(node.count for node in nodes), 1)) * text.memory_gb
+            free = [replace(node, memory_gb=node.memory_gb - each_gb) for node in free]
+        first = [self._on_cpus(chain, free, alone=len(found) == 1) for chain in found[:1] if not chain.on_gpu]
+        sized = {stage.name: stage for stage in self._growing([*first, *on_gpu, *texts])}
+        stages = tuple(sized[chain.name] for chain in found)
+        video_bytes = self._video_bytes(stages)
+        size = self._block_videos(stages, video_bytes)
+        return Plan(stages, self.cluster, size, video_bytes, tuple(dict.fromkeys(self.notes)))
+
+    def _on_gpu(self, chain: Chain, per_gpu: int) -> StagePlan:
+        """A chain with a share of a GPU, and no CPU: so that no chain on CPUs takes its place."""
+        seconds, alone, busy = self._gpu_seconds(chain.extractors, per_gpu)
+        # Rounded down to what Ray can count, so that so many fit.
+        share = math.floor(10_000 / per_gpu) / 10_000
+        memory_gb = CUDA_GB + gpu_memory_gb(chain.extractors, self.specs)
+        host_gb = host_memory_gb(chain.extractors, self.specs)
+        # A thread of its own feeds the GPU, or waits for it, for as long as the work would take alone.
+        costs = {"seconds": seconds, "core_seconds": alone, "gpu_seconds": busy}
+        return StagePlan(chain.name, chain.extractors, 0, 0, 0.0, share, 1, host_gb, memory_gb, **costs)
+
+    def _shared(self, stages: list[StagePlan], places: int) -> list[StagePlan]:
+        """Give each stage at least one place, and the rest where they shorten the longest time."""
+        counts = dict.fromkeys((stage.name for stage in stages), 0)
+        for _ in range(min(places, sum(self._videos_of(stage.extractors) for stage in stages))):
+            open_ = [stage for stage in stages if counts[stage.name] < self._videos_of(stage.extractors)]
+            slowest = max(open_, key=lambda stage: stage.seconds / (counts[stage.name] or _TINY))
+            counts[slowest.name] += 1
+        return [replace(stage, actors=counts[stage.name], asked=counts[stage.name]) for stage in stages]
+
+    def _beside(self, chain: Chain, on_gpu: Sequence[StagePlan]) -> StagePlan:
+        """Chains that keep up with the GPUs. They reserve no CPU: those before them may take all that there are."""
+        core_seconds = self._core_seconds(chain.extractors)
+        gpu_s = max(stage.seconds / max(stage.chains, 1) for stage in on_gpu)
+        count = max(1, min(self._videos_of(chain.extractors), math.ceil(_SLACK * core_seconds / max(gpu_s, _TINY))))
+        host_gb = host_memory_gb(chain.extractors, self.specs)
+        costs = {"seconds": core_seconds, "core_seconds": core_seconds}
+        return StagePlan(chain.name, chain.extractors, count, count, 0.0, 0.0, 1, host_gb, 0.0, **costs)
+
+    def _on_cpus(self, chain: Chain, nodes: Sequence[Node], alone: bool) -> StagePlan:
+        """One chain a core; where memory or videos allow fewer, each has more cores.
+
+        Beside other stages memory never bounds the chains of a node, only CPUs do: else Ray might give these the memory
+        that the others need.
+        """
+        host_gb = host_memory_gb(chain.extractors, self.specs)
+        core_seconds = self._core_seconds(chain.extractors)
+        most = min(self.config.pipeline.cpu_chains or self.videos, self._videos_of(chain.extractors))
+        best = (0.0, 0, 1)
+        for cpus in range(1, int(max((node.cpus for node in nodes), default=0)) + 1):
+            by_cpus = [int(node.cpus / cpus) for node in nodes]
+            by_memory = [int(max(node.memory_gb, 0) / host_gb) for node in nodes]
+            if not alone and any(cores > held for cores, held in zip(by_cpus, by_memory, strict=True)):
+                continue
+            rooms = zip(by_cpus, by_memory, nodes, strict=True)
+            count = min(most, sum(min(cores, held) * node.count for cores, held, node in rooms))
+            # Of equally fast ones the first: fewer threads.
+            best = max(best, (count * _speed(cpus), count, cpus), key=lambda option: option[0])
+        _, count, cpus = best
+        threads = min(cpus, _MOST_THREADS)
+        size = (count, count, float(cpus), 0.0, threads, host_gb, 0.0)
+        return StagePlan(chain.name, chain.extractors, *size, core_seconds / _speed(threads), core_seconds)
+
+    def _growing(self, stages: list[StagePlan]) -> list[StagePlan]:
+        """Ask for more chains than there is room for, where nodes may join: as many as the work is worth.
+
+        GPUs are asked for as long as the chains on CPUs that are asked for can feed them.
+        """
+        if not self.cluster.can_grow:
+            return stages
+        found = []
+        fed_s = 0.0
+        for stage in stages:
+            worth = min(math.ceil(stage.seconds / _WORTH_S), self._videos_of(stage.extractors))
+            if stage.gpus and fed_s:
+                worth = min(worth, math.ceil(stage.seconds / fed_s))
+            if stage.name == stages[0].name and not stage.gpus and self.config.pipeline.cpu_chains:
+                worth = self.config.pipeline.cpu_chains
+            asked = max(1, stage.actors, min(worth, self.config.pipeline.max_chains))
+            if not stage.gpus:
+                fed_s = max(fed_s, stage.seconds / asked)
+            found.append(replace(stage, asked=asked))
+        return found
+
+    def no_place(self, stage: StagePlan) -> str:
+        """Say what a chain of a stage takes that no node has."""
+        need = f"{stage.memory_gb:.3g} GiB of memory" + (f" and {stage.gpus:g} GPU" if stage.gpus else " and a CPU")
+        largest = max((node.memory_gb for node in self.cluster.nodes), default=0.0)
+        return (
+            f"no node has room for a {stage.name} ({', '.join(stage.extractors)}) beside the others: it takes {need}; "
+            f"the largest node gives {largest:.3g} GiB to actors. Smaller models, nodes with more memory, or a smaller "
+            "pipeline.chains_per_gpu help"
+        )
+
+    def _video_bytes(self, stages: Sequence[StagePlan]) -> int:
+        """What a video takes between stages: frames and audio, if a later one reads any."""
+        reads = [self.specs[name] for stage in stages[1:] for name in stage.extractors]
+        frames = min(self.config.sampling.frames, self.config.decode.whole_frames)
+        size = RESULT_BYTES
+        if any(spec.reads_frames for spec in reads):
+            size += frames * 3 * self.config.sampling.short_side**2 * 16 // 9  # RGB, 16 to 9
+        if any(spec.reads_waveform for spec in reads):
+            size += 120 * SAMPLE_RATE * 2  # two minutes of int16
+        return size
+
+    def _block_videos(self, stages: Sequence[StagePlan], video_bytes: int) -> int:
+        """Videos of a full block: the shortest stage's task lasts some seconds, and the object store has room."""
+        shortest_s = min((stage.seconds / self._videos_of(stage.extractors) for stage in stages), default=0.0)
+        size = 1 if shortest_s > _TASK_S[0] else min(_BLOCK[1], math.ceil(_TASK_S[1] / max(shortest_s, _TINY)))
+        if any(stage.gpus for stage in stages):
+            size = max(size, _BLOCK[0])
+        if stages and (store := self.cluster.object_store_gb * _GIB / 2):
+            size = min(size, int(store / object_store_bytes([stage.chains for stage in stages], video_bytes)))
+        return max(1, min(size, self.config.pipeline.block_videos or size))
+
+    def _videos_of(self, names: Sequence[str]) -> int:
+        """Videos that a stage with these extractors has to do."""
+        media = [self.wanted.get(spec.name, 0) for spec in self.specs.values() if spec.source is None]
+        return max(max(media) if name == DECODE else self.wanted[name] for name in names)
+
+    def _core_seconds(self, names: Sequence[str]) -> float:
+        """Seconds of one core for all work of some extractors."""
+        known = self.measured.get(device_kind(None, 0), {})
+        costs = {name: self.config.decode.cost if name == DECODE else self.specs[name].resources.cost for name in names}
+        return sum(self._videos_of([name]) * known.get(name, cost.of(self.audio_s)) for name, cost in costs.items())
+
+    def _gpu_seconds(self, names: Sequence[str], per_gpu: int) -> tuple[float, float, float]:
+        """Seconds for all work of some extractors: of a chain beside others, of one alone, and of the GPU computing.
+
+        A chain that is alone leaves the GPU idle while it prepares what goes there; several fill it, and wait for it.
+        """
+        known = self.measured.get(device_kind(self.cluster.gpu_type, per_gpu), {})
+        measured = alone = others = busy = others_busy = 0.0
+        for name in names:
+            resources, videos = self.specs[name].resources, self._videos_of([name])
+            cost = resources.gpu_cost or GpuCost(per_video_s=resources.cost.of(self.audio_s) / 10)
+            seconds = videos * cost.of(self.audio_s)
+            alone, busy = alone + seconds, busy + seconds * cost.busy
+            if name in known:
+                measured += videos * known[name]
+            else:
+                others, others_busy = others + seconds, others_busy + seconds * cost.busy
+        return measured + max(others, per_gpu * others_busy), alone, busy
 
 
-def _sized(stages: Sequence[StagePlan], blocks: int, cluster: Cluster) -> list[StagePlan]:
-    """Give actors by each stage's share of the work, at most one a block, as far as memory reaches."""
-    total = sum(stage.seconds for stage in stages if not stage.gpus) or 1.0
-    spare = cluster.memory_gb - sum(stage.memory_gb for stage in stages)
-    counts = {stage.name: stage.actors for stage in stages}
-    for stage in sorted(stages, key=lambda stage: stage.seconds):
-        if not stage.actors:
-            share = 0 if stage.gpus else round(stage.seconds / total * cluster.cpus * _SLACK / stage.threads)
-            extra = max(0, min(share - 1, blocks - 1, int(spare / stage.memory_gb)))
-            counts[stage.name] = 1 + extra
-            spare -= extra * stage.memory_gb
-    return [replace(stage, actors=counts[stage.name]) for stage in stages]
-
-
-def _check_fit(stages: Sequence[StagePlan], cluster: Cluster) -> None:
-    gpus = {stage.name: stage.gpus * (stage.actors or 1) for stage in stages if stage.gpus}
-    memory = {stage.name: stage.memory_gb * (stage.actors or 1) for stage in stages}
-    mistakes = [
-        f"{stage.name} wants {stage.threads} threads an actor; the cluster has {cluster.cpus:g} CPUs"
-        for stage in stages
-        if stage.threads > cluster.cpus
-    ]
-    for unit, wanted, has in (("GPUs", gpus, cluster.gpus), ("GiB of memory", memory, cluster.memory_gb)):
-        if sum(wanted.values()) > has:
-            who = ", ".join(f"{name} {count:g}" for name, count in wanted.items())
-            mistakes.append(f"the pools want {sum(wanted.values()):g} {unit} ({who}); the cluster has {has:g}")
-    if mistakes:
-        raise ConfigError(mistakes)
+def _speed(cpus: int) -> float:
+    """How many times as fast a chain is with so many cores (Amdahl)."""
+    return 1 / (_SERIAL + (1 - _SERIAL) / min(cpus, _MOST_THREADS))
 
 
 def dry_run(videos: pa.Table, out: str | None, config: Config) -> dict[str, Any]:
-    """Compare a manifest with an output folder (an empty one unless given) and size the pools for this machine.
+    """Compare a manifest with an output folder (an empty one unless given) and size the stages for this machine.
 
     Returns:
         ``videos``, ``videos_to_do``, ``cells`` per extractor (done, missing, given_up), ``plan`` and ``costs_from``.
@@ -221,13 +330,22 @@ def dry_run(videos: pa.Table, out: str | None, config: Config) -> dict[str, Any]
     }
 
 
-def measured_costs(store: Store, fingerprints: Mapping[str, str]) -> dict[str, float]:
-    """Return seconds per video of each stage, over the runs in OUT that used the same fingerprints."""
-    seconds: dict[str, float] = {}
-    items: dict[str, int] = {}
+def measured_costs(store: Store, fingerprints: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return seconds a video that the runs in OUT with the same fingerprints measured.
+
+    Returns:
+        By kind of device (:func:`device_kind`), then by stage. On CPUs seconds of one core; on GPUs those of one of the
+        chains that share a GPU. Runs of version 0.1, which had no chains, were on CPUs.
+    """
+    seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    items: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for run in store.runs():
         for name, stage in run["stages"].items():
             if name == DECODE or run["fingerprints"].get(name) == fingerprints.get(name):
-                seconds[name] = seconds.get(name, 0.0) + stage["seconds"]
-                items[name] = items.get(name, 0) + stage["items"] + stage["failed"]
-    return {name: seconds[name] / items[name] for name in seconds if items[name]}
+                device = stage.get("device", device_kind(None, 0))
+                seconds[device][name] += stage["seconds"] * _speed(stage.get("threads", 1))
+                items[device][name] += stage["items"] + stage["failed"]
+    return {
+        device: {name: total / items[device][name] for name, total in of_stage.items() if items[device][name]}
+        for device, of_stage in seconds.items()
+    }

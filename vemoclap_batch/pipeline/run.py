@@ -25,8 +25,9 @@ from vemoclap_batch.pipeline.cluster import capacity_monitor, connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.graph import run_graph
 from vemoclap_batch.pipeline.pending import Cell, Pending, features_table, find_pending
-from vemoclap_batch.pipeline.plan import Plan, make_plan
+from vemoclap_batch.pipeline.plan import make_plan
 from vemoclap_batch.pipeline.quarantine import start_quarantine
+from vemoclap_batch.pipeline.stages import Plan
 from vemoclap_batch.report.progress import tracking
 from vemoclap_batch.shutdown import Stopped, StopRequest, as_stopped, stoppable
 from vemoclap_batch.store.store import Store, new_run_id
@@ -90,7 +91,10 @@ class Run:
                 "given_up": self.pending.given_up if self.pending else {},
             },
             "predictions": {"new": self.predicted.new, "table": self.predicted.fingerprint} if self.predicted else None,
-            "stages": {name: asdict(stage) for name, stage in self.totals.stages.items()},
+            "stages": {
+                name: asdict(stage) | (self.plan.devices().get(name, {}) if self.plan else {})
+                for name, stage in self.totals.stages.items()
+            },
             "wall_s": round(wall, 3),
             "startup_s": round(startup, 3),
             "held_s": round(self.held_s, 3),

@@ -182,7 +182,10 @@ class Extraction:
             identity, source = _identity(store, feature), specs[name].source
             if source and "input" in identity:
                 sources[name], inputs[source] = source, identity["input"]
-        return cls(measured_costs(store, names_of(selected) | inputs), list(visual), sources)
+        by_device = measured_costs(store, names_of(selected) | inputs)
+        # What was measured on CPUs goes before what a GPU took.
+        seconds = {name: cost for device in sorted(by_device, reverse=True) for name, cost in by_device[device].items()}
+        return cls(seconds, list(visual), sources)
 
     def per_video(self, features: Sequence[str], share: float = 1.0) -> float | None:
         """Seconds a video with ``share`` of its frames; None when a stage was not measured.

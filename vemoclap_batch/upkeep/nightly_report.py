@@ -44,8 +44,7 @@ def summarise(
     failed = [row for row in open_failures if row["run_id"] == done.run_id]
     failed_before = [row for row in open_failures if row["run_id"] != done.run_id]
     tonight, before = _labels(done, weeks)
-    gpus = sum(stage.actors * stage.gpus for stage in done.plan.stages) if done.plan else 0.0
-    held = gpus * done.held_s / 3600
+    held = (done.plan.gpus if done.plan else 0.0) * done.held_s / 3600
     return {
         "run_id": done.run_id,
         "out": done.store.address,
