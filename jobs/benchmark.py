@@ -7,19 +7,17 @@ report.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from bench.report import Report
+from bench.peers import command as peers
+from bench.report import show
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import print_json, program, run_program
+from vemoclap_batch.cli.common import program, run_program
 
 app = program(__doc__, no_args_is_help=True)
 
@@ -127,33 +125,7 @@ def long(
     show(measure(lengths, profile, settings or []), as_json)
 
 
-def show(report: Report, as_json: bool) -> None:
-    """Print a report as a table and lines below it."""
-    content = report.as_dict()
-    # A log takes lines of any length.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-    table = Table(title=content["benchmark"], title_justify="left")
-    for name, value in content["rows"][0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
-    for row in content["rows"]:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
-    machine = content["machine"]
-    lines = [f"{name}: {value}" for name, value in content["figures"].items()]
-    lines += [
-        f"measured: {_listed(content['settings'])}",
-        f"on: {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, load {machine['load']}",
-        f"threads: {_listed(machine['threads']) or 'nothing in the environment'}",
-        f"with: {_listed(machine['versions'])}",
-        *content["notes"],
-    ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False)
-    print_json(content, as_json)
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+app.command("peers")(peers)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

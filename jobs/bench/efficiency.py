@@ -75,12 +75,12 @@ def measure(
     with TemporaryDirectory(prefix="vemoclap-bench-") as folder:
         videos = write_variants(clips, count, Path(folder) / "videos")
         # Spread over all videos, as many of each clip.
-        some = [videos[number] for number in _spread(count, sample, len(clips))]
+        some = [videos[number] for number in spread(count, sample, len(clips))]
         own = own_times(some, config, specs)
         published = published_times(some, config, specs)
         runs = []
         for size in (max(len(clips), count // _SMALLER), count):
-            chosen = [str(videos[number]) for number in _spread(count, size, len(clips))]
+            chosen = [str(videos[number]) for number in spread(count, size, len(clips))]
             rows = read_sources(chosen, config.sources.policy).rows
             runs.append(Measured.of(run(rows, f"{folder}/out{size}", config, classifier)))
     table = _rows(own, published, runs[-1].stages, len(some), count)
@@ -89,7 +89,7 @@ def measure(
     return Report("pipeline", {**settings, "published_threads": cores()}, table, figures)
 
 
-def _spread(count: int, size: int, kinds: int) -> list[int]:
+def spread(count: int, size: int, kinds: int) -> list[int]:
     """At most so many of the numbers below ``count``, evenly over the whole rounds of ``kinds``."""
     if size >= count:
         return list(range(count))

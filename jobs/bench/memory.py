@@ -123,6 +123,11 @@ def _sizes(pid: int) -> Iterator[tuple[int, str, int, int]]:
                 yield process.pid, kind, sizes["Pss"] - sizes["Pss_Shmem"], sizes["Pss_Shmem"]
 
 
+def used(pid: int) -> int:
+    """Memory in bytes that a process and all its descendants take; shared memory counts once."""
+    return sum(own + shared for _, _, own, shared in _sizes(pid))
+
+
 def _kind(command: Sequence[str]) -> str:
     if command and command[0].startswith("ray::"):
         return ACTORS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.console import Console
+from rich.table import Table
 
 from vemoclap_batch import __version__
+from vemoclap_batch.cli.common import print_json
 
 _VERSIONS = (
-    "av", "ctranslate2", "decord", "faster-whisper", "numpy", "onnxruntime", "open-clip-torch", "paddleocr", "pyarrow",
-    "ray", "torch", "transformers", "ultralytics",
+    "av", "ctranslate2", "daft", "decord", "faster-whisper", "numpy", "onnxruntime", "open-clip-torch", "paddleocr",
+    "pyarrow", "ray", "torch", "transformers", "ultralytics",
 )  # fmt: skip
 #: These change how many threads the libraries take, behind the back of any setting.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -46,6 +50,35 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report and the machine as plain values."""
         return {**asdict(self), "machine": machine()}
+
+
+def show(report: Report, as_json: bool) -> None:
+    """Print a report as a table and lines below it; the object of ``--json`` has its figures at the top too."""
+    content = report.as_dict()
+    # A log takes lines of any length.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    table = Table(title=content["benchmark"], title_justify="left")
+    for name, value in content["rows"][0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in content["rows"]:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
+    machine = content["machine"]
+    lines = [f"{name}: {value}" for name, value in content["figures"].items()]
+    lines += [
+        f"measured: {_listed(content['settings'])}",
+        f"on: {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, load {machine['load']}",
+        f"threads: {_listed(machine['threads']) or 'nothing in the environment'}",
+        f"with: {_listed(machine['versions'])}",
+        *content["notes"],
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    print_json({**content, **content["figures"]}, as_json)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def cores() -> int:

@@ -181,7 +181,7 @@ def test_what_a_run_costs_and_what_a_video_costs_are_told_apart():
 
 @pytest.mark.parametrize(("count", "size", "kinds"), [(100, 20, 5), (100, 100, 5), (6, 2, 5), (7, 5, 5), (12, 10, 5)])
 def test_a_sample_has_as_many_of_each_clip(count, size, kinds):
-    numbers = efficiency._spread(count, size, kinds)
+    numbers = efficiency.spread(count, size, kinds)
     assert len(numbers) == len(set(numbers)) == size
     assert max(numbers) < count
     per_kind = np.bincount(np.array(numbers) % kinds, minlength=kinds)
