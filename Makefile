@@ -8,7 +8,7 @@ DONE := $(VENV)/.installed
 # Every actor would compile again all that it imports, which doubles the start-up.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test pytest variant lint lock
+.PHONY: setup demo test pytest variant lint peers lock
 
 setup: $(DONE)
 
@@ -42,6 +42,10 @@ pytest: setup
 variant: setup
 	$(VENV)/bin/python jobs/processor_variants.py --variant oldest \
 		tests/extractors tests/fusion tests/jobs/test_lite_fusion.py tests/jobs/test_voice_training.py tests/networks
+
+# What jobs/bench/peers.py measures against, without its dependencies: the pinned set has them, in newer versions.
+peers: setup
+	$(UV) pip install --quiet --no-deps --group peers
 
 # Resolve the pinned set anew after a change of pyproject.toml.
 lock: setup

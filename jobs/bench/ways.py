@@ -179,7 +179,7 @@ def pools(videos: pa.Table, config: Config, specs: Mapping[str, Spec]) -> Iterat
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     order = in_order(specs)
     actors = even_share(1 + len(order))
