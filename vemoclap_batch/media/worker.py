@@ -62,16 +62,17 @@ class DecodeWorker(AbstractContextManager["DecodeWorker"]):
         self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
     ) -> tuple[Clip, MediaInfo] | Failure:
         """The first chunk of a video, which is all of a short one; see :meth:`chunks`."""
-        with closing(self.chunks(video_id, uri, want_frames=want_frames, want_audio=want_audio)) as chunks:
+        wanted = {"want_frames": want_frames, "want_audio": want_audio}
+        with closing(self.chunks(video_id, uri, **wanted, first_only=True)) as chunks:
             return next(chunks)
 
     def chunks(
-        self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True
+        self, video_id: str, uri: str, *, want_frames: bool = True, want_audio: bool = True, first_only: bool = False
     ) -> Generator[tuple[Clip, MediaInfo] | Failure, None, None]:
         """Decode one video as :func:`~vemoclap_batch.media.decode.decode_chunks` does, with a Failure for an exception.
 
-        After a time-out, a crash or a lack of memory, and when not all chunks are taken, the next call starts a new
-        process.
+        With ``first_only`` it ends after the first chunk. After a time-out, a crash or a lack of memory, and when not
+        all chunks are taken, the next call starts a new process.
         """
         try:
             if self._process is None or self._process.popen.poll() is not None:
@@ -83,10 +84,11 @@ class DecodeWorker(AbstractContextManager["DecodeWorker"]):
             return
         finished = False
         try:
-            send(process.requests, {"address": uri, "want_frames": want_frames, "want_audio": want_audio})
+            request = {"want_frames": want_frames, "want_audio": want_audio, "first_only": first_only}
+            send(process.requests, {"address": uri, **request})
             while not finished:
                 result = self._result(video_id, *process.answer(self._limits.timeout_s))
-                finished = isinstance(result, Failure) or result[0].chunk == result[0].chunks - 1
+                finished = first_only or isinstance(result, Failure) or result[0].chunk == result[0].chunks - 1
                 yield result
         except TimeoutError:
             message = f"decoding made no progress for {self._limits.timeout_s:g} s and was killed"

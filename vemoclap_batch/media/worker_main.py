@@ -79,13 +79,15 @@ def _answer(answers: int, request: dict[str, Any], sampling: Sampling, limits: L
             last = now
             send(answers, {"kind": "heartbeat"})
 
-    address = request.pop("address")
+    address, first_only = request.pop("address"), request.pop("first_only")
     try:
         for clip, info in decode_chunks(address, "", sampling, limits, heartbeat=heartbeat, **request):
             fields = {name: getattr(clip, name) for name in _CLIP_FIELDS}
             # The pipe makes this process wait until the parent wants the next chunk.
             message = {"kind": "clip", "clip": fields, "info": asdict(info)}
             send(answers, message, (clip.frames, clip.frame_times, clip.waveform, clip.lookahead))
+            if first_only:
+                break
     except BrokenPipeError:
         os._exit(1)  # The parent is gone.
     except Exception as error:

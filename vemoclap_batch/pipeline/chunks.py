@@ -1,143 +1,30 @@
-"""The rows of the Ray Data graph, one for each chunk of a video, and how chunks are merged into one row in the end.
-
-A long video has several chunks, any other has one. A row enters with ``video_id``, ``content_key``, ``uri``, ``wanted``
-(the extractors to run) and what these read from the store (see :func:`stored_column`). Decoding adds ``decoded``,
-``frames`` and ``waveform``, the last two as plain bytes that are read in place. Each extractor adds a struct column of
-its own name.
-"""
+"""How the chunks of a long video become one row."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.windows import joined_text
+from vemoclap_batch.pipeline.rows import DECODED
 from vemoclap_batch.store import schemas
-from vemoclap_batch.store.table import keys
-
-#: Columns that decoding adds.
-DECODED, FRAMES, WAVEFORM = "decoded", "frames", "waveform"
-#: What an extractor may read of another one's results: its text, the same in pieces with times, or frame numbers.
-Kind = Literal["text", "pieces", "detections"]
-#: Columns of a row that enters and stays as it is.
-_PENDING = ["video_id", "content_key", "uri", "wanted"]
-
-
-def stored_column(kind: Kind, extractor: str) -> str:
-    """Name the column that brings an extractor's text, pieces or detections from the store."""
-    return f"{kind}_{extractor}"
-
-
-def is_long(rows: pa.Table) -> pa.ChunkedArray:
-    """Tell which rows of a decoded table belong to a video in several chunks: bool [n]."""
-    return pc.not_equal(pc.fill_null(pc.struct_field(rows[DECODED], "chunks"), 1), 1)
-
-
-def chunks_of(row: pa.Table) -> int:
-    """Return how many chunks the video of a decoded row has; 0 when no further one comes, after a failure or a stop."""
-    decoded = row[DECODED][0].as_py()
-    return 0 if decoded is None or decoded["error_type"] is not None else decoded["chunks"]
-
-
-def input_from(rows: pa.Table, row: int, source: Spec, kind: Kind) -> Any:
-    """Return what an extractor reads of another one's result, from this run or the store; None when there is none."""
-    result = rows[source.name][row].as_py() if source.name in rows.column_names else None
-    if result is not None:
-        return None if result["error_type"] is not None else input_in(result, source, kind)
-    column = stored_column(kind, source.name)
-    return rows[column][row].as_py() if column in rows.column_names else None
-
-
-def input_in(features: Mapping[str, Any], source: Spec, kind: Kind) -> Any:
-    """Return what other extractors read of a features row: text, the same in pieces in order of time, or frame numbers.
-
-    A transcript has ``segments``, text read off frames has ``lines``: those of one frame are one piece, by a space
-    between them and in lower case, or in English where ``texts`` has that.
-    """
-    if kind == "text":
-        return features["text"]
-    if kind == "detections":
-        return [item["frame"] for item in features[source.cls.detections or ""] or ()]
-    if features.get("segments") is not None:
-        return [{name: segment[name] for name in ("start_s", "end_s", "text")} for segment in features["segments"]]
-    frames: dict[int, tuple[float, list[str]]] = {}
-    for line in features.get("lines") or ():
-        frames.setdefault(line["frame"], (line["time_s"], []))[1].append(line["text"])
-    english = {item["text"]: item["english"] or "" for item in features.get("texts") or ()}
-    shown = [(time, " ".join(texts).lower()) for time, texts in frames.values()]
-    return [{"start_s": time, "end_s": time, "text": english.get(text, text)} for time, text in shown]
-
-
-class ChunkMerger:
-    """Collects the rows of chunks until a video is complete, and merges them. Frames and waveforms have left them."""
-
-    def __init__(self, specs: Mapping[str, Spec]) -> None:
-        self._specs = specs
-        self._waiting: defaultdict[str, dict[int, pa.Buffer]] = defaultdict(dict)
-        #: How many chunks a video will have: fewer than first said when decoding fails midway, 0 when the run stops.
-        self._expected: dict[str, int] = {}
-
-    def add(self, block: pa.Table) -> pa.Table:
-        """Take a finished block; returns its rows of short videos and those of the videos that it completes."""
-        if DECODED not in block.column_names:
-            return block
-        is_chunk = is_long(block)
-        if not pc.any(is_chunk).as_py():
-            return block
-        ready = [block.filter(pc.invert(is_chunk))]
-        long = block.filter(is_chunk)
-        for at, key in enumerate(keys(long).to_pylist()):
-            row, waiting = long.slice(at, 1), self._waiting[key]
-            decoded = row[DECODED][0].as_py()
-            waiting[decoded["chunk"]] = _packed(row)
-            self._expected[key] = min(decoded["chunks"], self._expected.get(key, decoded["chunks"]))
-            if not self._expected[key]:
-                del self._waiting[key]
-            elif len(waiting) == self._expected[key]:
-                ready.append(merge([_unpacked(waiting[number]) for number in sorted(waiting)], self._specs))
-                del self._waiting[key], self._expected[key]
-        return pa.concat_tables(ready, promote_options="default")
-
-    def incomplete(self) -> pa.Table | None:
-        """Return a failed row for each video that still lacks a chunk when no block is left; None without any."""
-        failed = []
-        for key, waiting in self._waiting.items():
-            count = f"only {len(waiting)} of its {self._expected[key]} chunks"
-            message = f"{count} came through; the process of the others died"
-            failure = {"error_type": str(ErrorType.WORKER_DIED), "message": message, "seconds": 0.0, "ready_at": 0.0}
-            row = _unpacked(next(iter(waiting.values()))).select(_PENDING)
-            failed.append(row.append_column(DECODED, pa.array([failure], schemas.DECODED)))
-        self._waiting.clear()
-        return pa.concat_tables(failed) if failed else None
-
-
-def _packed(row: pa.Table) -> pa.Buffer:
-    """Serialize a row that waits: the objects of a table would take more memory than the numbers in it."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, row.schema) as writer:
-        writer.write_table(row)
-    return sink.getvalue()
-
-
-def _unpacked(row: pa.Buffer) -> pa.Table:
-    return pa.ipc.open_stream(row).read_all()
 
 
 def merge(rows: Sequence[pa.Table], specs: Mapping[str, Spec]) -> pa.Table:
-    """Merge the rows of a video's chunks, in order, into one.
+    """Merge the rows of a video's chunks, in order and without frames, into one.
 
     An extractor that failed on one chunk failed on the video. One that was not run on every chunk, because decoding
     failed or the run stopped, has no result. Features, their times and other lists are those of the chunks one after
     the other, with frames numbered through. See :func:`merged_extras` for single values.
     """
-    row = rows[0].select(_PENDING)
+    own = {DECODED, *specs}
+    row = rows[0].select([name for name in rows[0].column_names if name not in own])
     decoded = [chunk[DECODED][0].as_py() for chunk in rows]
     row = row.append_column(DECODED, pa.array([_merged_media(decoded)], schemas.DECODED))
     for name, spec in specs.items():

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.chunks import DECODED, is_long
 from vemoclap_batch.pipeline.pending import Pending, features_table
+from vemoclap_batch.pipeline.rows import DECODED
 from vemoclap_batch.pipeline.stages import DECODE
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store

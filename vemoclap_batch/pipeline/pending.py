@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import TRANSIENT
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.chunks import DECODED, Kind, input_from, input_in, is_long, stored_column
+from vemoclap_batch.pipeline.rows import Kind, input_in, stored_column
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY, Table, keys
@@ -134,45 +134,6 @@ def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str,
     for name, column in stored.items():
         rows = rows.append_column(name, column.filter(some))
     return rows
-
-
-class DeferredText:
-    """Keeps the texts of long videos, known only when their chunks are merged, for the extractors that read them."""
-
-    def __init__(self, rows: pa.Table, specs: Mapping[str, Spec]) -> None:
-        """Take the run's pending rows and its extractors."""
-        self._rows, self._specs = rows, specs
-        self._kinds = {read for spec in specs.values() for read in _reads(spec) if read[0] != "detections"}
-        self._texts: dict[str, dict[str, Any]] = {}
-
-    def add(self, merged: pa.Table) -> None:
-        """Take the texts of merged rows."""
-        if DECODED not in merged.column_names:
-            return
-        wanted = {*KEY, DECODED, *(source for _, source in self._kinds)}
-        merged = merged.select([name for name in merged.column_names if name in wanted])
-        long = merged.filter(is_long(merged))
-        for row, key in enumerate(keys(long).to_pylist()):
-            self._texts[key] = {
-                stored_column(kind, source): input_from(long, row, self._specs[source], kind)
-                for kind, source in self._kinds
-                if source in long.column_names
-            }
-
-    def rows(self) -> pa.Table | None:
-        """Return the rows that are left for extractors of text; None when there are none."""
-        of_texts = pc.is_in(keys(self._rows), value_set=pa.array(list(self._texts), pa.string()))
-        rows = self._rows.filter(of_texts)
-        wanted = [[name for name in names if self._specs[name].source] for names in rows["wanted"].to_pylist()]
-        deferred = rows.select(["video_id", "content_key", "uri"])
-        deferred = deferred.append_column("wanted", pa.array(wanted, pa.list_(pa.string())))
-        texts = [self._texts[key] for key in keys(rows).to_pylist()]
-        for kind, source in sorted(self._kinds):
-            column = stored_column(kind, source)
-            values = pa.array([text.get(column) for text in texts], schemas.STORED[kind])
-            deferred = deferred.append_column(column, pc.coalesce(values, rows[column].combine_chunks()))
-        deferred = deferred.filter(pc.greater(pc.list_value_length(deferred["wanted"]), 0))
-        return deferred if deferred.num_rows else None
 
 
 def decoded_since(store: Store, specs: Mapping[str, Spec], log: pa.Table) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Collection, Iterator
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import ray
+from ray.exceptions import RayError
 
-from vemoclap_batch import __version__
+from vemoclap_batch import __version__, lifetime
 from vemoclap_batch.config import Config
 from vemoclap_batch.errors import RunBroken, RunEnded
 from vemoclap_batch.extractors.registry import Spec, resolve
@@ -23,9 +26,9 @@ from vemoclap_batch.fusion.selection import fingerprint_notes, selected_from
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.cluster import capacity_monitor, connected
 from vemoclap_batch.pipeline.commit import Committer, Totals
-from vemoclap_batch.pipeline.graph import run_graph
 from vemoclap_batch.pipeline.pending import Cell, Pending, features_table, find_pending
 from vemoclap_batch.pipeline.plan import make_plan
+from vemoclap_batch.pipeline.processor import process
 from vemoclap_batch.pipeline.quarantine import start_quarantine
 from vemoclap_batch.pipeline.stages import Plan
 from vemoclap_batch.report.progress import tracking
@@ -187,27 +190,56 @@ def run(
 
 
 def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None, verbose: bool) -> None:
-    count = pending.rows.num_rows
+    count, pipeline = pending.rows.num_rows, this.config.pipeline
     with tracking("videos", count) as tracker, connected(address, verbose) as cluster:
         stop.listen()  # Ray has put a handler of its own in place.
         this.plan = make_plan(this.config, this.specs, pending.wanted, count, cluster)
         tracker.log(f"run {this.run_id}: {count} videos to do {this.plan}")
-        committer = Committer(this.store, this.specs, pending, this.run_id)
+        committer = Committer(
+            this.store, this.specs, pending, this.run_id, every_s=pipeline.commit_s, rows=pipeline.commit_rows
+        )
         this.totals = committer.totals
         monitor = capacity_monitor(
-            this.plan.lacks, this.config.pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
+            this.plan.lacks, pipeline.wait_for_nodes_s, lambda: committer.advanced_at,
             lambda reason: stop.abort(RunBroken(reason)),
         )  # fmt: skip
         began = time.monotonic()
         try:
-            with start_quarantine() as quarantine, stop.gently(quarantine.stop.remote), monitor:
-                for block in run_graph(pending.rows, this.config, this.specs, this.plan, quarantine):
-                    committer.commit(block)
-                    tracker.update(committer.totals.videos, committer.totals.failed_videos)
+            with (
+                lifetime.listening(ray.util.get_node_ip_address()) as driver,
+                start_quarantine(driver) as quarantine,
+                stop.gently(quarantine.stop.remote),
+                monitor,
+                committer,
+            ):
+                dataset = _dataset(pending.rows, this.plan)
+                dataset = process(dataset, this.config, this.specs, this.plan, quarantine, driver=driver)
+                for block in _blocks(dataset):
+                    committer.add(block)
+                    tracker.update(committer.arrived, committer.failed)
         finally:
             this.held_s = time.monotonic() - began
         if stop.asked:
             raise Stopped
+
+
+def _dataset(rows: pa.Table, plan: Plan) -> ray.data.Dataset:
+    """Make a dataset of the pending videos, in blocks of the plan's sizes."""
+    ends = itertools.accumulate(plan.block_sizes(rows.num_rows))
+    # Each slice stays a block; from_arrow would start a process on the cluster to look at them.
+    return ray.data.from_blocks([rows.slice(start, end - start) for start, end in itertools.pairwise([0, *ends])])
+
+
+def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    """Run a dataset; yields finished blocks as they come, in any order.
+
+    Raises:
+        RunBroken: a model does not load, or actors died more often than allowed.
+    """
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except RayError as error:
+        raise RunBroken(str(error).strip().splitlines()[-1]) from error
 
 
 def _still_incomplete(this: Run) -> int:
