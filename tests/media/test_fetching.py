@@ -13,7 +13,7 @@ from vemoclap_batch.errors import ConfigError, ErrorType
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.sampling import Limits
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.actors import limits
+from vemoclap_batch.pipeline.chain import limits
 
 #: Path → bytes that come at a time, and how long the server rests then.
 STREAMS = {"/radio": (bytes(1 << 20), 0.02), "/drip": (b"x", 0.1)}

@@ -10,9 +10,9 @@ import pyarrow as pa
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
-from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import find_pending
+from vemoclap_batch.pipeline.rows import with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 

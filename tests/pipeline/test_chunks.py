@@ -19,10 +19,10 @@ from vemoclap_batch.fusion.selection import select, selected_from
 from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Window
-from vemoclap_batch.pipeline.actors import text_of, with_media, with_results
-from vemoclap_batch.pipeline.chunks import FRAMES, WAVEFORM, ChunkMerger, input_in, merged_extras
+from vemoclap_batch.pipeline.chunks import merge, merged_extras
 from vemoclap_batch.pipeline.commit import Committer
-from vemoclap_batch.pipeline.pending import DeferredText, find_pending
+from vemoclap_batch.pipeline.pending import find_pending
+from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM, input_in, text_of, with_media, with_results
 from vemoclap_batch.report.digest import digest, show
 from vemoclap_batch.store.store import Store
 
@@ -47,10 +47,10 @@ def parts(tmp_path_factory):
     return list(decode_chunks(str(path), "v", Sampling(every_s=1.0), limits))
 
 
-def block_of(part, specs, failing=()):
-    """A finished block as the stages make it, of one part."""
+def chunk_of(part, specs, failing=()):
+    """The row of one chunk as a chain makes it."""
     clip, _ = part
-    row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([["clip", "beats", "asr"]]))
+    row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([list(specs)]))
     rows = with_media(row, part, 1.0, 0.5).drop_columns([FRAMES, WAVEFORM])
     for cls, name in ((TinyFrames, "clip"), (Windows, "beats"), (Speech, "asr")):
         result = cls(specs[name].settings, Resources()).extract([clip])
@@ -60,13 +60,9 @@ def block_of(part, specs, failing=()):
     return rows
 
 
-def test_parts_in_any_order_become_one_row(parts, config):
+def test_chunks_become_one_row(parts, config):
     specs = resolve(config)
-    merger = ChunkMerger(specs)
-    order = [3, 0, 4, 2, 1]
-    blocks = [merger.add(block_of(parts[number], specs)) for number in order]
-    assert [block.num_rows for block in blocks] == [0, 0, 0, 0, 1]
-    [row] = blocks[-1].to_pylist()
+    [row] = merge([chunk_of(part, specs) for part in parts], specs).to_pylist()
     assert row["decoded"]["seconds"] == 2.5
     assert row["decoded"]["frame_times"] == pytest.approx(list(range(60)), abs=0.01)
     assert len(row["clip"]["feature"]) == 60
@@ -74,47 +70,25 @@ def test_parts_in_any_order_become_one_row(parts, config):
     assert len(row["beats"]["feature"]) == 16
     assert len(row["asr"]["segments"]) == 12
     assert row["asr"]["language"] == "en"
-    assert merger.incomplete() is None
 
 
-def test_a_part_that_failed_fails_its_extractor_alone(parts, config):
+def test_a_chunk_that_failed_fails_its_extractor_alone(parts, config):
     specs = resolve(config)
-    merger = ChunkMerger(specs)
-    blocks = [merger.add(block_of(part, specs, failing={("beats", 2)})) for part in parts]
-    [row] = blocks[-1].to_pylist()
+    [row] = merge([chunk_of(part, specs, failing={("beats", 2)}) for part in parts], specs).to_pylist()
     assert (row["beats"]["error_type"], row["beats"]["message"]) == ("model", "no")
     assert row["clip"]["error_type"] is None
     assert len(row["clip"]["feature"]) == 60
 
 
-def test_parts_that_never_come_are_a_failure_and_those_of_a_stopped_run_are_not(parts, config):
+def test_a_failure_to_decode_a_later_chunk_is_the_videos(parts, config):
     specs = resolve(config)
-    merger = ChunkMerger(specs)
-    for part in parts[:3]:
-        assert not merger.add(block_of(part, specs)).num_rows
-    [incomplete] = merger.incomplete().to_pylist()
-    assert incomplete["decoded"]["error_type"] == "worker_died"
-    assert "3 of its 5 chunks" in incomplete["decoded"]["message"]
-
-    stopped = ChunkMerger(specs)
-    row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([["clip"]]))
-    for block in (block_of(parts[0], specs), with_media(row, None, 1.0, chunk=2), block_of(parts[1], specs)):
-        assert not stopped.add(block).num_rows
-    assert stopped.incomplete() is None
-
-
-def test_a_failure_to_decode_a_later_part_is_the_videos(parts, config):
-    specs = resolve(config)
-    merger = ChunkMerger(specs)
-    for part in parts[:2]:
-        merger.add(block_of(part, specs))
-    row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([["clip", "beats", "asr"]]))
-    bad = with_media(row, Failure(ErrorType.TIMEOUT, "slow"), 1.0, 1.0, 2)
+    row = pa.Table.from_pylist([VIDEO]).append_column("wanted", pa.array([list(specs)]))
+    bad = with_media(row, Failure(ErrorType.TIMEOUT, "slow"), 1.0, 1.0, 2).drop_columns([FRAMES, WAVEFORM])
     for name in ("clip", "beats", "asr"):
         bad = with_results(bad, specs[name], [None], 0.0, 1.0)
-    [joined] = merger.add(bad).to_pylist()
-    assert joined["decoded"]["error_type"] == "timeout"
-    assert joined["clip"] is joined["beats"] is joined["asr"] is None
+    [merged] = merge([chunk_of(part, specs) for part in parts[:2]] + [bad], specs).to_pylist()
+    assert merged["decoded"]["error_type"] == "timeout"
+    assert merged["clip"] is merged["beats"] is merged["asr"] is None
 
 
 def test_columns_of_parts():
@@ -164,15 +138,10 @@ def labelled(parts, config, tmp_path_factory):
     chosen = windowed(config, Window(10, 5))
     specs, store, videos = resolve(chosen), Store(str(out / "store")), pa.Table.from_pylist([VIDEO])
     pending = find_pending(store, videos, specs, 3)
-    committer = Committer(store, specs, pending, "run")
-    merger, deferred = ChunkMerger(specs), DeferredText(pending.rows, specs)
-    for part in parts:
-        block = merger.add(block_of(part, specs))
-        deferred.add(block)
-        committer.commit(block)
-    [texts] = deferred.rows().to_pylist()
-    rows = with_results(deferred.rows(), specs["asr_sentiment"], _texts(deferred.rows(), specs), 0.1, 1.0)
-    committer.commit(rows)
+    merged = merge([chunk_of(part, specs) for part in parts], {name: specs[name] for name in ("clip", "beats", "asr")})
+    rows = with_results(merged, specs["asr_sentiment"], _texts(merged, specs), 0.1, 1.0)
+    with Committer(store, specs, pending, "run") as committer:
+        committer.add(rows)
     assert committer.totals.videos == 1
     shapes = {"clip": (3, True), "beats": (2, True), "asr_sentiment": (2, False)}
     features = {
@@ -180,7 +149,7 @@ def labelled(parts, config, tmp_path_factory):
         for name, (width, sequence) in shapes.items()
     }
     model = Checkpoint(AttentionClassifier(FusionSpec(features=features, d_model=8, heads=2)))
-    return store, videos, specs, model, texts
+    return store, videos, specs, model
 
 
 def _texts(rows, specs):
@@ -189,10 +158,8 @@ def _texts(rows, specs):
     return extractor.extract([text_of(rows, row, spec, specs["asr"]) for row in range(rows.num_rows)])
 
 
-def test_texts_of_a_long_video_come_when_it_is_joined(labelled):
-    store, _, specs, _, texts = labelled
-    assert texts["wanted"] == ["asr_sentiment"]
-    assert len(texts["pieces_asr"]) == 12
+def test_texts_of_a_long_video_are_read_as_a_whole(labelled):
+    store, _, specs, _ = labelled
     [row] = store.features("asr_sentiment", specs["asr_sentiment"].fingerprint, _schema(specs)).read().to_pylist()
     assert row["start_s"] == [5.0 * number for number in range(12)]
     # Two bursts of speech lie in each window of 10 s, one in the last.
@@ -217,7 +184,7 @@ def test_the_texts_of_the_store_serve_other_windows(labelled, config):
 
 
 def test_a_prediction_for_every_window(labelled, capsys):
-    store, videos, specs, model, _ = labelled
+    store, videos, specs, model = labelled
     selected = selected_from(specs, sorted(model.spec.features))
     window = Window(10, 5)
     done = predict(store, videos, model, "m", selected, "run", window=window)
@@ -243,7 +210,7 @@ def test_a_prediction_for_every_window(labelled, capsys):
 
 
 def test_tables_of_other_windows_do_not_serve(labelled):
-    store, _, specs, model, _ = labelled
+    store, _, specs, model = labelled
     spaces = {name: feature.space for name, feature in model.spec.features.items()}
     chosen = select(store, spaces, window=Window(10, 5))
     assert chosen["asr_sentiment"].fingerprint == specs["asr_sentiment"].fingerprint

@@ -11,9 +11,9 @@ from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.clip import Clip, MediaInfo
-from vemoclap_batch.pipeline.actors import detections_of, with_media, with_results
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import features_table, find_pending
+from vemoclap_batch.pipeline.rows import detections_of, with_media, with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 

@@ -18,9 +18,9 @@ from vemoclap_batch.errors import ConfigError, RunBroken
 from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.windows import evenly_spaced
-from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import find_pending
+from vemoclap_batch.pipeline.rows import with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.studies.ablation import Options, ablate, arms

@@ -21,9 +21,9 @@ from vemoclap_batch.extractors.base import Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.media.windows import Window
-from vemoclap_batch.pipeline.actors import with_results
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import features_table, find_pending
+from vemoclap_batch.pipeline.rows import with_results
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.upkeep.gc import collect, find_garbage, newest_model

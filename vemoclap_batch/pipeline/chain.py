@@ -29,8 +29,20 @@ from vemoclap_batch.pipeline.chunks import merge
 from vemoclap_batch.pipeline.plan import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
 from vemoclap_batch.pipeline.rows import (
-    DECODED, FRAMES, WAVEFORM, as_stored, chunks_of, clip_of, complete, concatenated, detections_of, has_results,
-    row_keys, text_of, with_media, with_results,
+    DECODED,
+    FRAMES,
+    WAVEFORM,
+    as_stored,
+    chunks_of,
+    clip_of,
+    complete,
+    concatenated,
+    detections_of,
+    has_results,
+    row_keys,
+    text_of,
+    with_media,
+    with_results,
 )  # fmt: skip
 
 #: How much less of a core a chain takes where one on a GPU of the same machine wants it too.
@@ -125,7 +137,7 @@ class Chain:
         own, all_media = _of(wanted, self._media), _of(wanted, self._specs.values())
         if not self._decodes:
             is_long = DECODED in row.column_names and chunks_of(row) > 1
-            return (self._again(row, own), True) if own and is_long and not lost else (row, False)
+            return (self._again(row, own, all_media), True) if own and is_long and not lost else (row, False)
         if lost or not all_media:
             return with_media(row, lost if all_media else None, self._ready_at), False
         # Of a long video that only later stages read, they need to know no more than that it is long.
@@ -136,11 +148,14 @@ class Chain:
             if not own:
                 return first.drop_columns([FRAMES, WAVEFORM]), False
             merged = self._merged(first, chunks)
-        return self._with_columns(with_media(row, None, self._ready_at) if merged is None else merged, self._texts), True
+        return self._with_columns(
+            with_media(row, None, self._ready_at) if merged is None else merged, self._texts
+        ), True
 
-    def _again(self, row: pa.Table, own: Sequence[Spec]) -> pa.Table:
+    def _again(self, row: pa.Table, own: Sequence[Spec], all_media: Sequence[Spec]) -> pa.Table:
         """Run extractors on a long video that came without its frames and audio."""
-        with closing(self._chunks(as_stored(row, self._specs), own)) as chunks:
+        # What is decoded decides where it is cut, which is to be the same in every stage.
+        with closing(self._chunks(as_stored(row, self._specs), all_media)) as chunks:
             merged = self._merged(next(chunks), chunks)
         if merged is not None:
             decoded = merged[DECODED][0].as_py()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.pipeline.rows import Kind, input_in, stored_column
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import KEY, Table, keys
+from vemoclap_batch.store.table import Table, keys
 
 #: A cell in the errors log: key and fingerprint of the extractor; fingerprint None stands for decoding.
 Cell = tuple[str, str | None]

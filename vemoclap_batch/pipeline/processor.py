@@ -20,7 +20,7 @@ from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chain import Chain, ChainOptions
 from vemoclap_batch.pipeline.cluster import cluster_resources
-from vemoclap_batch.pipeline.plan import DECODE, Plan, StagePlan, device_of, make_plan, object_store_bytes
+from vemoclap_batch.pipeline.plan import Plan, StagePlan, device_of, make_plan, object_store_bytes
 from vemoclap_batch.pipeline.quarantine import create_quarantine
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
 
@@ -50,7 +50,9 @@ def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
 
     def processor(dataset: Dataset) -> Dataset:
         specs = resolve(config)
-        plan = make_plan(config, specs, dict.fromkeys(specs, _MANY), _MANY, replace(cluster_resources(), can_grow=False))
+        plan = make_plan(
+            config, specs, dict.fromkeys(specs, _MANY), _MANY, replace(cluster_resources(), can_grow=False)
+        )
         plan = replace(plan, stages=tuple(_leaving_room(stage, plan) for stage in plan.stages))
         dataset = dataset.repartition(target_num_rows_per_block=plan.block_videos)
         return process(dataset, config, specs, plan, create_quarantine())
@@ -87,7 +89,9 @@ def process(
             timeout_s=config.pipeline.extract_timeout_s,
             driver=driver,
         )
-        dataset = dataset.map_batches(Chain, fn_constructor_kwargs={"options": options, **shared}, **_pool(stage, config))
+        dataset = dataset.map_batches(
+            Chain, fn_constructor_kwargs={"options": options, **shared}, **_pool(stage, config)
+        )
     return dataset
 
 
