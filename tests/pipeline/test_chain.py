@@ -14,7 +14,7 @@ from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.clip import Clip, MediaInfo
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.chain import Chain, ChainOptions
+from vemoclap_batch.pipeline.chain import ChainActor, ChainOptions
 from vemoclap_batch.pipeline.quarantine import start_quarantine
 from vemoclap_batch.pipeline.rows import with_media
 
@@ -44,7 +44,7 @@ def test_memory_that_is_free_goes_back_to_the_system_after_a_block(frames_profil
     def megabytes():
         return psutil.Process().memory_info().rss / 2**20
 
-    chain = Chain(options(specs), specs, config, quarantine)
+    chain = ChainActor(options(specs), specs, config, quarantine)
     before = megabytes()
     # Too small to be mapped one by one, and the last one keeps the others' place from being given back.
     pieces = [np.ones(60_000, np.uint8) for _ in range(4000)]
@@ -69,7 +69,7 @@ def test_extractors_run_in_order_and_a_model_that_two_share_is_loaded_once(tmp_p
     specs = resolve(config)
     row = pa.table({"video_id": ["v"], "content_key": ["1"], "uri": ["v"], "wanted": [list(specs)]})
     clip = Clip("v", np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0), np.full(16_000, 0.5, np.float32), 1.0)
-    chain = Chain(options(specs), specs, config, quarantine)
+    chain = ChainActor(options(specs), specs, config, quarantine)
     result = chain(with_media(row, (clip, MediaInfo(1.0, has_audio=True)), 0.0))
     assert result.column_names == [*row.column_names, "decoded", *specs]
     assert result["asr"][0]["text"].as_py() == "level 0.5000"
@@ -140,12 +140,12 @@ STAGES = [
 @pytest.mark.parametrize("stages", STAGES, ids=["frames apart", "three stages", "decoding alone"])
 def test_several_stages_make_the_rows_that_one_makes(stages, clips, config, quarantine, taken):
     specs, rows = resolve(config), rows_of(clips, "long", "short")
-    one = found(Chain(options(["decode", *specs]), specs, config, quarantine)(rows))
+    one = found(ChainActor(options(["decode", *specs]), specs, config, quarantine)(rows))
     assert one["long"]["decoded"]["chunks"] > 3
     assert len(one["long"]["asr_sentiment"]["feature"]) == 1
     for number, names in enumerate(stages):
         drop = DROP if number == len(stages) - 1 else ()
-        rows = Chain(options(names, drop), specs, config, quarantine, Counted)(rows)
+        rows = ChainActor(options(names, drop), specs, config, quarantine, Counted)(rows)
         if number == 0:
             # Frames of a long video do not travel.
             frames = dict(zip(rows["uri"].to_pylist(), rows["frames"].is_valid().to_pylist(), strict=True))
@@ -171,8 +171,8 @@ def test_a_long_video_that_cannot_be_decoded_again_fails_in_the_extractors_of_th
     clips, config, quarantine, taken
 ):  # fmt: skip
     specs = resolve(config)
-    first = Chain(options(["decode", "clip"], ()), specs, config, quarantine)(rows_of(clips, "long"))
-    second = Chain(options(["beats", "asr", "asr_sentiment"]), specs, config, quarantine, Failing)(first)
+    first = ChainActor(options(["decode", "clip"], ()), specs, config, quarantine)(rows_of(clips, "long"))
+    second = ChainActor(options(["beats", "asr", "asr_sentiment"]), specs, config, quarantine, Failing)(first)
     row = found(second)["long"]
     assert (row["decoded"]["error_type"], row["clip"]["error_type"]) == (None, None)
     assert len(row["clip"]["feature"]) == 16
@@ -184,8 +184,8 @@ def test_a_long_video_of_which_no_stage_before_has_read_more_than_its_beginning_
     clips, config, quarantine, taken
 ):  # fmt: skip
     specs = resolve(config)
-    first = Chain(options(["decode"], ()), specs, config, quarantine)(rows_of(clips, "long"))
-    second = Chain(options(list(specs)), specs, config, quarantine, Failing)(first)
+    first = ChainActor(options(["decode"], ()), specs, config, quarantine)(rows_of(clips, "long"))
+    second = ChainActor(options(list(specs)), specs, config, quarantine, Failing)(first)
     row = found(second)["long"]
     assert row["decoded"]["error_type"] == "timeout"
     assert {row[name] for name in specs} == {None}
@@ -203,7 +203,7 @@ def test_a_chain_that_is_to_stop_leaves_a_long_video_undone(clips, config, quara
                     ray.get(quarantine.stop.remote())
                 yield item
 
-    row = found(Chain(options(["decode", *specs]), specs, config, quarantine, Stopping)(rows_of(clips, "long")))["long"]
+    row = found(ChainActor(options(["decode", *specs]), specs, config, quarantine, Stopping)(rows_of(clips, "long")))["long"]
     assert row["decoded"] is None
     assert all(row.get(name) is None for name in specs)
 
@@ -211,4 +211,4 @@ def test_a_chain_that_is_to_stop_leaves_a_long_video_undone(clips, config, quara
 def test_a_dataset_without_addresses_is_named(config, quarantine):
     specs = resolve(config)
     with pytest.raises(ValueError, match="no column uri, only path"):
-        Chain(options(["decode", *specs]), specs, config, quarantine)(pa.table({"path": ["a.mp4"]}))
+        ChainActor(options(["decode", *specs]), specs, config, quarantine)(pa.table({"path": ["a.mp4"]}))

@@ -26,7 +26,7 @@ from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chunks import merge
-from vemoclap_batch.pipeline.plan import DECODE, model_key
+from vemoclap_batch.pipeline.stages import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
 from vemoclap_batch.pipeline.rows import (
     DECODED,
@@ -76,7 +76,7 @@ class ChainOptions:
     driver: tuple[str, int] | None = None
 
 
-class Chain:
+class ChainActor:
     """Decodes videos and runs extractors over blocks of them, one extractor after another, each model loaded once.
 
     Decoding happens in a child process that can be killed. Extractors with the same model share it.

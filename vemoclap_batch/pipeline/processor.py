@@ -18,16 +18,15 @@ from ray.util.annotations import RayDeprecationWarning
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.worker import DecodeWorker
-from vemoclap_batch.pipeline.chain import Chain, ChainOptions
+from vemoclap_batch.pipeline.chain import ChainActor, ChainOptions
 from vemoclap_batch.pipeline.cluster import cluster_resources
-from vemoclap_batch.pipeline.plan import Plan, StagePlan, device_of, make_plan, object_store_bytes
+from vemoclap_batch.pipeline.plan import make_plan
 from vemoclap_batch.pipeline.quarantine import create_quarantine
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
+from vemoclap_batch.pipeline.stages import DECODE, IN_FLIGHT, Plan, StagePlan
 
 #: Of a dataset whose length nobody knows: enough to use the whole cluster.
 _MANY = 1_000_000
-#: Tasks that an actor has or that wait for it. The driver sees a free actor up to 0.3 s late.
-TASKS_IN_FLIGHT = 2
 
 
 def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
@@ -73,17 +72,17 @@ def process(
         plan: the stages.
         quarantine: handle of the run's :class:`~vemoclap_batch.pipeline.quarantine.Quarantine`.
         driver: where the driver listens; the actors end with it.
-        decoder: what decodes, see :class:`~vemoclap_batch.pipeline.chain.Chain`.
+        decoder: what decodes, see :class:`~vemoclap_batch.pipeline.chain.ChainActor`.
     """
-    configure(dataset, config, plan)
+    configure(dataset, plan)
     shared = {"specs": dict(specs), "config": config, "quarantine": quarantine, "decoder": decoder}
     for number, stage in enumerate(plan.stages):
-        later = [specs[name] for following in plan.stages[number + 1 :] for name in following.extractors]
+        later = [specs[name] for following in plan.stages[number + 1 :] for name in following.extractors if name != DECODE]
         options = ChainOptions(
             label=stage.name,
             names=stage.extractors,
             threads=stage.threads,
-            device=device_of(stage, config),
+            device=stage.torch_device(config),
             drop=_unread(later),
             yields_cores=not stage.gpus and any(other.gpus for other in plan.stages),
             timeout_s=config.pipeline.extract_timeout_s,
@@ -117,22 +116,23 @@ def _pool(stage: StagePlan, config: Config) -> dict[str, Any]:
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
         # Those that have no place yet wait for a node that joins, and are placed there within seconds.
-        "compute": ray.data.ActorPoolStrategy(size=stage.asked, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT),
+        "compute": ray.data.ActorPoolStrategy(size=stage.asked, max_tasks_in_flight_per_actor=IN_FLIGHT),
         "num_cpus": stage.cpus,
         "ray_remote_args_fn": partial(dict, **actor),
     }
 
 
-def configure(dataset: Dataset, config: Config, plan: Plan) -> None:
+def configure(dataset: Dataset, plan: Plan) -> None:
     """Bound what may wait in the object store, and keep Ray Data's own output off the terminal.
 
     Changes the context of this dataset and of those made from it, and no other.
     """
     context = dataset.context
-    limit = object_store_bytes(config, plan)
     context.execution_options = copy(context.execution_options)
     # Else blocks that wait for the slowest stage would fill half of the object store, however large the machine is.
-    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=limit)
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=plan.object_store_bytes
+    )
     # Above half of the limit a stage whose output has no room may still run one task; without these, Ray Data lets
     # the stage before go on instead.
     context.object_store_memory_pressure_fraction = 0.5
