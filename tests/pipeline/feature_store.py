@@ -40,7 +40,7 @@ def make_store(folder: Path, per_label: int = 30, noise: float = 0.3, seed: int 
     ids = [f"v{at}" for at in range(len(truth))]
     videos = pa.table({"video_id": ids, "content_key": ["1"] * len(ids), "uri": [f"/clips/{name}.mp4" for name in ids]})
     store = Store(str(folder / "out"))
-    committer = Committer(store, specs, find_pending(store, videos, specs, 3), "r1")
+    pending = find_pending(store, videos, specs, 3)
     for part in np.array_split(np.arange(len(truth)), shards):
         results = {name: [] for name in specs}
         for row in part:
@@ -52,8 +52,9 @@ def make_store(folder: Path, per_label: int = 30, noise: float = 0.3, seed: int 
             results["asr"].append(Result(np.zeros((0, 0), np.float32), extras={"text": ""}))
             said = [[rng.normal(), truth[row] + noise * rng.normal()]] if row % 2 else np.zeros((0, 2))
             results["asr_sentiment"].append(Result(np.array(said, np.float32).reshape(-1, 2)))
-        for name, spec in specs.items():
-            committer.commit(with_results(videos.take(part), spec, results[name], 0.0, 0.0))
+        with Committer(store, specs, pending, "r1") as committer:
+            for name, spec in specs.items():
+                committer.add(with_results(videos.take(part), spec, results[name], 0.0, 0.0))
     rows = [
         dict.fromkeys(schemas.VIDEOS.names) | row | {"duration_s": 2.0, "run_id": "r1"} for row in videos.to_pylist()
     ]

@@ -49,7 +49,8 @@ def commit(store, specs, name, ids, **extras):
     extras = ({"text": "hello"} if "text" in spec.cls.columns else {}) | extras
     result = Result(np.ones((1 if spec.width else 0, spec.width), np.float32), times, times, extras)
     block = with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0)
-    Committer(store, specs, pending, "r1").commit(block)
+    with Committer(store, specs, pending, "r1") as committer:
+        committer.add(block)
 
 
 def fail(store, video, error_type, attempts=1, fingerprint=None, stage="decode", run_id="r0"):

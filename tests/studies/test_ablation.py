@@ -47,7 +47,6 @@ def filled(tmp_path_factory):
     ids = [f"v{at}" for at in range(len(truth))]
     videos = pa.table({"video_id": ids, "content_key": ["1"] * len(ids), "uri": ids})
     store = Store(str(folder / "out"))
-    committer = Committer(store, specs, find_pending(store, videos, specs, 3), "r1")
     times, results = np.arange(WANTED) / 3, {name: [] for name in specs}
     for label in truth:
         points = rng.normal(size=(WANTED, 3)) * 0.2
@@ -58,8 +57,9 @@ def filled(tmp_path_factory):
         results["beats"].append(Result(noise.astype(np.float32), times[seen], times[seen], {"brightness": 0.5}))
         results["asr"].append(Result(np.zeros((0, 0), np.float32), extras={"text": ""}))
         results["asr_sentiment"].append(Result(said.astype(np.float32)))
-    for name, spec in specs.items():
-        committer.commit(with_results(videos, spec, results[name], 0.0, 0.0))
+    with Committer(store, specs, find_pending(store, videos, specs, 3), "r1") as committer:
+        for name, spec in specs.items():
+            committer.add(with_results(videos, spec, results[name], 0.0, 0.0))
     rows = [
         dict.fromkeys(schemas.VIDEOS.names) | row | {"frame_times": times.tolist(), "run_id": "r1"}
         for row in videos.to_pylist()

@@ -62,7 +62,8 @@ def commit(store, config, name, ids, run_id="20260101"):
     extras = {"text": "hello"} if "text" in spec.cls.columns else {}
     result = Result(np.ones((1 if spec.width else 0, spec.width), np.float32), times, times, extras)
     pending = find_pending(store, VIDEOS, specs, 3)
-    Committer(store, specs, pending, run_id).commit(with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0))
+    with Committer(store, specs, pending, run_id) as committer:
+        committer.add(with_results(rows, spec, [result] * rows.num_rows, 0.0, 0.0))
 
 
 def fail(store, video, error_type, spec=None, attempts=1, run_id="20260101"):

@@ -208,7 +208,7 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
             with (
                 lifetime.listening(ray.util.get_node_ip_address()) as driver,
                 start_quarantine(driver) as quarantine,
-                stop.gently(quarantine.stop.remote),
+                _stopping(stop, quarantine, committer),
                 monitor,
                 committer,
             ):
@@ -240,6 +240,18 @@ def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except RayError as error:
         raise RunBroken(str(error).strip().splitlines()[-1]) from error
+
+
+@contextmanager
+def _stopping(stop: StopRequest, quarantine: Any, committer: Committer) -> Iterator[None]:
+    """At SIGTERM have nothing new begun, and what arrives from then on committed at once."""
+
+    def on_stop() -> None:
+        quarantine.stop.remote()
+        committer.flush()
+
+    with stop.gently(on_stop):
+        yield
 
 
 def _still_incomplete(this: Run) -> int:
