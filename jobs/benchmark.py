@@ -128,6 +128,19 @@ def long(
 app.command("peers")(peers)
 
 
+@app.command()
+def commit(
+    videos: int = 10_000, block_videos: int = 64,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Rows almost without content.")] = False,
+    put_ms: Annotated[float | None, typer.Option(help="Commit to a local S3 server, so long before each PUT.")] = None,
+    profile: opt.Profile = "lite", quick: Quick = False, as_json: opt.Json = False,
+) -> None:  # fmt: skip
+    """Commit finished rows as fast as that goes."""
+    from bench.commit import measure
+
+    show(measure(200 if quick else videos, block_videos, tiny, put_ms, profile), as_json)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one benchmark."""
     run_program(app, arguments)

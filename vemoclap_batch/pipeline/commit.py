@@ -245,7 +245,9 @@ class Committer:
 
     def _commit(self, group: list[pa.Table]) -> None:
         """Commit a group: one commit a table, all tables side by side."""
-        block = pa.concat_tables(group, promote_options="default")
+        # In one piece, for which the writer makes no copy of its own. What it came in, Ray's memory often, is free then.
+        block = _put_together(group)
+        group.clear()
         totals = Totals()
         failures: list[dict[str, Any]] = []
         again = self._long.intersection(keys(block).to_pylist()) if self._long else set()

@@ -9,11 +9,9 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 
 from vemoclap_batch.store.filesystem import files
-from vemoclap_batch.store.table import Table, TableSize, writer_properties
+from vemoclap_batch.store.table import Table, writer_properties
 
 TARGET_BYTES = 128 * 2**20
-#: Row groups in a file on disk, which readers that want few rows read whole: so many bytes, and at most so many rows.
-_ROW_GROUP_BYTES, _ROW_GROUP_ROWS = 16 * 2**20, 100_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def compact(table: Table) -> Compacted:
         if delta is not None:
             delta.optimize.compact(
                 target_size=TARGET_BYTES, max_concurrent_tasks=1,
-                writer_properties=writer_properties(pa.schema(delta.schema().to_arrow()), _rows_of_a_group(before)),
+                writer_properties=writer_properties(pa.schema(delta.schema().to_arrow()), before.rows, before.bytes),
                 commit_properties=CommitProperties(max_commit_retries=0),
             )  # fmt: skip
 
@@ -51,10 +49,6 @@ def compact(table: Table) -> Compacted:
         table.clean()
     after = table.size()
     return Compacted(before.table, before.shards, after.shards, after.rows, before.bytes, after.bytes)
-
-
-def _rows_of_a_group(size: TableSize) -> int:
-    return max(1, min(_ROW_GROUP_ROWS, _ROW_GROUP_BYTES * size.rows // max(size.bytes, 1)))
 
 
 def drop(table: Table) -> None:

@@ -49,6 +49,10 @@ _REOPEN_AFTER = 50
 _CHECKPOINT_EVERY = "50"
 #: With #1, what was still being written.
 _DATA_FILE = re.compile(r"/part-[^/]*\.parquet(#\d+)?$")
+#: Row groups of a file, which readers that want few rows read whole: so many bytes, and at most so many rows.
+_ROW_GROUP_BYTES, _ROW_GROUP_ROWS = 16 * 2**20, 100_000
+#: A commit is one file, and what is committed is never larger.
+_FILE_BYTES = 2**40
 # Reading a small file is mostly waiting, far longer so on an object store.
 _READERS, _REMOTE_READERS = 4, 32
 
@@ -79,11 +83,17 @@ def keys(table: pa.Table | pa.RecordBatch) -> pa.ChunkedArray | pa.Array:
     )
 
 
-def writer_properties(schema: pa.Schema, row_group_rows: int | None = None) -> WriterProperties:
+def writer_properties(schema: pa.Schema, rows: int, size: int) -> WriterProperties:
     """How data files are encoded: zstd, and dictionaries for texts alone.
 
     Numbers of features hardly ever repeat: a dictionary of them takes more disk than they do and more time.
+
+    Args:
+        schema: of the table.
+        rows: that are written.
+        size: of these in bytes.
     """
+    row_group_rows = max(1, min(_ROW_GROUP_ROWS, _ROW_GROUP_BYTES * rows // max(size, 1)))
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     return WriterProperties(
         compression="ZSTD", max_row_group_size=row_group_rows,
@@ -200,7 +210,8 @@ class Table:
         if table.transaction_version(transaction.app_id) != transaction.version:
             # A conflict means that somebody else wrote here: it fails, and who holds the folder is looked at again.
             write_deltalake(
-                table, rows, mode="append", schema_mode="merge", writer_properties=writer_properties(self.schema),
+                table, rows, mode="append", schema_mode="merge", target_file_size=_FILE_BYTES,
+                writer_properties=writer_properties(self.schema, rows.num_rows, rows.nbytes),
                 commit_properties=CommitProperties(max_commit_retries=0, app_transactions=[transaction]),
                 # Looking for expired files of the log takes as long as the commit; each compaction does that.
                 post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
