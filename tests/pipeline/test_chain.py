@@ -203,7 +203,9 @@ def test_a_chain_that_is_to_stop_leaves_a_long_video_undone(clips, config, quara
                     ray.get(quarantine.stop.remote())
                 yield item
 
-    row = found(ChainActor(options(["decode", *specs]), specs, config, quarantine, Stopping)(rows_of(clips, "long")))["long"]
+    row = found(ChainActor(options(["decode", *specs]), specs, config, quarantine, Stopping)(rows_of(clips, "long")))[
+        "long"
+    ]
     assert row["decoded"] is None
     assert all(row.get(name) is None for name in specs)
 

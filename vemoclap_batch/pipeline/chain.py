@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from vemoclap_batch import lifetime
 from vemoclap_batch.config import Config
 from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.extractors.base import Extractor, Resources, Result
@@ -26,7 +25,6 @@ from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chunks import merge
-from vemoclap_batch.pipeline.stages import DECODE, model_key
 from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
 from vemoclap_batch.pipeline.rows import (
     DECODED,
@@ -44,6 +42,7 @@ from vemoclap_batch.pipeline.rows import (
     with_media,
     with_results,
 )  # fmt: skip
+from vemoclap_batch.pipeline.stages import DECODE, model_key
 
 #: How much less of a core a chain takes where one on a GPU of the same machine wants it too.
 _NICE = 5
@@ -63,7 +62,6 @@ class ChainOptions:
         drop: columns that no later stage reads.
         yields_cores: whether to leave the cores to other actors that want them.
         timeout_s: how long an extractor may take for one batch; the process that takes longer ends.
-        driver: where the driver listens, see :mod:`vemoclap_batch.lifetime`; None to end with the node alone.
     """
 
     label: str
@@ -73,7 +71,6 @@ class ChainOptions:
     drop: tuple[str, ...]
     yields_cores: bool
     timeout_s: float
-    driver: tuple[str, int] | None = None
 
 
 class ChainActor:
@@ -98,8 +95,6 @@ class ChainActor:
             quarantine: handle of the run's :class:`~vemoclap_batch.pipeline.quarantine.Quarantine`.
             decoder: makes what decodes, with the methods of a :class:`DecodeWorker`.
         """
-        if options.driver is not None:
-            lifetime.die_with(options.driver)
         if options.yields_cores:
             os.nice(_NICE)
         self._options, self._specs, self._quarantine = options, specs, quarantine
@@ -122,7 +117,8 @@ class ChainActor:
         rows = complete(rows, self._specs)
         with holding(self._quarantine, self._options.label, row_keys(rows, range(rows.num_rows))) as lost:
             # Whole videos share batches; long ones are finished one by one.
-            whole, long = [], []
+            whole: list[pa.Table] = []
+            long: list[pa.Table] = []
             for at, wanted in enumerate(rows["wanted"].to_pylist()):
                 row, is_done = self._opened(rows.slice(at, 1), wanted, lost)
                 (long if is_done else whole).append(row)

@@ -22,7 +22,7 @@ from vemoclap_batch.pipeline.rows import DECODED
 from vemoclap_batch.pipeline.stages import DECODE
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import keys, picked
+from vemoclap_batch.store.table import picked
 
 #: A group is committed before it is larger. Features take about 0.1 MB a video, so that such a group has about 2,500
 #: videos. While it is committed as much may wait, and committing takes about a copy: below 1 GB of the driver in all,
@@ -138,8 +138,6 @@ class Committer:
             store.describe_features(spec.name, spec.fingerprint, description)
         self.totals, self.arrived, self.failed = Totals(), 0, 0
         self.advanced_at = time.monotonic()
-        # Long videos come twice; the second time they are not counted again.
-        self._long: set[str] = set()
         self._schedule, self._size = Schedule(every_s, rows, size), size
         # The two threads share no lock, which a signal handler's exception could leave held for ever: putting to a
         # SimpleQueue is one step, done or not, and each number below has one thread that changes it.
@@ -245,18 +243,16 @@ class Committer:
 
     def _commit(self, group: list[pa.Table]) -> None:
         """Commit a group: one commit a table, all tables side by side."""
-        # In one piece, for which the writer makes no copy of its own. What it came in, Ray's memory often, is free then.
+        # In one piece: the writer then makes no copy of its own, and the memory of the blocks, often Ray's, is free.
         block = _put_together(group)
         group.clear()
         totals = Totals()
         failures: list[dict[str, Any]] = []
-        again = self._long.intersection(keys(block).to_pylist()) if self._long else set()
         if DECODED in block.column_names:
             videos = self._results(block, DECODED, None, totals, failures)
             totals.video_seconds = pc.sum(videos["duration_s"]).as_py() or 0.0
             # Before the features: a video that has all of them is not looked at again, and needs its row by then.
             self._videos.append(videos)
-            self._long.update(keys(block.filter(is_long(block))).to_pylist())
         appends = [
             (self._features[name], self._results(block, name, spec, totals, failures))
             for name, spec in self._specs.items()
@@ -267,7 +263,7 @@ class Committer:
             for commit in [pool.submit(table.append, rows) for table, rows in appends]:
                 commit.result()
         failed = {f"{row['video_id']}\0{row['content_key']}" for row in failures}
-        totals.videos, totals.failed_videos = block.num_rows - len(again), len(failed - again)
+        totals.videos, totals.failed_videos = block.num_rows, len(failed)
         self.totals.add(totals)
 
     def _results(

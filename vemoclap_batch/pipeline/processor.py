@@ -23,7 +23,7 @@ from vemoclap_batch.pipeline.cluster import cluster_resources
 from vemoclap_batch.pipeline.plan import make_plan
 from vemoclap_batch.pipeline.quarantine import create_quarantine
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
-from vemoclap_batch.pipeline.stages import DECODE, IN_FLIGHT, Plan, StagePlan
+from vemoclap_batch.pipeline.stages import IN_FLIGHT, Plan, StagePlan
 
 #: Of a dataset whose length nobody knows: enough to use the whole cluster.
 _MANY = 1_000_000
@@ -61,7 +61,7 @@ def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
 
 def process(
     dataset: Dataset, config: Config, specs: Mapping[str, Spec], plan: Plan, quarantine: Any, *,
-    driver: tuple[str, int] | None = None, decoder: Any = DecodeWorker,
+    decoder: Any = DecodeWorker,
 ) -> Dataset:  # fmt: skip
     """Run a dataset of videos through the stages of a plan; a block of the dataset is a task of each stage.
 
@@ -71,25 +71,23 @@ def process(
         specs: its extractors.
         plan: the stages.
         quarantine: handle of the run's :class:`~vemoclap_batch.pipeline.quarantine.Quarantine`.
-        driver: where the driver listens; the actors end with it.
         decoder: what decodes, see :class:`~vemoclap_batch.pipeline.chain.ChainActor`.
     """
     configure(dataset, plan)
     shared = {"specs": dict(specs), "config": config, "quarantine": quarantine, "decoder": decoder}
     for number, stage in enumerate(plan.stages):
-        later = [specs[name] for following in plan.stages[number + 1 :] for name in following.extractors if name != DECODE]
+        later = [name for following in plan.stages[number + 1 :] for name in following.extractors]
         options = ChainOptions(
             label=stage.name,
             names=stage.extractors,
             threads=stage.threads,
             device=stage.torch_device(config),
-            drop=_unread(later),
+            drop=_unread([specs[name] for name in later]),
             yields_cores=not stage.gpus and any(other.gpus for other in plan.stages),
             timeout_s=config.pipeline.extract_timeout_s,
-            driver=driver,
         )
         dataset = dataset.map_batches(
-            Chain, fn_constructor_kwargs={"options": options, **shared}, **_pool(stage, config)
+            ChainActor, fn_constructor_kwargs={"options": options, **shared}, **_pool(stage, config)
         )
     return dataset
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vemoclap_batch import lifetime
 from vemoclap_batch.errors import ErrorType, Failure
 
 T = TypeVar("T")
@@ -29,10 +28,7 @@ class Quarantine:
     Blocks and the loading of models are counted likewise, as stages of their own. What went well is forgotten.
     """
 
-    def __init__(self, driver: tuple[str, int] | None = None) -> None:
-        """Begin with nothing noted; ends with the driver that listens at an address, see :mod:`.lifetime`."""
-        if driver is not None:
-            lifetime.die_with(driver)
+    def __init__(self) -> None:
         self._unfinished: Counter[tuple[str, str]] = Counter()
         self._stopped = False
 
@@ -139,16 +135,16 @@ def _losses(quarantine: Any, stage: str, keys: Sequence[str]) -> int:
     return counts[0] if counts else 0
 
 
-def create_quarantine(driver: tuple[str, int] | None = None) -> Any:
+def create_quarantine() -> Any:
     """Start a quarantine on the driver's node, so that it survives the loss of any other; it ends with its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Quarantine).options(scheduling_strategy=here).remote(driver)
+    return ray.remote(num_cpus=0)(Quarantine).options(scheduling_strategy=here).remote()
 
 
 @contextmanager
-def start_quarantine(driver: tuple[str, int] | None = None) -> Iterator[Any]:
+def start_quarantine() -> Iterator[Any]:
     """Start the quarantine of one run."""
-    quarantine = create_quarantine(driver)
+    quarantine = create_quarantine()
     try:
         yield quarantine
     finally:
