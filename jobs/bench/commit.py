@@ -52,7 +52,7 @@ def measure(
                     waited += time.perf_counter() - added
                     gathered += block.nbytes
             seconds = time.perf_counter() - began
-        tables = list(store.sizes())
+        tables = store.sizes()
     short = [table.table for table in tables if table.rows != videos]
     if short or len(tables) != len(specs) + 1:
         raise RuntimeError(f"not all rows are there: {short}")

@@ -1,4 +1,4 @@
-"""A local S3-compatible server (moto) as a process of its own, which takes its time for each PUT as real ones do."""
+"""A local S3-compatible server (moto) in a process of its own, which waits before each PUT, as a real one does."""
 
 from __future__ import annotations
 

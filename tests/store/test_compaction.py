@@ -82,7 +82,7 @@ def test_shards_are_filled_up_to_the_target_and_rows_come_in_groups(tmp_path, mo
     store = Store(str(tmp_path))
     table = fill(store, 4)
     monkeypatch.setattr(maintenance, "TARGET_BYTES", 3 * Path(table.shards()[0]).stat().st_size)
-    monkeypatch.setattr(maintenance, "_ROW_GROUP_ROWS", 2)
+    monkeypatch.setattr("vemoclap_batch.store.table._ROW_GROUP_ROWS", 2)
     before = table.shards()
     [done] = compact(store)
     assert (done.shards_before, done.shards_after, done.rows) == (4, 2, 12)
