@@ -120,7 +120,7 @@ def _misbehave(video_id: str) -> None:
 
 
 PROFILE = """
-pipeline: {block_videos: 3}
+pipeline: {block_videos: 3, commit_s: 0.2}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}
   asr: {class: "tests.tiny:TinySound"}
@@ -130,7 +130,7 @@ extractors:
 
 #: Of frames alone: every extractor is one more process to start, so tests of other things than texts use this.
 FRAMES_PROFILE = """
-pipeline: {block_videos: 3}
+pipeline: {block_videos: 3, commit_s: 0.2}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}
 """

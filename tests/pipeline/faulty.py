@@ -82,7 +82,7 @@ def _no_more_than(size: int) -> Iterator[None]:
 
 
 PROFILE = """
-pipeline: {block_videos: 3}
+pipeline: {block_videos: 3, commit_s: 0.2}
 extractors:
   clip: {class: "tests.pipeline.faulty:FaultyFrames"}
   asr: {class: "tests.tiny:TinySound"}
@@ -96,7 +96,7 @@ extractors:
     trouble: {folder}
 """
 LITE = """
-pipeline: {block_videos: 1}
+pipeline: {block_videos: 1, commit_s: 0.2}
 extractors:
   clip: {class: "vemoclap_batch.extractors.efficientnet:EfficientNetLite"}
   asr: {class: "vemoclap_batch.extractors.whisper:Whisper"}

@@ -88,7 +88,7 @@ class Words(Tiny):
 
 
 PROFILE = """
-pipeline: {block_videos: 3}
+pipeline: {block_videos: 3, commit_s: 0.2}
 extractors:
   clip: {class: "tests.tiny:TinyFrames"}
   beats: {class: "tests.pipeline.long_tiny:Windows"}
