@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vemoclap_batch.cli import analysis, imports, models, train, upkeep
+from vemoclap_batch.cli import analysis, imports, models, plan, train, upkeep
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import (
     DONE,
@@ -87,34 +87,6 @@ def predict(
 
 
 @app.command()
-def plan(
-    source: opt.Sources,
-    out: Annotated[str | None, typer.Option("-o", "--out", help="Output folder to compare with.")] = None,
-    profile: opt.Profile = "lite", frames: opt.Frames = None, settings: opt.Settings = None, as_json: opt.Json = False,
-    models_dir: opt.ModelsDir = None, window: opt.WindowS = None, hop: opt.HopS = None,
-) -> None:  # fmt: skip
-    """Dry run: what is missing, which actors would run, how long it may take. Starts nothing."""
-    from vemoclap_batch.api import run_config
-    from vemoclap_batch.pipeline.plan import dry_run
-    from vemoclap_batch.sources.manifest import read_sources
-
-    config = run_config(profile, settings, frames, models_dir, window, hop)
-    result = dry_run(read_sources(source, config.sources.policy).rows, out, config)
-    for name, cells in result["cells"].items():
-        print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")
-    expected = result["plan"]
-    for stage in expected["stages"]:
-        size = f"{stage['actors']} actors × {stage['threads']} threads, {stage['gpus']:g} GPU"
-        print(f"{stage['name']:<28} {size}, about {stage['seconds']:.0f} s")
-    print(
-        f"{result['videos_to_do']} of {result['videos']} videos to do: "
-        f"about {expected['expected_seconds']:.0f} s and the start-up, "
-        f"{expected['expected_gpu_hours']:.2f} GPU-hours ({result['costs_from']})"
-    )
-    print_json(result, as_json)
-
-
-@app.command()
 def manifest(
     source: opt.Sources,
     out: Annotated[str, typer.Option("-o", "--out", help="File to write: .csv, .jsonl or .parquet.")],
@@ -153,6 +125,7 @@ def demo(
     show_run(api.label(folder / "clips", folder / "tables"), as_json)
 
 
+app.command()(plan.plan)
 app.command()(train.train)
 app.command()(train.evaluate)
 app.command()(analysis.analyze)

@@ -84,6 +84,22 @@ def resolve(config: Config) -> dict[str, Spec]:
     return specs
 
 
+def resolve_for_plan(config: Config) -> tuple[dict[str, Spec], list[str]]:
+    """The extractors of a configuration, whether or not their weights are on this machine: they cannot be built.
+
+    Returns:
+        The extractors, each after the ones it reads from, and what is missing. The fingerprint of one whose weights are
+        missing, or which reads from such a one, is of no stored feature.
+
+    Raises:
+        ConfigError: with every mistake other than missing weights.
+    """
+    specs, missing, mistakes = _resolve(config, without_weights=True)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return specs, missing
+
+
 def resolvable(config: Config) -> dict[str, Spec]:
     """Those extractors of a configuration whose weights are on this machine.
 
@@ -120,15 +136,15 @@ def model_references(config: Config) -> dict[str, list[str]]:
     return found
 
 
-def _resolve(config: Config) -> tuple[dict[str, Spec], list[str], list[str]]:
-    """The extractors whose weights are there, the weights that are not, and the mistakes."""
+def _resolve(config: Config, without_weights: bool = False) -> tuple[dict[str, Spec], list[str], list[str]]:
+    """The extractors whose weights are there (or all), the weights that are not, and the mistakes."""
     specs: dict[str, Spec] = {}
     missing: list[str] = []
     mistakes: list[str] = []
     # Those that read from others last, so that the fingerprints of what they read are known.
     for name, entry in sorted(config.extractors.items(), key=lambda item: len(item[1].reads)):
         try:
-            specs[name] = _spec(name, entry, config, specs, bool(missing))
+            specs[name] = _spec(name, entry, config, specs, missing, without_weights)
         except WeightsError as error:
             missing += error.mistakes
         except ConfigError as error:
@@ -151,8 +167,11 @@ def _same_names(specs: Mapping[str, Spec]) -> list[str]:
     return mistakes
 
 
-def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: Mapping[str, Spec], incomplete: bool) -> Spec:
-    """One extractor; ``incomplete`` says that some of the earlier ones have no weights."""
+def _spec(
+    name: str, entry: ExtractorEntry, config: Config, earlier: Mapping[str, Spec], missing: list[str],
+    without_weights: bool,
+) -> Spec:  # fmt: skip
+    """One extractor; ``missing`` are weights of earlier ones, and get its own if it may be ``without_weights``."""
     prefix = f"extractors.{name}"
     cls, settings = _class_and_settings(prefix, entry)
     _check_input(prefix, cls, entry, config)
@@ -161,9 +180,15 @@ def _spec(name: str, entry: ExtractorEntry, config: Config, earlier: Mapping[str
         on_cuda = config.uses_gpu and entry.resources.gpu and config.pipeline.gpu_device == "cuda"
         precision = "float16" if on_cuda else "float32"
         settings = settings.model_copy(update={"precision": precision})
-    models = _models(prefix, cls, settings, config)
+    try:
+        models = _models(prefix, cls, settings, config)
+    except WeightsError as error:
+        if not without_weights:
+            raise
+        missing += error.mistakes
+        models = {}
     if unknown := [source for source in entry.reads if source not in earlier]:
-        if incomplete:
+        if missing:
             raise WeightsError([])
         raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
     if without := [source for source in entry.detections if earlier[source].cls.detections is None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +17,10 @@ from dataclasses import dataclass, replace
 
 import psutil
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vemoclap_batch.config import has_gpu
 from vemoclap_batch.errors import RunBroken, RunEnded
 
 log = logging.getLogger(__name__)
@@ -27,7 +32,9 @@ _END_S = 10.0
 _LOOK_EVERY_S = 15.0
 _GIB = 1024**3
 #: Share of a node's memory that Ray gives to actors; the object store gets the rest, up to a bound.
-_FOR_ACTORS, _MAX_STORE_GB = 0.7, 186.0
+FOR_ACTORS, _MAX_STORE_GB = 0.7, 186.0
+#: How long nvidia-smi may take, with the start of the process that runs it.
+_SMI_S = 60.0
 _GPU_TYPE = "accelerator_type:"
 #: Set while this process has a Ray of its own, started on this machine.
 _local = threading.Event()
@@ -54,7 +61,7 @@ class Node:
     @property
     def object_store_gb(self) -> float:
         """GiB of the node's object store, as Ray sizes it."""
-        return min(self.memory_gb / _FOR_ACTORS * (1 - _FOR_ACTORS), _MAX_STORE_GB)
+        return min(self.memory_gb / FOR_ACTORS * (1 - FOR_ACTORS), _MAX_STORE_GB)
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,63 @@ def _node(resources: Mapping[str, float]) -> Node:
 def this_machine() -> Cluster:
     """Return what Ray would find on this machine, without starting it: for a dry run."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Cluster((Node(float(cpus), 0.0, psutil.virtual_memory().available / _GIB * _FOR_ACTORS),))
+    found = gpus_here() if has_gpu() else []
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    gpus = min(len(visible), len(found)) if visible else len(found)
+    gpu_type = "+".join(sorted({name for name, _ in found if name})) or None
+    memory_gb = min((size for _, size in found), default=None)
+    available_gb = psutil.virtual_memory().available / _GIB * FOR_ACTORS
+    return Cluster((Node(float(cpus), float(gpus), available_gb, memory_gb, gpu_type=gpu_type),))
+
+
+def with_gpu_memory(cluster: Cluster) -> Cluster:
+    """Ask the connected cluster how much memory its GPUs have: one node of each kind, which runs ``nvidia-smi``.
+
+    Where that is not known, it stays None.
+    """
+    asked: dict[tuple[float, float, str | None], ray.ObjectRef[list[tuple[str | None, float]]]] = {}
+    for found in ray.nodes():
+        node = _node(found["Resources"])
+        if found["Alive"] and node.gpus and _kind(node) not in asked:
+            there = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
+            # Without a GPU of its own it sees all of the node's.
+            asked[_kind(node)] = ray.remote(gpus_here).options(num_cpus=0, scheduling_strategy=there).remote()
+    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SMI_S) if asked else ([], [])
+    sizes: dict[tuple[float, float, str | None], float | None] = {}
+    for kind, reference in asked.items():
+        try:
+            sizes[kind] = min((size for _, size in ray.get(reference)), default=None) if reference in ready else None
+        except RayError as error:  # The node may be gone by now.
+            log.warning("a node does not say how much memory its GPUs have: %s", error)
+    return replace(cluster, nodes=tuple(replace(node, gpu_memory_gb=sizes.get(_kind(node))) for node in cluster.nodes))
+
+
+def _kind(node: Node) -> tuple[float, float, str | None]:
+    return node.cpus, node.gpus, node.gpu_type
+
+
+def gpus_here() -> list[tuple[str | None, float]]:
+    """Return the type (as Ray names it) and memory (GiB) of each GPU of this node; nothing where nvidia-smi fails."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("nvidia-smi does not say what GPUs there are: %s", error)
+        return []
+    return read_gpus(done.stdout)
+
+
+def read_gpus(table: str) -> list[tuple[str | None, float]]:
+    """Read the lines ``name, MiB`` of nvidia-smi; those without a number (a GPU that is split up, say) are left out."""
+    found = []
+    for line in table.splitlines():
+        name, _, mib = line.rpartition(",")
+        if (mib := mib.strip()).isdecimal() and int(mib):
+            # "Tesla V100-SXM2-16GB" is V100 to Ray, "NVIDIA GeForce RTX 5090" is GeForce-RTX-5090.
+            model = re.match(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)", name.strip())
+            product = model[1] if model else name.strip().removeprefix("NVIDIA ")
+            found.append((product.replace(" ", "-") or None, int(mib) / 1024))
+    return found
 
 
 @contextmanager

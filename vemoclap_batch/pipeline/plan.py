@@ -6,18 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from tempfile import TemporaryDirectory
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from vemoclap_batch.config import Config, GpuCost
 from vemoclap_batch.errors import ConfigError
-from vemoclap_batch.extractors.registry import Spec, resolve
+from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.pipeline.cluster import Cluster, Node, this_machine
-from vemoclap_batch.pipeline.pending import find_pending
+from vemoclap_batch.pipeline.cluster import Cluster, Node
 from vemoclap_batch.pipeline.stages import (
     DECODE,
     RESULT_BYTES,
@@ -146,24 +140,37 @@ class _Planner:
 
     def plan(self, found: Sequence[Chain], per_gpu: int) -> Plan:
         """Size all stages for so many chains a GPU: first those on GPUs, then texts, then CPUs with what is left."""
-        nodes = [replace(node, gpus=int(node.gpus)) for node in self.cluster.nodes]
-        on_gpu = [self._on_gpu(chain, per_gpu) for chain in found if chain.on_gpu]
-        host_gb = max((stage.memory_gb for stage in on_gpu), default=0.0)
-        places = [min(int(node.gpus) * per_gpu, int(node.memory_gb / host_gb)) if on_gpu else 0 for node in nodes]
-        on_gpu = self._shared(on_gpu, sum(count * node.count for count, node in zip(places, nodes, strict=True)))
-        free = [
-            replace(node, memory_gb=node.memory_gb - count * host_gb) for node, count in zip(nodes, places, strict=True)
-        ]
+        free = list(self.cluster.nodes)
+        on_gpu, _ = self._on_gpus(found, free, per_gpu)
         texts = [self._beside(chain, on_gpu) for chain in found[1:] if not chain.on_gpu]
         for text in texts:
-            each_gb = math.ceil(text.asked / max(sum(node.count for node in nodes), 1)) * text.memory_gb
-            free = [replace(node, memory_gb=node.memory_gb - each_gb) for node in free]
+            # As they reserve no CPU, all of them may be placed on any node.
+            free = [replace(node, memory_gb=max(0.0, node.memory_gb - text.asked * text.memory_gb)) for node in free]
+        on_gpu, free = self._on_gpus(found, free, per_gpu)
         first = [self._on_cpus(chain, free, alone=len(found) == 1) for chain in found[:1] if not chain.on_gpu]
         sized = {stage.name: stage for stage in self._growing([*first, *on_gpu, *texts])}
         stages = tuple(sized[chain.name] for chain in found)
+        notes = [*self.notes]
+        if threads := max((stage.threads for stage in stages if stage.threads > 1), default=0):
+            notes.append(f"a chain with {threads} threads is {_speed(threads):.1f} times as fast as with one")
+        if on_gpu:
+            notes.append("a chain on a GPU takes a core for as long as its extractors would take alone")
         video_bytes = self._video_bytes(stages)
         size = self._block_videos(stages, video_bytes)
-        return Plan(stages, self.cluster, size, video_bytes, tuple(dict.fromkeys(self.notes)))
+        return Plan(stages, self.cluster, size, video_bytes, tuple(dict.fromkeys(notes)))
+
+    def _on_gpus(
+        self, found: Sequence[Chain], nodes: Sequence[Node], per_gpu: int
+    ) -> tuple[list[StagePlan], list[Node]]:
+        """Size the stages on GPUs; returns what they leave of the nodes, too."""
+        stages = [self._on_gpu(chain, per_gpu) for chain in found if chain.on_gpu]
+        if not stages:
+            return [], list(nodes)
+        host_gb = max(stage.memory_gb for stage in stages)
+        places = [min(int(node.gpus) * per_gpu, int(node.memory_gb / host_gb)) for node in nodes]
+        stages = self._shared(stages, sum(count * node.count for count, node in zip(places, nodes, strict=True)))
+        free = [node.memory_gb - count * host_gb for count, node in zip(places, nodes, strict=True)]
+        return stages, [replace(node, memory_gb=left) for node, left in zip(nodes, free, strict=True)]
 
     def _on_gpu(self, chain: Chain, per_gpu: int) -> StagePlan:
         """A chain with a share of a GPU, and no CPU: so that no chain on CPUs takes its place."""
@@ -173,8 +180,8 @@ class _Planner:
         memory_gb = CUDA_GB + gpu_memory_gb(chain.extractors, self.specs)
         host_gb = host_memory_gb(chain.extractors, self.specs)
         # A thread of its own feeds the GPU, or waits for it, for as long as the work would take alone.
-        costs = {"seconds": seconds, "core_seconds": alone, "gpu_seconds": busy}
-        return StagePlan(chain.name, chain.extractors, 0, 0, 0.0, share, 1, host_gb, memory_gb, **costs)
+        size = (0, 0, 0.0, share, 1, host_gb, memory_gb)
+        return StagePlan(chain.name, chain.extractors, *size, seconds, sum(alone.values()), busy, alone)
 
     def _shared(self, stages: list[StagePlan], places: int) -> list[StagePlan]:
         """Give each stage at least one place, and the rest where they shorten the longest time."""
@@ -187,50 +194,55 @@ class _Planner:
 
     def _beside(self, chain: Chain, on_gpu: Sequence[StagePlan]) -> StagePlan:
         """Chains that keep up with the GPUs. They reserve no CPU: those before them may take all that there are."""
-        core_seconds = self._core_seconds(chain.extractors)
+        costs = self._core_seconds(chain.extractors)
+        core_seconds = sum(costs.values())
         gpu_s = max(stage.seconds / max(stage.chains, 1) for stage in on_gpu)
         count = max(1, min(self._videos_of(chain.extractors), math.ceil(_SLACK * core_seconds / max(gpu_s, _TINY))))
         host_gb = host_memory_gb(chain.extractors, self.specs)
-        costs = {"seconds": core_seconds, "core_seconds": core_seconds}
-        return StagePlan(chain.name, chain.extractors, count, count, 0.0, 0.0, 1, host_gb, 0.0, **costs)
+        size = (count, count, 0.0, 0.0, 1, host_gb, 0.0)
+        return StagePlan(chain.name, chain.extractors, *size, core_seconds, core_seconds, 0.0, costs)
 
     def _on_cpus(self, chain: Chain, nodes: Sequence[Node], alone: bool) -> StagePlan:
         """One chain a core; where memory or videos allow fewer, each has more cores.
 
-        Beside other stages memory never bounds the chains of a node, only CPUs do: else Ray might give these the memory
-        that the others need.
+        Beside other stages CPUs have to bound the chains of every node, and not memory: else those that come first
+        might take the memory that others need.
         """
         host_gb = host_memory_gb(chain.extractors, self.specs)
-        core_seconds = self._core_seconds(chain.extractors)
+        costs = self._core_seconds(chain.extractors)
+        core_seconds = sum(costs.values())
         most = min(self.config.pipeline.cpu_chains or self.videos, self._videos_of(chain.extractors))
+        held = [int(max(node.memory_gb, 0) / host_gb) for node in nodes]
         best = (0.0, 0, 1)
         for cpus in range(1, int(max((node.cpus for node in nodes), default=0)) + 1):
-            by_cpus = [int(node.cpus / cpus) for node in nodes]
-            by_memory = [int(max(node.memory_gb, 0) / host_gb) for node in nodes]
-            if not alone and any(cores > held for cores, held in zip(by_cpus, by_memory, strict=True)):
-                continue
-            rooms = zip(by_cpus, by_memory, nodes, strict=True)
-            count = min(most, sum(min(cores, held) * node.count for cores, held, node in rooms))
-            # Of equally fast ones the first: fewer threads.
-            best = max(best, (count * _speed(cpus), count, cpus), key=lambda option: option[0])
+            cores = [int(node.cpus / cpus) for node in nodes]
+            if alone or all(here <= most_here for here, most_here in zip(cores, held, strict=True)):
+                rooms = [min(pair) * node.count for *pair, node in zip(cores, held, nodes, strict=True)]
+                count = min(most, sum(rooms))
+                # Of equally fast ones the first: fewer threads.
+                best = max(best, (count * _speed(cpus), count, cpus), key=lambda option: option[0])
         _, count, cpus = best
         threads = min(cpus, _MOST_THREADS)
         size = (count, count, float(cpus), 0.0, threads, host_gb, 0.0)
-        return StagePlan(chain.name, chain.extractors, *size, core_seconds / _speed(threads), core_seconds)
+        return StagePlan(chain.name, chain.extractors, *size, core_seconds / _speed(threads), core_seconds, costs=costs)
 
     def _growing(self, stages: list[StagePlan]) -> list[StagePlan]:
         """Ask for more chains than there is room for, where nodes may join: as many as the work is worth.
 
-        GPUs are asked for as long as the chains on CPUs that are asked for can feed them.
+        GPUs are asked for as long as the chains on CPUs that are asked for can feed them. Where the models are divided
+        over several, one part might take all GPUs that join, so none are asked for.
         """
         if not self.cluster.can_grow:
             return stages
+        divided = sum(bool(stage.gpus) for stage in stages) > 1
+        if divided:
+            self.notes.append("the models are divided over several GPUs: no chain is added on GPUs that join")
         found = []
         fed_s = 0.0
         for stage in stages:
             worth = min(math.ceil(stage.seconds / _WORTH_S), self._videos_of(stage.extractors))
-            if stage.gpus and fed_s:
-                worth = min(worth, math.ceil(stage.seconds / fed_s))
+            if stage.gpus:
+                worth = 1 if divided else min(worth, math.ceil(stage.seconds / fed_s)) if fed_s else worth
             if stage.name == stages[0].name and not stage.gpus and self.config.pipeline.cpu_chains:
                 worth = self.config.pipeline.cpu_chains
             asked = max(1, stage.actors, min(worth, self.config.pipeline.max_chains))
@@ -243,10 +255,10 @@ class _Planner:
         """Say what a chain of a stage takes that no node has."""
         need = f"{stage.memory_gb:.3g} GiB of memory" + (f" and {stage.gpus:g} GPU" if stage.gpus else " and a CPU")
         largest = max((node.memory_gb for node in self.cluster.nodes), default=0.0)
+        beside = " beside those on GPUs" if self.cluster.gpus else ""
         return (
-            f"no node has room for a {stage.name} ({', '.join(stage.extractors)}) beside the others: it takes {need}; "
-            f"the largest node gives {largest:.3g} GiB to actors. Smaller models, nodes with more memory, or a smaller "
-            "pipeline.chains_per_gpu help"
+            f"no node has room for a {stage.name} ({', '.join(stage.extractors)}){beside}: it takes {need}, by "
+            f"extractors.NAME.resources.memory_gb; the largest node gives {largest:.3g} GiB to actors"
         )
 
     def _video_bytes(self, stages: Sequence[StagePlan]) -> int:
@@ -266,8 +278,9 @@ class _Planner:
         size = 1 if shortest_s > _TASK_S[0] else min(_BLOCK[1], math.ceil(_TASK_S[1] / max(shortest_s, _TINY)))
         if any(stage.gpus for stage in stages):
             size = max(size, _BLOCK[0])
-        if stages and (store := self.cluster.object_store_gb * _GIB / 2):
-            size = min(size, int(store / object_store_bytes([stage.chains for stage in stages], video_bytes)))
+        takes = object_store_bytes([stage.chains for stage in stages], video_bytes)
+        if takes and self.cluster.nodes:
+            size = min(size, int(self.cluster.object_store_gb * _GIB / 2 / takes))
         return max(1, min(size, self.config.pipeline.block_videos or size))
 
     def _videos_of(self, names: Sequence[str]) -> int:
@@ -275,24 +288,25 @@ class _Planner:
         media = [self.wanted.get(spec.name, 0) for spec in self.specs.values() if spec.source is None]
         return max(max(media) if name == DECODE else self.wanted[name] for name in names)
 
-    def _core_seconds(self, names: Sequence[str]) -> float:
-        """Seconds of one core for all work of some extractors."""
+    def _core_seconds(self, names: Sequence[str]) -> dict[str, float]:
+        """Seconds of one core for all work of each of some extractors."""
         known = self.measured.get(device_kind(None, 0), {})
         costs = {name: self.config.decode.cost if name == DECODE else self.specs[name].resources.cost for name in names}
-        return sum(self._videos_of([name]) * known.get(name, cost.of(self.audio_s)) for name, cost in costs.items())
+        return {name: self._videos_of([name]) * known.get(name, cost.of(self.audio_s)) for name, cost in costs.items()}
 
-    def _gpu_seconds(self, names: Sequence[str], per_gpu: int) -> tuple[float, float, float]:
-        """Seconds for all work of some extractors: of a chain beside others, of one alone, and of the GPU computing.
+    def _gpu_seconds(self, names: Sequence[str], per_gpu: int) -> tuple[float, dict[str, float], float]:
+        """Seconds for all work of some extractors: of a chain beside others, of each alone, and of the GPU computing.
 
         A chain that is alone leaves the GPU idle while it prepares what goes there; several fill it, and wait for it.
         """
         known = self.measured.get(device_kind(self.cluster.gpu_type, per_gpu), {})
-        measured = alone = others = busy = others_busy = 0.0
+        alone = {}
+        measured = others = busy = others_busy = 0.0
         for name in names:
             resources, videos = self.specs[name].resources, self._videos_of([name])
             cost = resources.gpu_cost or GpuCost(per_video_s=resources.cost.of(self.audio_s) / 10)
-            seconds = videos * cost.of(self.audio_s)
-            alone, busy = alone + seconds, busy + seconds * cost.busy
+            alone[name] = seconds = videos * cost.of(self.audio_s)
+            busy += seconds * cost.busy
             if name in known:
                 measured += videos * known[name]
             else:
@@ -303,31 +317,6 @@ class _Planner:
 def _speed(cpus: int) -> float:
     """How many times as fast a chain is with so many cores (Amdahl)."""
     return 1 / (_SERIAL + (1 - _SERIAL) / min(cpus, _MOST_THREADS))
-
-
-def dry_run(videos: pa.Table, out: str | None, config: Config) -> dict[str, Any]:
-    """Compare a manifest with an output folder (an empty one unless given) and size the stages for this machine.
-
-    Returns:
-        ``videos``, ``videos_to_do``, ``cells`` per extractor (done, missing, given_up), ``plan`` and ``costs_from``.
-    """
-    specs = resolve(config)
-    with TemporaryDirectory() as empty:
-        store = Store(out or empty)
-        pending = find_pending(store, videos, specs, config.pipeline.max_attempts)
-        measured = measured_costs(store, {name: spec.fingerprint for name, spec in specs.items()})
-        audio_s = pc.mean(store.videos().read(["duration_s"])["duration_s"]).as_py() or ASSUMED_SECONDS
-    wanted, count = pending.wanted, pending.rows.num_rows
-    return {
-        "videos": videos.num_rows,
-        "videos_to_do": count,
-        "cells": {
-            name: {"done": pending.done[name], "missing": wanted.get(name, 0), "given_up": pending.given_up[name]}
-            for name in specs
-        },
-        "plan": make_plan(config, specs, wanted, count, this_machine(), audio_s, measured).as_dict(),
-        "costs_from": "measured in earlier runs" if measured else "the profile's figures",
-    }
 
 
 def measured_costs(store: Store, fingerprints: Mapping[str, str]) -> dict[str, dict[str, float]]:

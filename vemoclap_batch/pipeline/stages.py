@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vemoclap_batch.config import Config
@@ -16,8 +16,8 @@ from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.pipeline.cluster import Cluster
 
 DECODE = "decode"
-#: Host memory of a chain's process without models, and of the process that decodes for it, in GiB.
-PROCESS_GB, DECODER_GB = 0.3, 0.4
+#: Host memory of a chain's process without models, of CUDA in it, and of the process that decodes for it, in GiB.
+PROCESS_GB, CUDA_HOST_GB, DECODER_GB = 0.3, 1.5, 0.4
 #: Blocks under way for each chain: one that it works on and one that waits.
 IN_FLIGHT = 2
 #: What the extractors of one video make, and its texts, in bytes.
@@ -50,7 +50,8 @@ class StagePlan:
         gpu_memory_gb: GPU memory of a chain, in GiB.
         seconds: expected time of one chain for all of the run's work.
         core_seconds: CPU time that the work takes.
-        gpu_seconds: time in which a GPU computes, within ``seconds``.
+        gpu_seconds: time in which a GPU computes.
+        costs: by extractor, seconds of all its work, alone on a core or GPU.
     """
 
     name: str
@@ -65,6 +66,12 @@ class StagePlan:
     seconds: float
     core_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def costliest(self) -> str:
+        """The extractor that takes most of its time."""
+        return max(self.costs, key=lambda name: self.costs[name], default=self.extractors[0])
 
     @property
     def chains(self) -> int:
@@ -135,8 +142,11 @@ def gpu_memory_gb(names: Sequence[str], specs: Mapping[str, Spec]) -> float:
 def host_memory_gb(names: Sequence[str], specs: Mapping[str, Spec]) -> float:
     """Return the host memory of a chain of these extractors, in GiB."""
     loaded = models([name for name in names if name != DECODE], specs)
-    own = sum(max(specs[name].resources.memory_gb for name in model) for model in loaded)
-    return PROCESS_GB + own + (DECODER_GB if DECODE in names else 0.0)
+    sizes = [max(specs[name].resources.memory_gb for name in model) for model in loaded]
+    if any(specs[name].resources.gpu for name in names if name != DECODE):
+        # One after another they are read, and leave for the GPU.
+        return PROCESS_GB + CUDA_HOST_GB + max(sizes)
+    return PROCESS_GB + sum(sizes) + (DECODER_GB if DECODE in names else 0.0)
 
 
 def split_over_gpus(
@@ -217,10 +227,37 @@ class Plan:
         return f"on {machine}; {stages}; about {self.seconds:.0f} s and the start-up"
 
     @property
-    def seconds(self) -> float:
-        """Expected wall time without start-up: that of the slowest stage, or of the CPUs that all stages share."""
+    def cpu_seconds(self) -> float:
+        """Expected wall time if GPUs took none: that of all CPUs, which the stages share, or of the slowest chains."""
         shared = sum(stage.core_seconds for stage in self.stages) / self.cluster.cpus if self.cluster.cpus else 0.0
-        return max([shared, *[stage.seconds / max(stage.chains, 1) for stage in self.stages]], default=0.0)
+        return max([shared, *[stage.seconds / max(stage.chains, 1) for stage in self.stages if not stage.gpus]])
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Expected wall time if CPUs took none: of the slowest chains on GPUs; 0 without GPUs."""
+        return max((stage.seconds / max(stage.chains, 1) for stage in self.stages if stage.gpus), default=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time without start-up."""
+        return max(self.cpu_seconds, self.gpu_seconds)
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The stage that the others wait for; None if there is nothing to do."""
+        on_gpu = self.gpu_seconds > self.cpu_seconds
+        stages = [stage for stage in self.stages if bool(stage.gpus) == on_gpu] or self.stages
+        return max(stages, key=lambda stage: stage.seconds / max(stage.chains, 1)).name if stages else None
+
+    @property
+    def gpus_fed(self) -> float | None:
+        """How many GPUs the CPUs keep busy; None without GPUs."""
+        return self.gpus * self.gpu_seconds / self.cpu_seconds if self.gpu_seconds and self.cpu_seconds else None
+
+    @property
+    def gpus_used(self) -> float:
+        """GPUs that would do the work in the same time if each were busy all the time."""
+        return sum(stage.seconds * stage.gpus for stage in self.stages) / self.seconds if self.seconds else 0.0
 
     @property
     def gpus(self) -> float:
@@ -240,7 +277,14 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain values."""
         cluster = {"cpus": self.cluster.cpus, "gpus": self.cluster.gpus, "memory_gb": self.cluster.memory_gb}
-        expected = {"expected_seconds": self.seconds, "expected_gpu_hours": self.gpu_hours}
+        expected = {
+            "expected_seconds": self.seconds,
+            "expected_gpu_hours": self.gpu_hours,
+            "bottleneck": self.bottleneck,
+            "gpus_held": self.gpus,
+            "gpus_used": self.gpus_used,
+            "gpus_fed": self.gpus_fed,
+        }
         found = asdict(self)
         return {**found, "cluster": {**found["cluster"], **cluster}, **expected}
 
@@ -254,6 +298,24 @@ class Plan:
 
     def _kind(self, stage: StagePlan) -> str:
         return device_kind(self.cluster.gpu_type, stage.chains_per_gpu)
+
+    def places(self) -> list[dict[str, int]]:
+        """Put the chains for which there is room on the nodes; returns chains by stage for each kind of node."""
+        free = [[node.cpus, node.gpus, node.memory_gb] for node in self.cluster.nodes for _ in range(node.count)]
+        kinds = [kind for kind, node in enumerate(self.cluster.nodes) for _ in range(node.count)]
+        found: list[dict[str, int]] = [{} for _ in self.cluster.nodes]
+        for stage in sorted(self.stages, key=lambda stage: (-stage.gpus, stage.cpus)):
+            left, takes = stage.actors, (stage.cpus, stage.gpus, stage.memory_gb)
+            # What reserves neither CPUs nor GPUs is spread.
+            most = stage.actors if stage.cpus or stage.gpus else math.ceil(stage.actors / max(len(free), 1))
+            for kind, node in zip(kinds, free, strict=True):
+                room = min(int((has + _TINY) / need) for has, need in zip(node, takes, strict=True) if need)
+                count = min(left, most, room)
+                if count:
+                    node[:] = [has - count * need for has, need in zip(node, takes, strict=True)]
+                    found[kind][stage.name] = found[kind].get(stage.name, 0) + count
+                    left -= count
+        return found
 
     def block_sizes(self, videos: int) -> list[int]:
         """Cut videos into blocks: single ones at first, so that the first result comes early, then larger ones.
