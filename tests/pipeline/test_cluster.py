@@ -1,5 +1,6 @@
 """A cluster that does not answer is said to be so, in seconds; one of this machine's own that fails to start, too."""
 
+import json
 import os
 import socket
 import subprocess
@@ -83,3 +84,62 @@ def test_a_ray_that_does_not_start_is_one_clear_error(tmp_path, frames_profile):
     assert "Ray did not start on this machine, in two tries: [Errno 20] Not a directory" in done.stderr
     assert "try again when it is less so" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+#: Starts Ray with logical GPUs and tells what it knows of them.
+GPUS = """
+import json, sys
+import ray
+from vemoclap_batch.config import load_config
+from vemoclap_batch.pipeline.cluster import cluster_resources, with_gpu_memory
+
+config = load_config("paper", ["accelerator=gpu", *sys.argv[1:]])
+ray.init(num_cpus=1, num_gpus=2, resources={"accelerator_type:H100": 1}, include_dashboard=False)
+there = cluster_resources()
+[node] = with_gpu_memory(there, config).nodes
+print(json.dumps([node.gpus, node.gpu_type, node.gpu_memory_gb, node.count, there.can_grow]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "settings", "expected"),
+    [
+        ("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA H100 80GB HBM3, 40960'\n", [], 40.0),
+        ("#!/bin/sh\necho 'no devices were found'\nexit 6\n", [], None),
+        ("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\n", ["pipeline.gpu_device=cpu"], None),
+    ],
+)
+def test_a_node_is_asked_for_the_memory_of_its_gpus(tmp_path, program, settings, expected):
+    """A program in place of NVIDIA's, as these GPUs are Ray's alone."""
+    (tmp_path / "nvidia-smi").write_text(program)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-c", GPUS, *settings]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [2.0, "H100", expected, 1, True]
+
+
+def test_what_nvidia_smi_says_is_read():
+    table = "NVIDIA A100-SXM4-40GB, 40960\nTesla V100-SXM2-16GB, 16384\nNVIDIA GeForce RTX 5090, 32607\n"
+    table += "NVIDIA RTX PRO 6000 Blackwell Server Edition, 97887\nNVIDIA H100 80GB HBM3, [N/A]\n\nNVIDIA GB10, 0\n"
+    assert cluster.read_gpus(table) == [
+        ("A100", 40.0), ("V100", 16.0), ("GeForce-RTX-5090", 32607 / 1024), ("RTX-PRO-6000", 97887 / 1024)
+    ]  # fmt: skip
+    assert cluster.read_gpus("") == []
+
+
+def test_this_machine_is_one_node_and_does_not_grow():
+    [node] = cluster.this_machine().nodes
+    assert node.cpus >= 1
+    assert node.memory_gb > 0
+    assert not cluster.this_machine().can_grow
+
+
+def test_a_ray_of_ones_own_does_not_grow(request):
+    """Nor for a run inside a process that has it already."""
+    own = request.getfixturevalue("cluster")
+    assert not own.can_grow
+    with cluster.connected() as again:
+        assert again.nodes == own.nodes
+        assert not again.can_grow

@@ -90,12 +90,10 @@ def dry_run(
         The plan, and what it is made from: ``videos``, ``videos_to_do``, ``cells`` per extractor (done, missing,
         given_up), ``costs_from`` and ``notes``, which say what is taken for granted.
     """
-    import pyarrow.compute as pc
-
     from vemoclap_batch.extractors.registry import resolve_for_plan
     from vemoclap_batch.pipeline.cluster import this_machine
     from vemoclap_batch.pipeline.pending import find_pending
-    from vemoclap_batch.pipeline.plan import ASSUMED_SECONDS, make_plan, measured_costs
+    from vemoclap_batch.pipeline.plan import ASSUMED_SECONDS, estimates, make_plan
     from vemoclap_batch.store.store import Store
 
     cluster = cluster or this_machine()
@@ -105,8 +103,7 @@ def dry_run(
     with TemporaryDirectory() as empty:
         store = Store(out or empty)
         pending = find_pending(store, videos, specs, config.pipeline.max_attempts)
-        measured = measured_costs(store, {name: spec.fingerprint for name, spec in specs.items()})
-        audio_s = pc.mean(store.videos().read(["duration_s"])["duration_s"]).as_py()
+        audio_s, measured = estimates(store, specs)
     wanted = dict.fromkeys(specs, count) if count else pending.wanted
     plan = make_plan(
         config, specs, wanted, count or pending.rows.num_rows, cluster, audio_s or ASSUMED_SECONDS, measured

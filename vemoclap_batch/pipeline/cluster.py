@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vemoclap_batch.config import has_gpu
+from vemoclap_batch.config import Config, has_gpu
 from vemoclap_batch.errors import RunBroken, RunEnded
 
 log = logging.getLogger(__name__)
@@ -164,11 +164,13 @@ def this_machine() -> Cluster:
     return Cluster((Node(float(cpus), float(gpus), available_gb, memory_gb, gpu_type=gpu_type),))
 
 
-def with_gpu_memory(cluster: Cluster) -> Cluster:
+def with_gpu_memory(cluster: Cluster, config: Config) -> Cluster:
     """Ask the connected cluster how much memory its GPUs have: one node of each kind, which runs ``nvidia-smi``.
 
-    Where that is not known, it stays None.
+    No node is asked if the run uses no CUDA, or if ``pipeline.gpu_memory_gb`` says it. What is not known stays None.
     """
+    if not config.uses_gpu or config.pipeline.gpu_device != "cuda" or config.pipeline.gpu_memory_gb is not None:
+        return cluster
     asked: dict[tuple[float, float, str | None], ray.ObjectRef[list[tuple[str | None, float]]]] = {}
     for found in ray.nodes():
         node = _node(found["Resources"])

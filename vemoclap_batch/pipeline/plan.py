@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import pyarrow.compute as pc
+
 from vemoclap_batch.config import Config, GpuCost
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import Spec
@@ -42,6 +44,8 @@ _SLACK = 1.5
 _WORTH_S = 600.0
 #: A task should last longer than the first, about the second; videos of a block with GPUs at least, at all at most.
 _TASK_S, _BLOCK = (2.0, 3.5), (16, 64)
+#: Runs whose costs a plan takes: each is a file to read, on an object store perhaps.
+_NEWEST = 20
 _GIB = 1024**3
 _TINY = 1e-6
 
@@ -319,8 +323,19 @@ def _speed(cpus: int) -> float:
     return 1 / (_SERIAL + (1 - _SERIAL) / min(cpus, _MOST_THREADS))
 
 
-def measured_costs(store: Store, fingerprints: Mapping[str, str]) -> dict[str, dict[str, float]]:
+def estimates(store: Store, specs: Mapping[str, Spec]) -> tuple[float | None, Measured]:
+    """Return what OUT says of videos and extractors: mean seconds of audio, None without any, and measured costs."""
+    audio_s = pc.mean(store.videos().read(["duration_s"])["duration_s"]).as_py()
+    return audio_s, measured_costs(store, {name: spec.fingerprint for name, spec in specs.items()}, _NEWEST)
+
+
+def measured_costs(store: Store, fingerprints: Mapping[str, str], newest: int = 0) -> dict[str, dict[str, float]]:
     """Return seconds a video that the runs in OUT with the same fingerprints measured.
+
+    Args:
+        store: the output folder.
+        fingerprints: of the extractors, by name.
+        newest: read so many of the newest runs only; 0: all.
 
     Returns:
         By kind of device (:func:`device_kind`), then by stage. On CPUs seconds of one core; on GPUs those of one of the
@@ -328,7 +343,7 @@ def measured_costs(store: Store, fingerprints: Mapping[str, str]) -> dict[str, d
     """
     seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     items: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for run in store.runs():
+    for run in store.runs(newest):
         for name, stage in run["stages"].items():
             if name == DECODE or run["fingerprints"].get(name) == fingerprints.get(name):
                 device = stage.get("device", device_kind(None, 0))

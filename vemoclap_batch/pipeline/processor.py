@@ -19,12 +19,13 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chain import ChainActor, ChainOptions
-from vemoclap_batch.pipeline.cluster import cluster_resources
+from vemoclap_batch.pipeline.cluster import cluster_resources, with_gpu_memory
 from vemoclap_batch.pipeline.plan import make_plan
 from vemoclap_batch.pipeline.quarantine import create_quarantine
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
 from vemoclap_batch.pipeline.stages import IN_FLIGHT, Plan, StagePlan
 
+_GIB = 1024**3
 #: Of a dataset whose length nobody knows: enough to use the whole cluster.
 _MANY = 1_000_000
 
@@ -50,7 +51,11 @@ def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
     def processor(dataset: Dataset) -> Dataset:
         specs = resolve(config)
         plan = make_plan(
-            config, specs, dict.fromkeys(specs, _MANY), _MANY, replace(cluster_resources(), can_grow=False)
+            config,
+            specs,
+            dict.fromkeys(specs, _MANY),
+            _MANY,
+            with_gpu_memory(replace(cluster_resources(), can_grow=False), config),
         )
         plan = replace(plan, stages=tuple(_leaving_room(stage, plan) for stage in plan.stages))
         dataset = dataset.repartition(target_num_rows_per_block=plan.block_videos)
@@ -104,6 +109,8 @@ def _pool(stage: StagePlan, config: Config) -> dict[str, Any]:
         # A share of a GPU stands here, where Ray Data allows it without a batch size, too. Any such size would bundle
         # small blocks into larger ones, and the first results would come late.
         "num_gpus": stage.gpus,
+        # CPUs and GPUs alone would let more chains onto a node than its memory holds.
+        "memory": int(stage.memory_gb * _GIB),
         # Both are endless by default: a video that kills its actor would be replayed for ever. The quarantine ends that
         # after two deaths a video; a block that waits behind it loses a retry with each, so the two bounds are one.
         "max_restarts": restarts,

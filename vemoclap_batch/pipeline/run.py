@@ -24,10 +24,10 @@ from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.fusion.predict import Predicted, predict
 from vemoclap_batch.fusion.selection import fingerprint_notes, selected_from
 from vemoclap_batch.media.windows import Window
-from vemoclap_batch.pipeline.cluster import capacity_monitor, connected
+from vemoclap_batch.pipeline.cluster import capacity_monitor, connected, with_gpu_memory
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.pending import Cell, Pending, features_table, find_pending
-from vemoclap_batch.pipeline.plan import make_plan
+from vemoclap_batch.pipeline.plan import ASSUMED_SECONDS, estimates, make_plan
 from vemoclap_batch.pipeline.processor import process
 from vemoclap_batch.pipeline.quarantine import start_quarantine
 from vemoclap_batch.pipeline.stages import Plan
@@ -193,7 +193,11 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
     count, pipeline = pending.rows.num_rows, this.config.pipeline
     with tracking("videos", count) as tracker, connected(address, verbose) as cluster:
         stop.listen()  # Ray has put a handler of its own in place.
-        this.plan = make_plan(this.config, this.specs, pending.wanted, count, cluster)
+        audio_s, measured = estimates(this.store, this.specs)
+        this.plan = make_plan(
+            this.config, this.specs, pending.wanted, count, with_gpu_memory(cluster, this.config),
+            audio_s or ASSUMED_SECONDS, measured,
+        )  # fmt: skip
         tracker.log(f"run {this.run_id}: {count} videos to do {this.plan}")
         committer = Committer(
             this.store, this.specs, pending, this.run_id, every_s=pipeline.commit_s, rows=pipeline.commit_rows

@@ -165,11 +165,11 @@ class Store:
         """Read a JSON file below the root; None when there is none."""
         return json.loads(self._folder.read(path)) if self._folder.has(path) else None
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The summaries of all runs, oldest first."""
+    def runs(self, newest: int = 0) -> list[dict[str, Any]]:
+        """The summaries of all runs, or of so many of the newest, oldest first."""
         infos = listed(self.filesystem, f"{self.root}/runs")
         names = sorted(info.base_name for info in infos if re.fullmatch(r"[\w-]+\.json", info.base_name))
-        return [run for name in names if (run := self.read_json(f"runs/{name}")) is not None]
+        return [run for name in names[-newest:] if (run := self.read_json(f"runs/{name}")) is not None]
 
     def current_videos(self, columns: Sequence[str] = ("uri", "duration_s")) -> pa.Table:
         """One row per video id: the content seen by the latest run (run ids sort by time)."""
