@@ -136,7 +136,7 @@ def test_mistakes_are_exceptions_of_the_package(folder, tmp_path):
 
 def test_the_interface_is_what_all_names():
     assert set(vemoclap_batch.__all__) == set(api.__all__)
-    assert 6 <= len(api.__all__) <= 8
+    assert 6 <= len(api.__all__) <= 10
     for name in vemoclap_batch.__all__:
         assert getattr(vemoclap_batch, name) is getattr(api, name)
         assert getattr(api, name).__doc__

@@ -128,6 +128,10 @@ extractors:
 """
 
 
+#: The same where one extractor has a share of a (logical) GPU, so that there are three stages.
+ON_GPUS = ("accelerator=gpu", "pipeline.gpu_device=cpu", "extractors.asr.resources.gpu=true")
+
+
 #: Of frames alone: every extractor is one more process to start, so tests of other things than texts use this.
 FRAMES_PROFILE = """
 pipeline: {block_videos: 3, commit_s: 0.2}
@@ -153,3 +157,52 @@ def tiny_checkpoint(folder, names=("clip", "asr_sentiment")):
     model = AttentionClassifier(FusionSpec(features=features, labels=LABELS, d_model=8, heads=2, dropout=0.0))
     Checkpoint(model.eval()).save(folder)
     return str(folder)
+
+
+def where() -> str:
+    """Node, GPU and process of an actor, as it sees them."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return f"{node} {os.environ.get('CUDA_VISIBLE_DEVICES', '')} {os.getpid()}"
+
+
+class PlacedFrames(TinyFrames):
+    """Notes where it runs."""
+
+    name = "placed-frames"
+
+    def __init__(self, settings, resources):
+        super(Tiny, self).__init__(settings, resources)
+        _note(settings, f"load-clip - {where()}")
+
+    def _one(self, clip):
+        _note(self.settings, f"clip {clip.video_id} {where()}")
+        return super()._one(clip)
+
+
+class PlacedSound(TinySound):
+    """Notes where it runs."""
+
+    name = "placed-sound"
+
+    def __init__(self, settings, resources):
+        super().__init__(settings.model_copy(update={"calls": None}), resources)
+        self._calls = settings
+        _note(settings, f"load-asr - {where()}")
+
+    def _extract(self, items):
+        for clip in items:
+            time.sleep(self.settings.delay_s)
+            _note(self._calls, f"asr {clip.video_id} {where()}")
+        return super()._extract(items)
+
+
+NODES_PROFILE = """
+accelerator: gpu
+pipeline: {block_videos: 2, gpu_device: cpu}
+extractors:
+  clip: {class: "tests.tiny:PlacedFrames", calls: CALLS}
+  asr: {class: "tests.tiny:PlacedSound", calls: CALLS, resources: {gpu: true}}
+  asr_sentiment: {class: "tests.tiny:TinyText", input: asr}
+"""

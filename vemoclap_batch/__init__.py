@@ -7,9 +7,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vemoclap_batch.api import ConfigError, Output, RunEnded, evaluate, extract, label, predict, train
+    from vemoclap_batch.api import (
+        ConfigError,
+        Output,
+        RunEnded,
+        build_processor,
+        evaluate,
+        extract,
+        label,
+        load_config,
+        predict,
+        train,
+    )
 
-__all__ = ["ConfigError", "Output", "RunEnded", "evaluate", "extract", "label", "predict", "train"]
+__all__ = [
+    "ConfigError",
+    "Output",
+    "RunEnded",
+    "build_processor",
+    "evaluate",
+    "extract",
+    "label",
+    "load_config",
+    "predict",
+    "train",
+]
 __version__ = "0.1.0"
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
@@ -44,9 +44,22 @@ from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.upkeep.gc import newest_predictions
 
 if TYPE_CHECKING:
+    from ray.data import Dataset
+
     from vemoclap_batch.pipeline.run import Classifier, Run
 
-__all__ = ["ConfigError", "Output", "RunEnded", "evaluate", "extract", "label", "predict", "train"]
+__all__ = [
+    "ConfigError",
+    "Output",
+    "RunEnded",
+    "build_processor",
+    "evaluate",
+    "extract",
+    "label",
+    "load_config",
+    "predict",
+    "train",
+]
 
 Address: TypeAlias = str | os.PathLike[str]
 Settings: TypeAlias = Sequence[str] | Mapping[str, Any] | None
@@ -246,6 +259,16 @@ class Output:
     def runs(self) -> list[dict[str, Any]]:
         """Read the summaries of all runs, oldest first."""
         return self._store.runs()
+
+
+def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
+    """Build a function that adds the features of a configuration (:func:`load_config`) to a Ray Dataset of videos.
+
+    See :func:`vemoclap_batch.pipeline.processor.build_processor` for the columns; ``docs/processor.md`` has an example.
+    """
+    from vemoclap_batch.pipeline.processor import build_processor as build
+
+    return build(config)
 
 
 def open_store(out: Address) -> Store:
