@@ -1,12 +1,14 @@
 """One Ray session for all tests that need one; tiny models so that the pipeline itself is what is tested."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GPUS = 4
 # Several threads per small matrix only get into each other's way on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says more about the other process than about the code.
@@ -38,19 +40,25 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """The session's Ray, which runs() inside this process joins by themselves."""
-    from vemoclap_batch.pipeline.cluster import connected
-
-    with connected() as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def address(cluster):
-    """Where commands of their own processes join the session's Ray."""
+    """The session's Ray, which runs() inside this process joins by themselves; its GPUs are there by name alone."""
     import ray
 
-    return ray.get_runtime_context().gcs_address
+    from vemoclap_batch.pipeline.cluster import connected
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", partial(ray.init, num_gpus=GPUS))
+        with connected() as found:
+            yield found
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def device_profile(request, tmp_path):
+    """The profile of tiny_profile on CPUs alone, and in three stages with a share of a GPU."""
+    from tests.tiny import PROFILE, on_gpus
+
+    path = tmp_path / f"tiny-{request.param}.yaml"
+    path.write_text(on_gpus(PROFILE, "asr") if request.param == "gpu" else PROFILE)
+    return str(path)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import yaml
 
 from vemoclap_batch.extractors.base import FRAMES, TEXT, WAVEFORM, Extractor, ExtractorSettings, Result
 
@@ -128,8 +129,14 @@ extractors:
 """
 
 
-#: The same where one extractor has a share of a (logical) GPU, so that there are three stages.
-ON_GPUS = ("accelerator=gpu", "pipeline.gpu_device=cpu", "extractors.asr.resources.gpu=true")
+def on_gpus(profile: str, *names: str) -> str:
+    """A profile in which these extractors have a share of a GPU that is there by name alone."""
+    content = yaml.safe_load(profile)
+    content["accelerator"] = "gpu"
+    content.setdefault("pipeline", {})["gpu_device"] = "cpu"
+    for name in names:
+        content["extractors"][name]["resources"] = {"gpu": True}
+    return yaml.safe_dump(content)
 
 
 #: Of frames alone: every extractor is one more process to start, so tests of other things than texts use this.

@@ -82,7 +82,7 @@ def _no_more_than(size: int) -> Iterator[None]:
 
 
 PROFILE = """
-pipeline: {block_videos: 3, commit_s: 0.2}
+pipeline: {block_videos: 3, cpu_chains: 1, commit_s: 0.2}
 extractors:
   clip: {class: "tests.pipeline.faulty:FaultyFrames"}
   asr: {class: "tests.tiny:TinySound"}

@@ -24,10 +24,13 @@ import psutil
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pytest
+import ray
 
 from tests.clips import make_clip, pattern, speech
+from tests.conftest import GPUS
 from tests.pipeline.faulty import FRAMES_AT_A_TIME, LITE, PROFILE
 from tests.s3 import Server
+from tests.tiny import on_gpus
 from tests.waiting import wait_for
 from vemoclap_batch.cli.app import main
 from vemoclap_batch.config import load_config
@@ -64,6 +67,26 @@ def profile(tmp_path_factory):
     path = tmp_path_factory.mktemp("profile") / "faulty.yaml"
     path.write_text(PROFILE)
     return path
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def device_profile(request, profile, tmp_path):
+    """The profile, and one in which what has the trouble has a GPU, in a stage of its own.
+
+    Another job has all other GPUs, so that there is room for one of the actors that are asked for.
+    """
+    if request.param == "cpu":
+        yield profile
+        return
+    path = tmp_path / "faulty-gpu.yaml"
+    path.write_text(on_gpus(PROFILE, "clip"))
+    other = ray.remote(num_cpus=0, num_gpus=GPUS - 1)(Other).remote()
+    yield path
+    ray.kill(other)
+
+
+class Other:
+    """The actor of another job."""
 
 
 @pytest.fixture
@@ -166,13 +189,13 @@ def begun(calls):
     return [line.split(" ")[1:] for line in calls.read_text().splitlines() if line.startswith("begin")]
 
 
-def test_an_actor_that_is_killed_while_it_works(clips, profile, undisturbed, tmp_path, calls, trouble):
+def test_an_actor_that_is_killed_while_it_works(clips, device_profile, undisturbed, tmp_path, calls, trouble):
     out = tmp_path / "out"
     settings = [f"extractors.clip.calls={calls}", f"extractors.clip.trouble={trouble}"]
     with meanwhile(
         trouble, lambda: len(begun(calls)) == 3, lambda: os.kill(int(begun(calls)[2][1]), signal.SIGKILL)
     ):  # fmt: skip
-        assert extract(clips, out, profile, *settings) == 0
+        assert extract(clips, out, device_profile, *settings) == 0
     assert len({pid for _, pid in begun(calls)}) == 2
     # Redone: what it held and what waited for it.
     assert len(begun(calls)) <= 8 + 3
@@ -217,10 +240,10 @@ def test_decoders_that_hang_crash_and_are_killed(clips, profile, undisturbed, tm
     check_none_failed(capsys, out, profile)
 
 
-def test_a_gpu_without_memory_halves_and_goes_on(clips, profile, undisturbed, tmp_path, calls, trouble):
+def test_a_gpu_without_memory_halves_and_goes_on(clips, device_profile, undisturbed, tmp_path, calls, trouble):
     out = tmp_path / "out"
     (trouble / "cuda").touch()
-    code = extract(clips, out, profile, f"extractors.clip.calls={calls}", f"extractors.clip.trouble={trouble}")
+    code = extract(clips, out, device_profile, f"extractors.clip.calls={calls}", f"extractors.clip.trouble={trouble}")
     assert code == 0
     sizes = Counter(line for line in calls.read_text().splitlines() if line.startswith("batch"))
     # What was learnt holds for all later batches of the process.
@@ -383,7 +406,7 @@ def test_an_object_store_that_is_out_of_reach_for_a_while(
 
 def newest_actor():
     """The process of the session's Ray in which an extractor was started last."""
-    found = [each for each in psutil.Process().children(recursive=True) if "ExtractActor" in title(each)]
+    found = [each for each in psutil.Process().children(recursive=True) if "ChainActor" in title(each)]
     return max(found, key=psutil.Process.create_time)
 
 

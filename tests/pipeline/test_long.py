@@ -6,6 +6,7 @@ import pytest
 from tests.clips import make_clip, pattern, sine
 from tests.pipeline.long_tiny import PROFILE
 from tests.pipeline.test_run import read
+from tests.tiny import on_gpus
 from vemoclap_batch.config import load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
@@ -37,10 +38,12 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory):
-    path = tmp_path_factory.mktemp("profile") / "long.yaml"
-    path.write_text(PROFILE)
-    return str(path)
+def profiles(tmp_path_factory):
+    """On CPUs alone; and with transcripts on GPUs, which decode long videos again, and texts after that."""
+    folder = tmp_path_factory.mktemp("profile")
+    (folder / "cpu.yaml").write_text(PROFILE)
+    (folder / "gpu.yaml").write_text(on_gpus(PROFILE, "asr"))
+    return folder
 
 
 def classifier(tmp_path):
@@ -66,8 +69,9 @@ def rows_of(out, table):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_parts_and_one_piece_give_the_same_tables_and_windows_their_predictions(clips, profile, tmp_path):
-    model = classifier(tmp_path)
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_chunks_and_one_piece_give_the_same_tables_and_windows_their_predictions(clips, profiles, device, tmp_path):
+    model, profile = classifier(tmp_path), str(profiles / f"{device}.yaml")
     window, videos = Window(10, 5), read_sources([str(clips)]).rows
     calls = {name: tmp_path / f"{name}.txt" for name in ("one", "parts")}
     overrides = {
@@ -124,7 +128,7 @@ def test_parts_and_one_piece_give_the_same_tables_and_windows_their_predictions(
     again = run(videos, str(tmp_path / "parts"), config, model, window=window)
     assert (again.skipped, again.plan, again.predicted.new) == (3, None, 0)
     other = run(videos, str(tmp_path / "parts"), config, model, window=Window(20, 20))
-    assert [stage.name for stage in other.plan.stages] == ["asr_sentiment"]
+    assert [stage.extractors for stage in other.plan.stages] == [("asr_sentiment",)]
     assert other.predicted.new == 3
     assert {row["missing"] == [] for row in other.predicted.table.read().to_pylist()} == {True}
     assert other.predicted.table.read().num_rows == SECONDS // 20 + 2

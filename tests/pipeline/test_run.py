@@ -66,9 +66,9 @@ def noted(calls):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clips, tmp_path, tiny_profile, calls):
+def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clips, tmp_path, device_profile, calls):
     out = tmp_path / "out"
-    first = extract(clips, out, tiny_profile, calls)
+    first = extract(clips, out, device_profile, calls)
     assert (first.done, first.skipped, first.failed) == (5, 0, 0)
     for table in TABLES[2:] + TABLES[:1]:
         assert stems(out, table) == [f"clip{at}" for at in range(5)]
@@ -78,35 +78,35 @@ def test_a_rerun_opens_nothing_and_loads_nothing_and_changes_are_done_alone(clip
     assert summary["stages"]["decode"]["items"] == 5
     assert summary["stages"]["asr_sentiment"]["seconds"] >= 0
 
-    again = extract(clips, out, tiny_profile, calls)
+    again = extract(clips, out, device_profile, calls)
     assert (again.done, again.skipped, again.failed, again.plan) == (0, 5, 0, None)
     assert not noted(calls)
 
     # With one that was late, and one that was replaced.
     make_clip(clips / "late.mp4", seconds=1)
     os.utime(make_clip(clips / "clip0.mp4", seconds=2), (1, 1))
-    changed = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2")
+    changed = extract(clips, out, device_profile, calls, "extractors.asr.scale=2")
     assert (changed.done, changed.skipped) == (6, 0)
     found = noted(calls)
     assert (found["frames"], found["sound"]) == (2, 6)
     assert (len(stems(out, "features/clip")), len(stems(out, "features/asr"))) == (7, 11)
 
-    changed = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2")
+    changed = extract(clips, out, device_profile, calls, "extractors.asr.scale=2")
     assert (changed.skipped, changed.plan) == (6, None)
 
-    reader = extract(clips, out, tiny_profile, calls, "extractors.asr.scale=2", "extractors.asr_sentiment.scale=3")
-    assert [stage.name for stage in reader.plan.stages] == ["asr_sentiment"]
+    reader = extract(clips, out, device_profile, calls, "extractors.asr.scale=2", "extractors.asr_sentiment.scale=3")
+    assert [stage.extractors for stage in reader.plan.stages] == [("asr_sentiment",)]
     assert set(noted(calls)) == {"load", "text"}
     values = {feature[0][1] for (feature,) in rows_of(out, "features/asr_sentiment", "feature") if feature}
     assert values == {1.0, 3.0}
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_video_that_fails_or_kills_its_actor_costs_itself_alone(clips, tmp_path, tiny_profile, calls):
+def test_a_video_that_fails_or_kills_its_actor_costs_itself_alone(clips, tmp_path, device_profile, calls):
     for name in ("endless1", "raise", "crash-wave"):
         make_clip(clips / f"{name}.mp4", seconds=1)
     out = tmp_path / "out"
-    done = extract(clips, out, tiny_profile, calls, "pipeline.block_videos=4", "pipeline.extract_timeout_s=2")
+    done = extract(clips, out, device_profile, calls, "pipeline.block_videos=4", "pipeline.extract_timeout_s=2")
     assert (done.done, done.failed) == (5, 3)
     assert stems(out, "features/clip") == [f"clip{at}" for at in range(5)]
     # The sound of two of them is fine, and is there.
@@ -128,7 +128,7 @@ def test_a_video_that_fails_or_kills_its_actor_costs_itself_alone(clips, tmp_pat
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_folder_of_every_kind_of_trouble(tmp_path, tiny_profile, calls):
+def test_a_folder_of_every_kind_of_trouble(tmp_path, device_profile, calls):
     folder = tmp_path / "clips"
     folder.mkdir()
     make_clip(folder / "good é ' \" 名.mp4", seconds=1)
@@ -138,7 +138,7 @@ def test_a_folder_of_every_kind_of_trouble(tmp_path, tiny_profile, calls):
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("not a video at all")
     (folder / "loop").symlink_to(folder, target_is_directory=True)
-    done = extract(folder, tmp_path / "out", tiny_profile, calls)
+    done = extract(folder, tmp_path / "out", device_profile, calls)
     assert (done.done, done.failed) == (4, 2)
     errors = rows_of(tmp_path / "out", "errors", "uri", "stage", "error_type")
     assert [(Path(uri).name, *rest) for uri, *rest in errors] == [
@@ -155,7 +155,7 @@ def test_a_folder_of_every_kind_of_trouble(tmp_path, tiny_profile, calls):
     assert texts["mute"] == ""
     assert texts["blind"].startswith("level 0.")
     # Nothing new is tried, and the exit status still says that something failed.
-    again = extract(folder, tmp_path / "out", tiny_profile, calls)
+    again = extract(folder, tmp_path / "out", device_profile, calls)
     assert (again.failed, again.plan) == (2, None)
 
 
