@@ -129,6 +129,18 @@ app.command("peers")(peers)
 
 
 @app.command()
+def driver(
+    videos: int = 1_000_000, block_videos: int = 64,
+    graph: Annotated[bool, typer.Option(help="Send blocks through a Ray Data graph, too.")] = True,
+    quick: Quick = False, as_json: opt.Json = False,
+) -> None:  # fmt: skip
+    """Memory and CPU of a run's driver, by the number of videos, each of which costs nothing."""
+    from bench.driver import measure
+
+    show(measure(500 if quick else videos, block_videos, graph), as_json)
+
+
+@app.command()
 def commit(
     videos: int = 10_000, block_videos: int = 64,
     tiny: Annotated[bool, typer.Option("--tiny", help="Rows almost without content.")] = False,

@@ -48,20 +48,24 @@ class Blocks:
             fields = [*schemas.STATUS, *schemas.features(spec.cls.sequence, spec.cls.columns)]
             fields = [field for field in fields if field.name not in {*KEY, "run_id"}]
             columns[name] = self._struct(fields, items if spec.cls.sequence else _ITEMS, spec)
-        self._rows = pa.table(columns)
+        self._rows, self._at = pa.table(columns), 0
 
     def of(self, videos: pa.Table, sizes: Iterable[int]) -> Iterator[pa.Table]:
         """Yield blocks of these sizes, each in memory of its own, as they come out of an object store."""
         at = 0
         for size in sizes:
-            first = at % (_DISTINCT - size)
-            keys, results = videos.slice(at, size), self._rows.slice(first, size)
-            block = pa.table([*keys.columns, *results.columns], [*keys.column_names, *results.column_names])
+            block = self.beside(videos.slice(at, size))
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, block.schema) as writer:
                 writer.write_table(block.combine_chunks())
             yield pa.ipc.open_stream(sink.getvalue()).read_all()
             at += size
+
+    def beside(self, videos: pa.Table) -> pa.Table:
+        """Return some videos, fewer than there are different rows, with the columns of all results."""
+        self._at = (self._at + 1) % (_DISTINCT - videos.num_rows)
+        results = self._rows.slice(self._at, videos.num_rows)
+        return pa.table([*videos.columns, *results.columns], [*videos.column_names, *results.column_names])
 
     def _struct(self, fields: Sequence[pa.Field], items: int, spec: Spec | None = None) -> pa.StructArray:
         """A result of each video; a list has so many items."""

@@ -226,3 +226,26 @@ def test_actors_that_follow_one_another_have_their_peaks_added_up(monkeypatch):
     assert status == 0
     assert 100 << 20 <= seen["actors"] < 150 << 20
     assert 200 << 20 <= seen["actors_own_peaks"] < 300 << 20
+
+
+@pytest.mark.parametrize("to", [(), ("--put-ms", "1"), ("--tiny",)])
+def test_committing_finished_rows(job, to):
+    done = here(job, "commit", "--quick", "--json", *to)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {row["rows"] for row in found["rows"]} == {found["settings"]["videos"]} == {200}
+    assert len(found["rows"]) == 8
+    assert ("S3" in found["settings"]["to"]) == ("--put-ms" in to)
+    assert (found["settings"]["mb_a_video"] > 0.05) == ("--tiny" not in to)
+    assert found["figures"]["files_per_table"] <= 5
+
+
+@pytest.mark.parametrize("graph", ["--graph", "--no-graph"])
+def test_what_videos_that_cost_nothing_cost_the_driver(job, graph):
+    done = here(job, "driver", "--quick", graph, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["settings"]["videos"], found["settings"]["graph"]) == (500, graph == "--graph")
+    peaks = [row["memory_gb"] for row in found["rows"]]
+    assert peaks == sorted(peaks)
+    assert found["figures"]["memory_gb"] == peaks[-1] > 0

@@ -131,6 +131,18 @@ def test_all_rows_are_committed_once_in_few_files(work, seed):
     assert {(stage.items, stage.failed) for stage in stages.values()} == {(sum(sizes), 0)}
 
 
+def test_a_table_gets_one_file_an_interval(work):
+    with work.committer(every_s=0.25) as committer:
+        began = time.monotonic()
+        for block in work.of([1] * 1000):
+            committer.add(block)
+            time.sleep(0.001)
+        took_s = time.monotonic() - began
+    assert work.committed()[0] == videos(0, 1000)
+    # The first rows, those of each interval, the last.
+    assert 3 <= work.files() <= 2 + took_s / 0.25
+
+
 def test_a_group_has_no_more_bytes_than_it_may(work):
     blocks = list(work.of([8] * 60))
     size = max(block.nbytes for block in blocks)

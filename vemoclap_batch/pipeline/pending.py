@@ -17,7 +17,7 @@ from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.pipeline.rows import Kind, input_in, stored_column
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
-from vemoclap_batch.store.table import Table, keys
+from vemoclap_batch.store.table import Table, keys, picked
 
 #: A cell in the errors log: key and fingerprint of the extractor; fingerprint None stands for decoding.
 Cell = tuple[str, str | None]
@@ -97,7 +97,7 @@ def find_pending(
                 given_up |= lacking
         pending.done[name], pending.given_up[name] = int(done.sum()), int(given_up.sum())
         pending.failed[name] = int(failed[name].sum())
-    pending.incomplete = videos.filter(pa.array(~complete))
+    pending.incomplete = picked(videos, pa.array(~complete))
     pending.rows = _rows(videos, todo, stored)
     return pending
 
@@ -129,7 +129,7 @@ def _rows(videos: pa.Table, todo: Mapping[str, np.ndarray], stored: Mapping[str,
     matrix = matrix[matrix.any(axis=1)]
     ends = np.concatenate([[0], matrix.sum(axis=1).cumsum()]).astype(np.int32)
     wanted = pa.array(list(todo), pa.string()).take(pa.array(np.nonzero(matrix)[1]))
-    rows = videos.filter(some).append_column("wanted", pa.ListArray.from_arrays(ends, wanted))
+    rows = picked(videos, some).append_column("wanted", pa.ListArray.from_arrays(ends, wanted))
     for name, column in stored.items():
         rows = rows.append_column(name, column.filter(some))
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,9 +15,10 @@ class KeyFilter:
     The hashes are Python's own, keyed anew in each process, so that nobody can choose strings that collide.
     """
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
+    def __init__(self, keys: Iterable[str] = ()) -> None:
         """Start with some keys."""
-        self._sorted = np.sort(_hashes(keys))
+        self._sorted = np.fromiter(map(hash, keys), np.int64)
+        self._sorted.sort()
         self._latest: set[int] = set()
 
     def add(self, keys: Sequence[str]) -> None:

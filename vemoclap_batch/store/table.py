@@ -281,7 +281,8 @@ class Table:
 
     def _new(self, rows: pa.Table) -> pa.Table:
         if self._there is None:
-            self._there = KeyFilter(self._keys().to_pylist())
+            # Chunk by chunk: as Python's strings, millions of them take gigabytes.
+            self._there = KeyFilter(key for chunk in self._keys().chunks for key in chunk.to_pylist())
         found = keys(rows).to_pylist()
         likely = self._there.may_hold(found)
         there: set[str] = set()
