@@ -51,6 +51,14 @@ def cluster():
             yield found
 
 
+@pytest.fixture(scope="session")
+def address(cluster):
+    """Where commands of their own processes join the session's Ray."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
 @pytest.fixture(params=["cpu", "gpu"])
 def device_profile(request, tmp_path):
     """The profile of tiny_profile on CPUs alone, and in three stages with a share of a GPU."""
