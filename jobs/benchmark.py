@@ -14,8 +14,10 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from bench.gpu import app as gpu
 from bench.peers import command as peers
 from bench.report import show
+from bench.scale import command as scale
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import program, run_program
 
@@ -126,6 +128,8 @@ def long(
 
 
 app.command("peers")(peers)
+app.command("scale")(scale)
+app.add_typer(gpu, name="gpu")
 
 
 @app.command()

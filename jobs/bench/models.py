@@ -138,7 +138,9 @@ def write_roberta(folder: Path, small: bool = False) -> Path:
     return folder
 
 
-def paper_entries(folder: Path, small: bool = False, tokens: int = 64) -> dict[str, dict[str, Any]]:
+def paper_entries(
+    folder: Path, small: bool = False, tokens: int = 64, large_whisper: bool = False
+) -> dict[str, dict[str, Any]]:
     """Make the weights of the paper profile's large models; returns what its entries have to say to use them.
 
     The captioner, the language classifier and the translator are left out; what reads texts is the same as in lite.
@@ -147,6 +149,7 @@ def paper_entries(folder: Path, small: bool = False, tokens: int = 64) -> dict[s
         folder: where they go.
         small: make toys of the same formats.
         tokens: which a random Whisper says of every window.
+        large_whisper: of the size of large-v3, which the profile has, and not of small, which a CPU can afford.
     """
     from transformers.utils import logging
 
@@ -164,7 +167,7 @@ def paper_entries(folder: Path, small: bool = False, tokens: int = 64) -> dict[s
         "beats": {"model": str(write_beats(folder / "beats.pt", small)), **width},
         # Noise is no speech: the filter would leave nothing to recognise. A CPU has no float16.
         "asr": {
-            "model": str(write_whisper(folder / "whisper", small, tokens)),
+            "model": str(write_whisper(folder / "whisper", small, tokens, large_whisper)),
             "compute_type": "int8",
             "beam_size": 1,
             "vad_filter": False,
