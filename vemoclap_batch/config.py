@@ -79,7 +79,7 @@ class Decode(_Settings):
     decoder: Literal["decord", "pyav"] = Field(
         "pyav", description="reads frames; PyAV alone detects damaged ones, and reads what decord cannot"
     )
-    cost: Cost = Cost(per_video_s=0.19)
+    cost: Cost = Cost(per_video_s=0.09, per_audio_s=0.004)
 
 
 class Sources(_Settings):

@@ -338,6 +338,18 @@ def test_blocks_are_single_at_first_and_small_at_the_end(videos, chains, most):
         assert max(sizes) == most
 
 
+def test_blocks_go_by_the_chains_of_the_bottleneck():
+    cpu = StagePlan("cpu chain", ("decode",), 16, 16, 1.0, 0.0, 1, 1.0, 0.0, 100.0)
+    gpu = StagePlan("gpu chain", ("asr",), 4, 4, 0.0, 0.25, 1, 1.0, 1.0, 100.0)
+    # Of 320 videos those for sixteen chains would be small to the end.
+    sizes = Plan((cpu, gpu), Cluster(()), 16).block_sizes(320)
+    assert sizes[:12] == [1] * 4 + [2] * 4 + [4] * 4
+    assert sizes.count(16) >= 8
+    assert sizes == Plan((gpu,), Cluster(()), 16).block_sizes(320)
+    slow = replace(cpu, seconds=1000.0)
+    assert Plan((slow, gpu), Cluster(()), 16).block_sizes(320) == Plan((slow,), Cluster(()), 16).block_sizes(320)
+
+
 def test_a_task_lasts_some_seconds():
     assert plan(Cluster((Node(8, 0, 100),)), 10_000).block_videos == 1  # 4.6 s a video
     quick = {"cpu": dict.fromkeys([*SPECS, "decode"], 0.01)}

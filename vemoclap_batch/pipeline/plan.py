@@ -106,8 +106,14 @@ class _Planner:
             )
         memory_gb = settings.gpu_memory_gb or self.cluster.gpu_memory_gb
         if memory_gb is None:
-            self.notes.append("the GPUs' memory is not known (pipeline.gpu_memory_gb): it is taken to hold all models")
-            return list(found), settings.chains_per_gpu or 1
+            count = settings.chains_per_gpu or 1
+            what = (
+                f"the GPUs' memory, which is not known (pipeline.gpu_memory_gb), holds {count} chains with all models"
+            )
+            self.notes.append(what)
+            return list(found), count
+        if len({node.gpu_memory_gb for node in self.cluster.nodes if node.gpus}) > 1:
+            self.notes.append(f"GPUs are shared as those with {memory_gb:g} GiB can be")
         room = memory_gb * (1 - _GPU_SPARE) - _TINY
         takes = CUDA_GB + gpu_memory_gb(on_gpu[0].extractors, self.specs)
         if len(on_gpu) == 1 and takes <= room:

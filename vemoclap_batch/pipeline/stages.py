@@ -320,15 +320,15 @@ class Plan:
     def block_sizes(self, videos: int) -> list[int]:
         """Cut videos into blocks: single ones at first, so that the first result comes early, then larger ones.
 
-        Sizes double once every chain has had a block. They become smaller again at the end (guided self-scheduling:
-        Polychronopoulos and Kuck, 1987), so that no chain works long after the others.
+        Sizes double once every chain of the bottleneck has had a block. They become smaller again at the end (guided
+        self-scheduling: Polychronopoulos and Kuck, 1987), so that none of these works long after the others.
         """
-        most = max([1, *[stage.chains for stage in self.stages]])
+        chains = next((max(stage.chains, 1) for stage in self.stages if stage.name == self.bottleneck), 1)
         sizes: list[int] = []
         left = videos
         while left:
-            doubled = 2 ** min(len(sizes) // most, 30)
-            sizes.append(min(doubled, self.block_videos, math.ceil(left / (2 * most))))
+            doubled = 2 ** min(len(sizes) // chains, 30)
+            sizes.append(min(doubled, self.block_videos, math.ceil(left / (2 * chains))))
             left -= sizes[-1]
         return sizes
 
