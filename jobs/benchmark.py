@@ -157,6 +157,32 @@ def commit(
     show(measure(200 if quick else videos, block_videos, tiny, put_ms, profile), as_json)
 
 
+@app.command()
+def lifetime(
+    tries: Annotated[int, typer.Option(help="Of each kind.")] = 50,
+    kill: Annotated[
+        list[str] | None, typer.Option(help="driver, raylet, gcs_server or actor [default: each in turn].")
+    ] = None,
+    on_cluster: Annotated[bool, typer.Option("--cluster", help="Runs join a cluster that goes on.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Of the runs [default: an extractor that only waits].")] = None,
+    clips: Annotated[int, typer.Option(help="Videos of a run.")] = 16,
+    at_once: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    short: Annotated[
+        bool, typer.Option("--short", help="Kill the driver once an actor that was killed is gone.")
+    ] = False,
+    quick: Quick = False, as_json: opt.Json = False,
+) -> None:  # fmt: skip
+    """What is left of a run 30 s after one of its processes was killed (Linux); exit status 1 if anything is."""
+    from bench.lifetime import measure
+
+    if quick:
+        tries, clips = 1, 6
+    report = measure(tries, kill or (), on_cluster, profile, clips, at_once=at_once, to_the_end=not short)
+    show(report, as_json)
+    if report.figures["left"]:
+        raise typer.Exit(1)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one benchmark."""
     run_program(app, arguments)

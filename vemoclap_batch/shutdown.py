@@ -14,6 +14,10 @@ from vemoclap_batch.errors import RunEnded
 GRACE_S = 25.0
 
 
+#: Those of :func:`stoppable` in the main thread, the innermost last.
+_requests: list[StopRequest] = []
+
+
 class Stopped(RunEnded):
     """The run was asked to stop (SIGTERM); what was finished is kept."""
 
@@ -76,6 +80,18 @@ class StopRequest:
         raise self._error
 
 
+def abort(error: Exception) -> bool:
+    """Raise an error in the main thread, as :meth:`StopRequest.abort` does, where that is :func:`stoppable`.
+
+    Returns:
+        whether it is.
+    """
+    if not _requests:
+        return False
+    _requests[-1].abort(error)
+    return True
+
+
 @contextmanager
 def as_stopped() -> Iterator[None]:
     """Raise :class:`Stopped` where SIGTERM met Ray's own handler, which ends the process.
@@ -97,11 +113,15 @@ def stoppable() -> Iterator[StopRequest]:
     Outside a process's main thread, where no signal arrives, nothing changes, and nothing can be aborted.
     """
     request = StopRequest()
+    in_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
     request.listen()
+    if in_main:
+        _requests.append(request)
     try:
         yield request
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if in_main:
+            _requests.remove(request)
             for number, handler in before.items():
                 signal.signal(number, handler)

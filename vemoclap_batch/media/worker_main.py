@@ -5,10 +5,8 @@ It imports only what decoding needs, so that a new one starts in well under a se
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
-import select
 import signal
 import sys
 import time
@@ -18,6 +16,7 @@ from typing import Any
 import cv2
 
 from vemoclap_batch.errors import ErrorType, Failure
+from vemoclap_batch.lifetime import end_at_event
 from vemoclap_batch.media.clip import MediaError
 from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
@@ -30,7 +29,9 @@ _CLIP_FIELDS = ("duration_s", "start_s", "chunk", "chunks", "first_frame", "audi
 
 def main(answers: int, parent_pipe: int, sampling: Sampling, limits: Limits) -> None:
     """Answer requests from standard input on the pipe ``answers``, until the parent closes its end."""
-    _end_with_parent(parent_pipe)
+    # When the parent's end closes, however it ended. PR_SET_PDEATHSIG would fire when the thread that started this
+    # process ends.
+    end_at_event(parent_pipe)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the parent, which decides.
     _limit_memory(int(limits.memory_gb * 2**30))
     cv2.setNumThreads(1)
@@ -40,23 +41,6 @@ def main(answers: int, parent_pipe: int, sampling: Sampling, limits: Limits) -> 
         except EOFError:
             return
         _answer(answers, request, sampling, limits)
-
-
-def _end_with_parent(parent_pipe: int) -> None:
-    """Have the kernel kill this process when the parent's end of the pipe closes, however the parent ended.
-
-    A thread that waits for it would not do: decoders hold the interpreter lock while they hang. Nor would
-    PR_SET_PDEATHSIG, which fires when the thread that started this process ends.
-    """
-    fcntl.fcntl(parent_pipe, fcntl.F_SETOWN, os.getpid())
-    if hasattr(fcntl, "F_SETSIG"):  # Linux; elsewhere it is SIGIO, which ends a process too.
-        fcntl.fcntl(parent_pipe, fcntl.F_SETSIG, signal.SIGKILL)
-    flags = fcntl.fcntl(parent_pipe, fcntl.F_GETFL)
-    fcntl.fcntl(parent_pipe, fcntl.F_SETFL, flags | os.O_NONBLOCK | fcntl.FASYNC)
-    poll = select.poll()
-    poll.register(parent_pipe, select.POLLIN)
-    if poll.poll(0):
-        os._exit(1)  # The parent was gone before the kernel knew.
 
 
 def _limit_memory(size: int) -> None:

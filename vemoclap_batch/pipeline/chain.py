@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from vemoclap_batch import lifetime
 from vemoclap_batch.config import Config
 from vemoclap_batch.errors import ErrorType, Failure
 from vemoclap_batch.extractors.base import Extractor, Resources, Result
@@ -62,6 +63,8 @@ class ChainOptions:
         drop: columns that no later stage reads.
         yields_cores: whether to leave the cores to other actors that want them.
         timeout_s: how long an extractor may take for one batch; the process that takes longer ends.
+        driver: the address of the driver, with which the actors end, see :mod:`vemoclap_batch.lifetime`; None
+            where they run in the driver itself.
     """
 
     label: str
@@ -71,6 +74,7 @@ class ChainOptions:
     drop: tuple[str, ...]
     yields_cores: bool
     timeout_s: float
+    driver: str | None = None
 
 
 class ChainActor:
@@ -95,6 +99,8 @@ class ChainActor:
             quarantine: handle of the run's :class:`~vemoclap_batch.pipeline.quarantine.Quarantine`.
             decoder: makes what decodes, with the methods of a :class:`DecodeWorker`.
         """
+        if options.driver is not None:
+            lifetime.die_with(options.driver)
         if options.yields_cores:
             os.nice(_NICE)
         self._options, self._specs, self._quarantine = options, specs, quarantine

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import psutil
@@ -22,6 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vemoclap_batch.config import Config, has_gpu
 from vemoclap_batch.errors import RunBroken, RunEnded
+from vemoclap_batch.lifetime import Watchdog
+from vemoclap_batch.server_monitor import ServerMonitor
 
 log = logging.getLogger(__name__)
 
@@ -114,26 +116,34 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
     Without an address (given here or in ``RAY_ADDRESS``, which a submitted job has) Ray starts on this machine alone,
     and never joins whatever cluster happens to run here.
 
+    A Ray of this machine alone ends with this process, however that ends, and leaves no process behind.
+
     Raises:
-        RunBroken: no cluster answers at the address, or Ray does not start on this machine.
+        RunBroken: no cluster answers at the address, Ray does not start on this machine, or (within
+            :func:`~vemoclap_batch.shutdown.stoppable`) a server of Ray on this machine ended.
     """
     if ray.is_initialized():
         yield cluster_resources()
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    try:
-        wait_for_answer(address)
-        # Ray would ask the network whose cloud it runs in, and report it.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if address == "local":
-            _start_here(verbose)
+    wait_for_answer(address)
+    # Ray would ask the network whose cloud it runs in, and report it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with ExitStack() as stack:
+        watchdog = stack.enter_context(closing(Watchdog())) if address == "local" else None
+        monitor = stack.enter_context(closing(ServerMonitor(watchdog)))
+        stack.callback(ray.shutdown)
+        if watchdog:
+            with watchdog.marking():
+                _start_here(verbose, monitor)
+            stack.callback(_local.clear)
             _local.set()
         else:
             _init(address, verbose)
+        here = ray.get_runtime_context().get_node_id()
+        monitor.run_begins(next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here))
+        stack.callback(monitor.run_ends)
         yield cluster_resources()
-    finally:
-        ray.shutdown()
-        _local.clear()
 
 
 def cluster_resources() -> Cluster:
@@ -280,7 +290,7 @@ def wait_for_answer(address: str) -> None:
             time.sleep(1)
 
 
-def _start_here(verbose: bool) -> None:
+def _start_here(verbose: bool, monitor: ServerMonitor) -> None:
     """Start Ray on this machine. On a busy one its processes may not find each other in time, so there is a second try.
 
     Raises:
@@ -289,11 +299,13 @@ def _start_here(verbose: bool) -> None:
     others = set(psutil.Process().children(recursive=True))
     for again in (True, False):
         try:
+            monitor.start_begins()
             _init("local", verbose)
             return
         except RunEnded:  # SIGTERM came meanwhile.
             raise
         except Exception as error:  # Of a node that does not come up, Ray raises a plain one.
+            monitor.start_failed()
             # What Ray says at first; lines of its logs follow.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].strip()
             if again:

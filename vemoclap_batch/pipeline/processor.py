@@ -15,6 +15,7 @@ import ray
 from ray.data import Dataset
 from ray.util.annotations import RayDeprecationWarning
 
+from vemoclap_batch import lifetime
 from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.worker import DecodeWorker
@@ -39,7 +40,8 @@ def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
     on the video; it is null where decoding failed, which the struct ``decoded`` then says. No failure of a video ends
     the dataset. ``video_id``, ``content_key`` and ``wanted`` (the extractors to run) are added where they are missing.
 
-    Actors are planned for the cluster when the function is called. One CPU of a node stays free, for tasks that read.
+    Actors are planned for the cluster when the function is called, and end with this process at the latest. One
+    CPU of a node stays free, for tasks that read.
 
     Args:
         config: the extractors, and how they run; see :func:`vemoclap_batch.config.load_config`.
@@ -59,13 +61,14 @@ def build_processor(config: Config) -> Callable[[Dataset], Dataset]:
         )
         plan = replace(plan, stages=tuple(_leaving_room(stage, plan) for stage in plan.stages))
         dataset = dataset.repartition(target_num_rows_per_block=plan.block_videos)
-        return process(dataset, config, specs, plan, create_quarantine())
+        driver = lifetime.driver_address(ray.util.get_node_ip_address())
+        return process(dataset, config, specs, plan, create_quarantine(driver), driver)
 
     return processor
 
 
 def process(
-    dataset: Dataset, config: Config, specs: Mapping[str, Spec], plan: Plan, quarantine: Any, *,
+    dataset: Dataset, config: Config, specs: Mapping[str, Spec], plan: Plan, quarantine: Any, driver: str, *,
     decoder: Any = DecodeWorker,
 ) -> Dataset:  # fmt: skip
     """Run a dataset of videos through the stages of a plan; a block of the dataset is a task of each stage.
@@ -76,6 +79,7 @@ def process(
         specs: its extractors.
         plan: the stages.
         quarantine: handle of the run's :class:`~vemoclap_batch.pipeline.quarantine.Quarantine`.
+        driver: the address of the driver, with which the actors end, see :mod:`vemoclap_batch.lifetime`.
         decoder: what decodes, see :class:`~vemoclap_batch.pipeline.chain.ChainActor`.
     """
     configure(dataset, plan)
@@ -90,6 +94,7 @@ def process(
             drop=_unread([specs[name] for name in later]),
             yields_cores=not stage.gpus and any(other.gpus for other in plan.stages),
             timeout_s=config.pipeline.extract_timeout_s,
+            driver=driver,
         )
         dataset = dataset.map_batches(
             ChainActor, fn_constructor_kwargs={"options": options, **shared}, **_pool(stage, config)

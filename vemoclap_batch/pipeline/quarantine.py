@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vemoclap_batch import lifetime
 from vemoclap_batch.errors import ErrorType, Failure
 
 T = TypeVar("T")
@@ -28,7 +29,10 @@ class Quarantine:
     Blocks and the loading of models are counted likewise, as stages of their own. What went well is forgotten.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, driver: str | None = None) -> None:
+        """Begin with nothing noted; ends with the driver at an address, see :mod:`vemoclap_batch.lifetime`."""
+        if driver is not None:
+            lifetime.die_with(driver)
         self._unfinished: Counter[tuple[str, str]] = Counter()
         self._stopped = False
 
@@ -135,16 +139,20 @@ def _losses(quarantine: Any, stage: str, keys: Sequence[str]) -> int:
     return counts[0] if counts else 0
 
 
-def create_quarantine() -> Any:
-    """Start a quarantine on the driver's node, so that it survives the loss of any other; it ends with its handle."""
+def create_quarantine(driver: str | None = None) -> Any:
+    """Start a quarantine on the driver's node, so that it survives the loss of any other; it ends with its handle.
+
+    Args:
+        driver: the driver's address, see :mod:`vemoclap_batch.lifetime`.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Quarantine).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(Quarantine).options(scheduling_strategy=here).remote(driver)
 
 
 @contextmanager
-def start_quarantine() -> Iterator[Any]:
+def start_quarantine(driver: str | None = None) -> Iterator[Any]:
     """Start the quarantine of one run."""
-    quarantine = create_quarantine()
+    quarantine = create_quarantine(driver)
     try:
         yield quarantine
     finally:

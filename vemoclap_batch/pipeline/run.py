@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from vemoclap_batch import __version__
+from vemoclap_batch import __version__, lifetime
 from vemoclap_batch.config import Config
 from vemoclap_batch.errors import RunBroken, RunEnded
 from vemoclap_batch.extractors.registry import Spec, resolve
@@ -210,13 +210,14 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
         began = time.monotonic()
         try:
             with (
-                start_quarantine() as quarantine,
+                lifetime.listening(ray.util.get_node_ip_address()) as driver,
+                start_quarantine(driver) as quarantine,
                 _stopping(stop, quarantine, committer),
                 monitor,
                 committer,
             ):
                 dataset = _dataset(pending.rows, this.plan)
-                dataset = process(dataset, this.config, this.specs, this.plan, quarantine)
+                dataset = process(dataset, this.config, this.specs, this.plan, quarantine, driver)
                 for block in _blocks(dataset):
                     committer.add(block)
                     tracker.update(committer.arrived, committer.failed)
