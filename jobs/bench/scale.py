@@ -205,6 +205,7 @@ class _Graph:
         """Run so many videos; yields what the GPU chains did with each block, as its rows arrive."""
         import ray
 
+        from vemoclap_batch.lifetime import listening
         from vemoclap_batch.pipeline.processor import process
         from vemoclap_batch.pipeline.quarantine import start_quarantine
 
@@ -213,9 +214,10 @@ class _Graph:
             blocks.append(pa.table({"uri": [f"/video {at}.mp4" for at in range(number, number + size)]}))
             number += size
         names = next(stage.extractors for stage in plan.stages if stage.gpus)
-        with start_quarantine() as quarantine:
+        host = ray.util.get_node_ip_address()
+        with listening(host) as driver, start_quarantine(driver) as quarantine:
             dataset = ray.data.from_blocks(blocks)
-            dataset = process(dataset, self._config, self._specs, plan, quarantine, decoder=self._decoder)
+            dataset = process(dataset, self._config, self._specs, plan, quarantine, driver, decoder=self._decoder)
             batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             for rows in batches:
                 first, last = (rows[name][0].as_py() for name in (names[0], names[-1]))
