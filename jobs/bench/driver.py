@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def _through_graph(slices: list[pa.Table]) -> Iterator[pa.Table]:
 
     with connected(None, False):
         dataset = ray.data.from_blocks(slices)
-        dataset.context.enable_progress_bars = False
+        dataset.context.enable_progress_bars = dataset.context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         actors = ray.data.ActorPoolStrategy(size=2, max_tasks_in_flight_per_actor=4)
         dataset = dataset.map_batches(
             Tiny, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, compute=actors, num_cpus=0.5

@@ -26,7 +26,7 @@ from tests.waiting import wait_for
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.extractors.registry import resolve
-from vemoclap_batch.pipeline.commit import FIRST_S, Committer, Schedule
+from vemoclap_batch.pipeline.commit import BLOCK_BYTES, FIRST_S, Committer, Schedule
 from vemoclap_batch.pipeline.pending import features_table, find_pending
 from vemoclap_batch.store.store import Store
 
@@ -145,7 +145,7 @@ def test_a_table_gets_one_file_an_interval(work):
 
 def test_a_group_has_no_more_bytes_than_it_may(work):
     blocks = list(work.of([8] * 60))
-    size = max(block.nbytes for block in blocks)
+    size = max(block.nbytes for block in blocks) + BLOCK_BYTES
     with work.committer(every_s=LONG_S, size=4 * size) as committer:
         for block in blocks:
             committer.add(block)
@@ -264,7 +264,7 @@ def test_a_signal_that_raises_while_rows_are_added(work, seed):
 
     def run():
         nonlocal taken
-        with work.committer(every_s=0.01, rows=7, size=3 * blocks[0].nbytes) as committer:
+        with work.committer(every_s=0.01, rows=7, size=3 * BLOCK_BYTES) as committer:
             signal.setitimer(signal.ITIMER_REAL, random.Random(seed).uniform(0.001, 0.5))
             for block in blocks:
                 committer.add(block)
@@ -316,7 +316,7 @@ def remote(gate, profile, monkeypatch):
 
 def test_as_much_as_a_group_may_wait_behind_a_slow_commit(remote, gate):
     blocks = list(remote.of([4] * 40))
-    size = sum(block.nbytes for block in blocks[:10])
+    size = sum(block.nbytes + BLOCK_BYTES for block in blocks[:10])
     with remote.committer(every_s=LONG_S, size=size) as committer:
         gate.shut()
         committer.add(blocks[0])
