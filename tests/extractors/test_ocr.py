@@ -1,15 +1,17 @@
 import subprocess
 import sys
+from importlib.metadata import requires
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import skimage.data
+from packaging.requirements import Requirement
 
 from tests.extractors.conftest import broken_clip, frames_clip, written
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.extractors.ocr import _originals
+from vemoclap_batch.extractors.ocr import _NOT_FOR_TEXT, _originals
 
 
 def test_reads_lines_with_their_place(ocr):
@@ -112,12 +114,15 @@ def test_a_broken_clip_fails_alone(ocr):
 
 ALONE = """
 import sys
+from importlib.metadata import version
 
 from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.ocr import PaddleOcr
 
 PaddleOcr(PaddleOcr.Settings(), Resources())
-assert "torch" not in sys.modules
+loaded = {"matplotlib", "modelscope", "sklearn", "skimage", "torch", "transformers"} & sys.modules.keys()
+assert not loaded, loaded
+assert version("matplotlib") and version("scikit-learn")
 from transformers import AutoModel
 from transformers.utils import is_torch_available, is_torch_greater_or_equal
 
@@ -126,6 +131,14 @@ AutoModel.from_pretrained
 """
 
 
-def test_a_process_that_reads_text_loads_no_torch_and_can_still_do_so():
+def test_what_is_kept_from_paddlex_is_not_required():
+    # paddleocr requires paddlex[ocr-core].
+    needs = [Requirement(line) for line in requires("paddlex")]
+    required = {need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": "ocr-core"})}
+    assert {"pyclipper", "pandas"} <= required
+    assert not required & _NOT_FOR_TEXT
+
+
+def test_a_process_that_reads_text_loads_nothing_else_and_can_still_do_so():
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

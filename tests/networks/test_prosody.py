@@ -1,8 +1,19 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.signal import find_peaks
 
 from vemoclap_batch.media.clip import SAMPLE_RATE
-from vemoclap_batch.networks.prosody import HOP, SILENCE_DB, loudness, pitch, spectral_centroid, syllable_rate
+from vemoclap_batch.networks.prosody import (
+    HOP,
+    SILENCE_DB,
+    count_peaks,
+    loudness,
+    pitch,
+    spectral_centroid,
+    syllable_rate,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -91,3 +102,13 @@ def test_syllable_rate_counts_bursts(rate):
 def test_steady_waveforms_have_no_syllables():
     assert syllable_rate(loudness(tone(200))) == 0
     assert syllable_rate(loudness(np.zeros(SAMPLE_RATE, np.float32))) == 0
+
+
+@given(
+    # Few different values, so that there are flat stretches and equal peaks.
+    values=st.lists(st.integers(-6, 6).map(float) | st.floats(-6, 6), min_size=1, max_size=60).map(np.array),
+    height=st.integers(-6, 6),
+    prominence=st.integers(1, 6),
+)
+def test_peaks_are_those_of_scipy(values, height, prominence):
+    assert count_peaks(values, height, prominence) == len(find_peaks(values, height=height, prominence=prominence)[0])

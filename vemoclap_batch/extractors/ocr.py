@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import util
-from importlib.machinery import ModuleSpec
+from importlib import metadata, util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ _FILES: dict[str, list[tuple[str, ...]]] = {
     ONNX: [("inference.onnx",)],
     PADDLE: [("inference.json", "inference.pdiparams"), ("inference.pdmodel", "inference.pdiparams")],
 }
+
+#: Optional packages of PaddleX that are of no use here, and the package through which it downloads models.
+_NOT_FOR_TEXT, _DOWNLOADS = {"matplotlib", "scikit-image", "scikit-learn"}, "modelscope"
 
 LINE = pa.struct(
     {
@@ -160,16 +164,14 @@ def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, th
     (``cpu``, ``gpu:0``) are called as it calls them.
     """
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
-    from transformers.utils import get_torch_version, is_torch_available
-
-    # Both cache their answer, which would stay wrong if it were first given while torch is hidden.
-    _ = is_torch_available(), get_torch_version()
-    with _hidden("torch"):
+    with _only_for_text():
         from paddleocr import PaddleOCR
 
     logging.getLogger("paddlex").setLevel(logging.WARNING)
     if engine == ONNX:
-        options: dict[str, Any] = {"engine_config": {"intra_op_num_threads": threads}}
+        # Arenas would keep the memory of the largest frame for good: 90 MiB.
+        memory = {"enable_cpu_mem_arena": False, "enable_mem_pattern": False}
+        options: dict[str, Any] = {"engine_config": {"intra_op_num_threads": threads, **memory}}
     else:
         # oneDNN, the default, crashes in paddlepaddle 3.3.
         options = {"enable_mkldnn": False, "cpu_threads": threads}
@@ -190,21 +192,30 @@ def paddle_reader(detector: Path, recogniser: Path, engine: str, device: str, th
 
 
 @contextmanager
-def _hidden(hidden: str) -> Iterator[None]:
-    """Make a package seem absent: modelscope, a dependency of PaddleOCR, imports torch where it finds it.
+def _only_for_text() -> Iterator[None]:
+    """Import PaddleOCR as it is where only what it requires is installed, and without what downloads models.
 
-    That takes 3 s and 480 MiB of every process that reads text, to name a logger after the process' rank.
+    PaddleX, which it is built on, imports matplotlib, scikit-learn and scikit-image where it finds them, for charts and
+    tables; its modelscope imports torch.distributed and transformers. That takes 2 s and 150 MiB of every process that
+    reads text.
     """
-    find_spec = util.find_spec
+    find_version = metadata.version
 
-    def look_for(name: str, package: str | None = None) -> ModuleSpec | None:
-        return None if name == hidden else find_spec(name, package)
+    def version(distribution_name: str) -> str:
+        if distribution_name in _NOT_FOR_TEXT:
+            raise metadata.PackageNotFoundError(distribution_name)
+        return find_version(distribution_name)
 
-    util.find_spec = look_for
+    metadata.version = version
+    # PaddleX wants the name, and uses it only to download a model.
+    stand_in = ModuleType(_DOWNLOADS)
+    absent = sys.modules.setdefault(_DOWNLOADS, stand_in) is stand_in
     try:
         yield
     finally:
-        util.find_spec = find_spec
+        metadata.version = find_version
+        if absent:
+            del sys.modules[_DOWNLOADS]
 
 
 def installed_engine() -> str:
@@ -244,7 +255,9 @@ def _model_name(folder: Path, engine: str) -> str:
     if not any(all((folder / name).is_file() for name in names) for names in _FILES[engine]):
         wanted = " or ".join(" + ".join(names) for names in _FILES[engine])
         raise ValueError(f"{folder}: the engine {engine} needs {wanted} there; choose the other by the setting engine")
-    return yaml.safe_load(description.read_text(encoding="utf-8"))["Global"]["model_name"]
+    # The list of characters takes PyYAML's own loader a second.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(description.read_text(encoding="utf-8"), loader)["Global"]["model_name"]
 
 
 def bundled_detector(parent: Path) -> Path:
@@ -263,9 +276,14 @@ def bundled_recogniser(parent: Path) -> Path:
     """The bundled model that reads lines, in a new folder."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(_bundled(RECOGNISER)), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # It is opened for its metadata alone.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(_bundled(RECOGNISER)), options, providers=["CPUExecutionProvider"])
     characters = session.get_modelmeta().custom_metadata_map["character"].removesuffix("\n").split("\n")
-    decoding = {"name": "CTCLabelDecode", "character_dict": characters}
+    # PaddleX makes a list of it. As one string, 18,708 characters are read in a hundredth of the time.
+    joined = "".join(characters)
+    decoding = {"name": "CTCLabelDecode", "character_dict": joined if len(joined) == len(characters) else characters}
     return _model_folder(parent, RECOGNISER, [{"RecResizeImg": {"image_shape": [3, 48, 320]}}], decoding)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import fft
-from scipy.signal import find_peaks
+from numpy import fft
 
 from vemoclap_batch.media.clip import SAMPLE_RATE
 
@@ -126,5 +125,25 @@ def syllable_rate(levels: np.ndarray) -> float:
     Close to the syllables per second in clear speech (after de Jong and Wempe, 2009); in music, to the notes.
     """
     smooth = np.convolve(np.pad(levels, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
-    peaks, _ = find_peaks(smooth, height=max(smooth.max() - 20, SILENCE_DB + 1), prominence=2)
-    return len(peaks) * SAMPLE_RATE / (HOP * len(levels))
+    peaks = count_peaks(smooth, max(smooth.max() - 20, SILENCE_DB + 1), 2)
+    return peaks * SAMPLE_RATE / (HOP * len(levels))
+
+
+def count_peaks(values: np.ndarray, height: float, prominence: float) -> int:
+    """How many peaks of at least this height and prominence scipy.signal.find_peaks finds in values [n].
+
+    Importing scipy.signal takes half a second, most of it for its statistics.
+    """
+    # A flat stretch counts as one value.
+    values = values[np.concatenate([[True], values[1:] != values[:-1]])]
+    is_peak = (values[1:-1] > values[:-2]) & (values[1:-1] > values[2:]) & (values[1:-1] >= height)
+    return sum(_prominence(values, at) >= prominence for at in np.flatnonzero(is_peak) + 1)
+
+
+def _prominence(values: np.ndarray, peak: int) -> float:
+    """How far a peak stands out of the higher of the lowest values on its two sides, up to where one is above it."""
+    lowest = []
+    for side in (values[:peak][::-1], values[peak + 1 :]):
+        higher = np.flatnonzero(side > values[peak])
+        lowest.append(side[: higher[0] if len(higher) else None].min())
+    return values[peak] - max(lowest)

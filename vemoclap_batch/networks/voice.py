@@ -128,7 +128,7 @@ def load_encoder(model_bin: str | Path, layers: int = LAYERS) -> Encoder:
         state = {_parameter(name): torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
         positions, width = state["positions"].shape
         encoder = Encoder(width, heads, layers, positions)
-        encoder.load_state_dict(state)
+        encoder.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError) as error:
         wrong = f"does not hold {layers} layers of a Whisper encoder in floats"
         raise ValueError(f"{model_bin} {wrong}: {error}") from error
