@@ -73,6 +73,32 @@ def test_a_ray_whose_raylet_dies_while_it_starts_is_started_once_more():
     assert told == "gcs_server raylet\n"
 
 
+#: Starts Ray, has an actor answer, and tells which of Ray's programs run.
+PROGRAMS = """
+import os
+from pathlib import Path
+import psutil, ray
+from vemoclap_batch.pipeline.cluster import connected
+
+@ray.remote
+class Actor:
+    def parent(self):
+        return os.getppid()
+
+with connected():
+    [raylet] = [process for process in psutil.Process().children() if process.name() == "raylet"]
+    assert ray.get(Actor.remote().parent.remote()) == raylet.pid
+    programs = {Path(word).name for child in psutil.Process().children() for word in child.cmdline() if "/ray/" in word}
+    print(*sorted(programs & {"gcs_server", "raylet", "dashboard.py", "monitor.py", "log_monitor.py"}))
+"""
+
+
+def test_a_ray_of_ones_own_has_no_servers_that_a_run_does_not_need():
+    done = subprocess.run([sys.executable, "-c", PROGRAMS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["gcs_server", "raylet"]
+
+
 def test_a_ray_that_does_not_start_is_one_clear_error(tmp_path, frames_profile):
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", "vemoclap_batch", "extract", make_clip(tmp_path / "clip.mp4", seconds=1)]
@@ -94,7 +120,7 @@ from vemoclap_batch.config import load_config
 from vemoclap_batch.pipeline.cluster import cluster_resources, with_gpu_memory
 
 config = load_config("paper", ["accelerator=gpu", *sys.argv[1:]])
-ray.init(num_cpus=1, num_gpus=2, resources={"accelerator_type:H100": 1}, include_dashboard=False)
+ray.init("local", num_cpus=1, num_gpus=2, resources={"accelerator_type:H100": 1}, include_dashboard=False)
 there = cluster_resources()
 [node] = with_gpu_memory(there, config).nodes
 print(json.dumps([node.gpus, node.gpu_type, node.gpu_memory_gb, node.count, there.can_grow]))
