@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import psutil
 import ray
@@ -355,11 +356,12 @@ def _bare() -> Iterator[None]:
     start_server, parameters = services.start_api_server, parameter.RayParams
     # What it returns where the server does not start.
     services.start_api_server = lambda *_, **__: (None, None)
-    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
+    less: Any = {"no_monitor": True, "include_log_monitor": False}
+    parameter.RayParams = partial(parameters, **less)  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        services.start_api_server, parameter.RayParams = start_server, parameters
+        services.start_api_server, parameter.RayParams = start_server, parameters  # type: ignore[misc]
 
 
 @contextmanager
