@@ -50,7 +50,8 @@ def settings(tmp_path_factory):
     profile = folder / "frames.yaml"
     profile.write_text("".join(line for line in PROFILE.splitlines(keepends=True) if "asr:" not in line))
     of = "extractors.clip"
-    return ["--profile", profile, "--set", f"{of}.trouble={folder}", "--set", f"{of}.calls={folder / 'calls.txt'}"]
+    chosen = [f"{of}.trouble={folder}", f"{of}.calls={folder / 'calls.txt'}", "pipeline.block_videos=1"]
+    return ["--profile", profile, *(part for setting in chosen for part in ("--set", setting))]
 
 
 @pytest.fixture
