@@ -141,7 +141,7 @@ def test_a_part_that_kills_its_process_costs_its_own_video_alone(clips, tmp_path
     for name in ("before", "crash", "later"):
         (folder / f"{name}.mkv").symlink_to(clips / "short1.mkv")
     profile.write_text(SOUND_PROFILE)
-    settings = ["decode.whole_s=3", "decode.part_s=2", f"extractors.asr.calls={calls}"]
+    settings = ["decode.whole_s=3", "decode.part_s=2", "pipeline.cpu_chains=1", f"extractors.asr.calls={calls}"]
     config = load_config(str(profile), settings)
     done = run(read_sources([str(folder)]).rows, str(tmp_path / "out"), config)
     assert (done.done, done.failed) == (2, 1)
