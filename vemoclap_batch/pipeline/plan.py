@@ -152,7 +152,7 @@ class _Planner:
         """Size all stages for so many chains a GPU: first those on GPUs, then texts, then CPUs with what is left."""
         free = list(self.cluster.nodes)
         on_gpu, _ = self._on_gpus(found, free, per_gpu)
-        texts = [self._beside(chain, on_gpu) for chain in found[1:] if not chain.on_gpu]
+        texts = [self._beside(chain, on_gpu, found[0]) for chain in found[1:] if not chain.on_gpu]
         for text in texts:
             # As they reserve no CPU, all of them may be placed on any node.
             free = [replace(node, memory_gb=max(0.0, node.memory_gb - text.asked * text.memory_gb)) for node in free]
@@ -202,13 +202,24 @@ class _Planner:
             counts[slowest.name] += 1
         return [replace(stage, actors=counts[stage.name], asked=counts[stage.name]) for stage in stages]
 
-    def _beside(self, chain: Chain, on_gpu: Sequence[StagePlan]) -> StagePlan:
-        """Chains that keep up with the GPUs. They reserve no CPU: those before them may take all that there are."""
+    def _beside(self, chain: Chain, on_gpu: Sequence[StagePlan], first: Chain) -> StagePlan:
+        """Chains that keep up with the GPUs. They reserve no CPU: those before them may take all that there are.
+
+        There are no more than every node has cores for, and memory beside what all its GPUs and cores take.
+        """
         costs = self._core_seconds(chain.extractors)
         core_seconds = sum(costs.values())
         gpu_s = max(stage.seconds / max(stage.chains, 1) for stage in on_gpu)
-        count = max(1, min(self._videos_of(chain.extractors), math.ceil(_SLACK * core_seconds / max(gpu_s, _TINY))))
         host_gb = host_memory_gb(chain.extractors, self.specs)
+        others_gb = [
+            int(node.gpus) * max(int(1 / stage.gpus) * stage.memory_gb for stage in on_gpu)
+            + (0.0 if first.on_gpu else node.cpus * host_memory_gb(first.extractors, self.specs))
+            for node in self.cluster.nodes
+        ]
+        left = zip(self.cluster.nodes, others_gb, strict=True)
+        rooms = [min(node.cpus, (node.memory_gb - taken_gb) / host_gb) for node, taken_gb in left if node.cpus]
+        wanted = min(self._videos_of(chain.extractors), math.ceil(_SLACK * core_seconds / max(gpu_s, _TINY)))
+        count = max(1, min(wanted, int(min(rooms, default=wanted))))
         size = (count, count, 0.0, 0.0, 1, host_gb, 0.0)
         return StagePlan(chain.name, chain.extractors, *size, core_seconds, core_seconds, 0.0, costs)
 
