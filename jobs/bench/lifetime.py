@@ -93,10 +93,9 @@ class Run:
         self._mark = f"{os.getpid()}-{next(_numbers)}"
         command = [sys.executable, "-m", "vemoclap_batch", "extract", str(self.clips), "-o", str(self.out)]
         command += ["--profile", self.profile, *(["--address", self.address] if self.address else [])]
-        path = f"{Path(__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         self._log = self.out.with_suffix(".log").open("w+")
         self.driver = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": path, _TRY: self._mark}, stdout=self._log,
+            command, env={**os.environ, "PYTHONPATH": _path(), _TRY: self._mark}, stdout=self._log,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
@@ -152,6 +151,11 @@ class Run:
                 process.kill()
         self.driver.wait()
         self._log.close()
+
+
+def _path() -> str:
+    """Module path of processes that import this file."""
+    return f"{Path(__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
 
 def _name(process: psutil.Process) -> str:
@@ -305,11 +309,15 @@ class _Setup:
             return
         from ray.cluster_utils import Cluster
 
+        before = os.environ.get("PYTHONPATH", "")
+        # Ray's nodes give it to their actors.
+        os.environ["PYTHONPATH"] = _path()
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         try:
             yield
         finally:
             self._cluster.shutdown()
+            os.environ["PYTHONPATH"] = before
 
     def start(self) -> Run:
         """Start a run; on a cluster that has lost a node, that has another first."""
