@@ -35,5 +35,4 @@ def test_no_function_is_long():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
                 long[f"{name}:{node.name}"] = node.end_lineno - node.lineno + 1
-    # The whole graph of Ray Data, to be read from top to bottom.
-    assert long.keys() <= {"vemoclap_batch/pipeline/graph.py:run_graph"}
+    assert not long

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -13,6 +15,9 @@ from typing import Any
 
 import ray
 from ray.data import Dataset
+from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+from ray.data._internal.execution import streaming_executor
+from ray.data._internal.stats import _StatsManager
 from ray.util.annotations import RayDeprecationWarning
 
 from vemoclap_batch import lifetime
@@ -20,7 +25,7 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chain import ChainActor, ChainOptions
-from vemoclap_batch.pipeline.cluster import cluster_resources, with_gpu_memory
+from vemoclap_batch.pipeline.cluster import Cluster, cluster_resources, with_gpu_memory
 from vemoclap_batch.pipeline.plan import make_plan
 from vemoclap_batch.pipeline.quarantine import create_quarantine
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM
@@ -154,6 +159,55 @@ def configure(dataset: Dataset, plan: Plan) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Bounds on restarts and retries have no other way in as yet; the pinned version keeps this one.
     warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args_fn")
+
+
+@contextmanager
+def without_helpers(cluster: Cluster) -> Iterator[None]:
+    """On a Ray of our own, run datasets without Ray Data's actors for metrics and for the autoscaler.
+
+    Nobody reads the metrics there, and no node can join. The two take 2.5 s of a CPU and 210 MiB, and a dataset waits
+    for them before its first task. Ray Data 2.60 has no setting for that.
+    """
+    if cluster.can_grow:
+        yield
+        return
+    nothing = staticmethod(lambda *_, **__: None)
+    total = ray.data.ExecutionResources(cluster.cpus, cluster.gpus, object_store_memory=cluster.object_store_gb * _GIB)
+    with ExitStack() as stack:
+        for name in ("update_execution_metrics", "update_iteration_metrics", "register_dataset_to_stats_actor"):
+            stack.enter_context(_replaced(_StatsManager, name, nothing))
+        stack.enter_context(
+            _replaced(_StatsManager, "gen_dataset_id_from_stats_actor", staticmethod(lambda: uuid.uuid4().hex))
+        )
+        fixed = lambda *_, **__: _FixedCluster(total)  # noqa: E731
+        stack.enter_context(_replaced(streaming_executor, "create_cluster_autoscaler", fixed))
+        yield
+
+
+@contextmanager
+def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+    before = vars(holder)[name]
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
+class _FixedCluster(ClusterAutoscaler):
+    """Says what a cluster has that does not change."""
+
+    def __init__(self, total: Any) -> None:
+        self._total = total
+
+    def try_trigger_scaling(self) -> None:
+        pass
+
+    def on_executor_shutdown(self) -> None:
+        pass
+
+    def get_total_resources(self) -> Any:
+        return self._total
 
 
 def _leaving_room(stage: StagePlan, plan: Plan) -> StagePlan:

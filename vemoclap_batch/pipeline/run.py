@@ -28,7 +28,7 @@ from vemoclap_batch.pipeline.cluster import capacity_monitor, connected, with_gp
 from vemoclap_batch.pipeline.commit import Committer, Totals
 from vemoclap_batch.pipeline.pending import Cell, Pending, features_table, find_pending
 from vemoclap_batch.pipeline.plan import ASSUMED_SECONDS, estimates, make_plan
-from vemoclap_batch.pipeline.processor import process
+from vemoclap_batch.pipeline.processor import process, without_helpers
 from vemoclap_batch.pipeline.quarantine import start_quarantine
 from vemoclap_batch.pipeline.stages import Plan
 from vemoclap_batch.report.progress import tracking
@@ -214,6 +214,7 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
                 start_quarantine(driver) as quarantine,
                 _stopping(stop, quarantine, committer),
                 monitor,
+                without_helpers(cluster),
                 committer,
             ):
                 dataset = _dataset(pending.rows, this.plan)
