@@ -81,6 +81,7 @@ def device_profile(request, profile, tmp_path):
     path = tmp_path / "faulty-gpu.yaml"
     path.write_text(on_gpus(PROFILE, "clip"))
     other = ray.remote(num_cpus=0, num_gpus=GPUS - 1)(Other).remote()
+    ray.get(other.__ray_ready__.remote())
     yield path
     ray.kill(other)
 

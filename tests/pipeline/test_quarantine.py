@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vemoclap_batch.errors import ErrorType
-from vemoclap_batch.pipeline.quarantine import MAX_UNFINISHED, SPARE_LOSSES, Quarantine, holding, start_quarantine
+from vemoclap_batch.pipeline.quarantine import (
+    MAX_UNFINISHED,
+    SPARE_LOSSES,
+    Quarantine,
+    block_of,
+    guarded,
+    holding,
+    start_quarantine,
+)
 
 
 class Death(Exception):
@@ -80,3 +88,21 @@ def test_a_block_that_is_lost_between_its_videos_work_is_given_up_in_the_end(giv
             assert given_on or (lost.error_type, "died 5 times" in lost.message) == (ErrorType.WORKER_DIED, True)
         with holding(quarantine, "s", keys) as lost:
             assert lost is None
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_block_is_not_given_up_for_what_its_videos_work_kills():
+    keys = ["a", "b"]
+
+    def die(_):
+        raise Death
+
+    with start_quarantine() as quarantine:
+        # As many extractors of one chain each kill it once.
+        for extractor in range(len(keys) + SPARE_LOSSES + 1):
+            with suppress(Death), holding(quarantine, "s", keys) as lost:
+                assert lost is None
+                guarded(quarantine, f"extractor {extractor}", keys, die, block_of("s", keys))
+        with holding(quarantine, "s", keys) as lost:
+            assert lost is None
+            assert guarded(quarantine, "another", keys, lambda at: list(at), block_of("s", keys)) == [0, 1]

@@ -26,7 +26,7 @@ from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import TimedText
 from vemoclap_batch.media.worker import DecodeWorker
 from vemoclap_batch.pipeline.chunks import merge
-from vemoclap_batch.pipeline.quarantine import guarded, holding, loading
+from vemoclap_batch.pipeline.quarantine import Block, block_of, guarded, holding, loading
 from vemoclap_batch.pipeline.rows import (
     DECODED,
     FRAMES,
@@ -110,6 +110,7 @@ class ChainActor:
         self._texts = [spec for spec in own if spec.source is not None]
         self._worker = decoder(Sampling(**config.sampling.model_dump()), limits(config))
         self._models: dict[Any, Extractor] = {}
+        self._block: Block | None = None
         for spec in own:
             if model_key(spec) not in self._models:
                 with loading(quarantine, spec.name):
@@ -120,8 +121,12 @@ class ChainActor:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add the columns of decoding and of each extractor; drop those that no later stage reads."""
+        if not rows.num_rows:
+            return rows
         rows = complete(rows, self._specs)
-        with holding(self._quarantine, self._options.label, row_keys(rows, range(rows.num_rows))) as lost:
+        keys = row_keys(rows, range(rows.num_rows))
+        self._block = block_of(self._options.label, keys)
+        with holding(self._quarantine, self._options.label, keys) as lost:
             # Whole videos share batches; long ones are finished one by one.
             whole: list[pa.Table] = []
             long: list[pa.Table] = []
@@ -196,7 +201,8 @@ class ChainActor:
         with closing(self._worker.chunks(*names, **streams, first_only=first_only)) as decoded:
             while chunk < chunks:
                 name = f"{key}\0{chunk}" if chunk else key
-                [table] = guarded(self._quarantine, DECODE, [name], partial(self._decode, row, chunk, decoded))
+                decode = partial(self._decode, row, chunk, decoded)
+                [table] = guarded(self._quarantine, DECODE, [name], decode, self._block)
                 if not isinstance(table, pa.Table):
                     table = with_media(row, table, self._ready_at, chunk=chunk)
                 yield table
@@ -220,7 +226,8 @@ class ChainActor:
         if lost:
             outcomes = [lost if self._has_input(rows, row, spec) else None for row in at]
         else:
-            outcomes = guarded(self._quarantine, spec.name, row_keys(rows, at), partial(self._extract, rows, spec, at))
+            run = partial(self._extract, rows, spec, at)
+            outcomes = guarded(self._quarantine, spec.name, row_keys(rows, at), run, self._block)
         by_row = dict(zip(at, outcomes, strict=True))
         results = [by_row.get(row) for row in range(rows.num_rows)]
         return with_results(rows, spec, results, time.perf_counter() - began, self._ready_at)

@@ -15,6 +15,8 @@ from vemoclap_batch import lifetime
 from vemoclap_batch.errors import ErrorType, Failure
 
 T = TypeVar("T")
+#: A block that an actor holds: a stage, and the key of its first video.
+Block = tuple[str, str]
 #: A video that was unfinished this often (once with its batch, once alone) is not tried again in this run.
 MAX_UNFINISHED = 2
 #: A block is given up when it was lost this many times more than it has videos, each of which may kill an actor.
@@ -40,20 +42,25 @@ class Quarantine:
         """From now on nothing is begun."""
         self._stopped = True
 
-    def begin(self, stage: str, keys: Sequence[str], alone: bool) -> list[int] | None:
+    def begin(self, stage: str, keys: Sequence[str], alone: bool, block: Block | None = None) -> list[int] | None:
         """Note that a batch, or one video alone, is begun; returns the counts before, or None once stopped.
 
-        A batch that was lost before is not counted again: its videos are to be begun alone.
+        A batch that was lost before is not counted again: its videos are to be begun alone. Until it is finished, its
+        block is not held: what dies then died of its videos.
         """
         if self._stopped:
             return None
+        if block is not None:
+            self._unfinished[block] -= 1
         before = [self._unfinished[stage, key] for key in keys]
         if alone or not any(before):
             self._unfinished.update((stage, key) for key in keys)
         return before
 
-    def finish(self, stage: str, keys: Sequence[str], alone: bool) -> None:
+    def finish(self, stage: str, keys: Sequence[str], alone: bool, block: Block | None = None) -> None:
         """Forget what :meth:`begin` noted; for a video alone, the loss of an earlier batch stays noted."""
+        if block is not None:
+            self._unfinished[block] += 1
         for key in keys:
             self._unfinished[stage, key] -= 1
             if not alone or self._unfinished[stage, key] <= 0:
@@ -61,8 +68,9 @@ class Quarantine:
 
 
 def guarded(
-    quarantine: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], Sequence[T | Failure | None]]
-) -> list[T | Failure | None]:
+    quarantine: Any, stage: str, keys: Sequence[str], run: Callable[[Sequence[int]], Sequence[T | Failure | None]],
+    block: Block | None = None,
+) -> list[T | Failure | None]:  # fmt: skip
     """Run a batch so that a video which kills the process fails alone.
 
     A first try runs the whole batch. When an actor died on it, Ray replays it here: then each video is run alone, and
@@ -74,16 +82,19 @@ def guarded(
         stage: its name.
         keys: one per video of the batch.
         run: computes the results of the videos at some positions of the batch.
+        block: what :func:`holding` holds meanwhile.
     """
     if not keys:
         return []
-    unfinished = ray.get(quarantine.begin.remote(stage, list(keys), alone=False))
+    unfinished = ray.get(quarantine.begin.remote(stage, list(keys), alone=False, block=block))
     if unfinished is None:
         return [None] * len(keys)
     if any(unfinished):
-        return [_run_alone(quarantine, stage, key, partial(run, [at])) for at, key in enumerate(keys)]
+        results = [_run_alone(quarantine, stage, key, partial(run, [at])) for at, key in enumerate(keys)]
+        ray.get(quarantine.finish.remote(stage, [], alone=True, block=block))
+        return results
     results = list(run(range(len(keys))))
-    ray.get(quarantine.finish.remote(stage, list(keys), alone=False))
+    ray.get(quarantine.finish.remote(stage, list(keys), alone=False, block=block))
     return results
 
 
@@ -109,11 +120,16 @@ def holding(quarantine: Any, stage: str, keys: Sequence[str]) -> Iterator[Failur
     :func:`guarded` isolates a video that kills its actor. This bounds the deaths between the videos' own work, as when
     a table of results takes more memory than there is. The keys are those of the block's videos.
     """
-    block = keys[:1]
-    losses = _losses(quarantine, f"{stage} blocks", block)
+    block = block_of(stage, keys)
+    losses = _losses(quarantine, block[0], block[1:])
     message = f"the {stage} process died {losses} times while it held this video"
     yield Failure(ErrorType.WORKER_DIED, message) if losses >= len(keys) + SPARE_LOSSES else None
-    ray.get(quarantine.finish.remote(f"{stage} blocks", block, alone=False))
+    ray.get(quarantine.finish.remote(block[0], block[1:], alone=False))
+
+
+def block_of(stage: str, keys: Sequence[str]) -> Block:
+    """Name a block of a stage by its first video."""
+    return f"{stage} blocks", keys[0]
 
 
 @contextmanager
