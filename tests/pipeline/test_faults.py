@@ -190,14 +190,15 @@ def begun(calls):
     return [line.split(" ")[1:] for line in calls.read_text().splitlines() if line.startswith("begin")]
 
 
-def test_an_actor_that_is_killed_while_it_works(clips, device_profile, undisturbed, tmp_path, calls, trouble):
+def test_an_actor_that_is_killed_while_it_works(clips, profile, device_profile, undisturbed, tmp_path, calls, trouble):
     out = tmp_path / "out"
     settings = [f"extractors.clip.calls={calls}", f"extractors.clip.trouble={trouble}"]
     with meanwhile(
         trouble, lambda: len(begun(calls)) == 3, lambda: os.kill(int(begun(calls)[2][1]), signal.SIGKILL)
     ):  # fmt: skip
         assert extract(clips, out, device_profile, *settings) == 0
-    assert len({pid for _, pid in begun(calls)}) == 2
+    # One that waited for a GPU takes that of the dead actor, which comes back once another has no more to do.
+    assert len({pid for _, pid in begun(calls)}) == (2 if device_profile == profile else 3)
     # Redone: what it held and what waited for it.
     assert len(begun(calls)) <= 8 + 3
     check_same(out, undisturbed)

@@ -105,4 +105,4 @@ def test_a_block_is_not_given_up_for_what_its_videos_work_kills():
                 guarded(quarantine, f"extractor {extractor}", keys, die, block_of("s", keys))
         with holding(quarantine, "s", keys) as lost:
             assert lost is None
-            assert guarded(quarantine, "another", keys, lambda at: list(at), block_of("s", keys)) == [0, 1]
+            assert guarded(quarantine, "another", keys, list, block_of("s", keys)) == [0, 1]
