@@ -50,13 +50,13 @@ class ServerMonitor:
         """What is left of this start is ended."""
         self._over.set()
 
-    def run_begins(self, raylet_socket: str) -> None:
+    def run_begins(self, raylet_socket: str | None) -> None:
         """Ray has started; when a server ends, a RunBroken is raised in the main thread.
 
         Args:
-            raylet_socket: of the raylet that this process is connected to, as Ray's list of nodes names it.
+            raylet_socket: of the raylet that this process is connected to, as Ray's list of nodes names it, if it does.
         """
-        if self._watchdog is None:
+        if self._watchdog is None and raylet_socket is not None:
             self._servers = _raylet(raylet_socket)
         before, self._over, self._starting = self._over, threading.Event(), False
         before.set()

@@ -144,7 +144,8 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Clu
         else:
             _init(address, verbose)
         here = ray.get_runtime_context().get_node_id()
-        monitor.run_begins(next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here))
+        names = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
+        monitor.run_begins(names[0] if names else None)
         stack.callback(monitor.run_ends)
         yield cluster_resources()
 
