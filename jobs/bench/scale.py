@@ -25,6 +25,10 @@ from vemoclap_batch.cli.common import program, run_program
 GPUS_PER_NODE, CPUS_PER_GPU = 8, 2
 #: Full blocks that a chain has on average, between its first small ones and the last.
 _BLOCKS = 8
+#: Videos of the run that a node joins: an hour's work for one GPU.
+_MANY = 20_000
+#: How long a node that joined may stay unused.
+_UNUSED_S = 300.0
 #: Object store of a node, and what Ray is told of its memory, in bytes.
 _STORE, _MEMORY = 800 * 2**20, 512 * 2**30
 
@@ -124,7 +128,7 @@ def measure(
         "driver_cpu_s_per_block": round(driver, 4),
     }
     if join:
-        figures["joined_node_used_s"] = round(joined_node_used_s(config, slower), 1)
+        figures["joined_node_used_s"] = round(joined_node_used_s(sleeping_config(chains_per_gpu)), 1)
     settings = {"chains_per_gpu": chains_per_gpu, "cpus_per_gpu": CPUS_PER_GPU, "slower": slower}
     notes = [
         f"efficiency: videos/s of the GPU chains against those of {gpus[0]} GPU(s), while every chain has full blocks",
@@ -156,8 +160,12 @@ def run(gpus: int, config: Any, slower: float) -> Went:
         return Went(tasks, plan.block_videos, time.time() - began, used, actors)
 
 
-def joined_node_used_s(config: Any, slower: float) -> float:
+def joined_node_used_s(config: Any) -> float:
     """Seconds from the joining of a node until a GPU chain on it begins a block.
+
+    Args:
+        config: with times that are not changed: chains are asked for beyond those that have room if the work is worth
+            it.
 
     Raises:
         RuntimeError: none did.
@@ -165,19 +173,18 @@ def joined_node_used_s(config: Any, slower: float) -> float:
     from vemoclap_batch.pipeline.cluster import cluster_resources
 
     with _cluster(1) as cluster:
-        graph = _Graph(config, slower)
-        # Enough work that chains without a place yet are asked for.
-        plan = graph.plan(replace(cluster_resources(), can_grow=True), 20_000)
+        graph = _Graph(config, slower=1.0)
+        plan = graph.plan(replace(cluster_resources(), can_grow=True), _MANY)
         joined, joined_at, deadline = None, 0.0, float("inf")
-        for task in graph.tasks(plan, 20_000):
+        for task in graph.tasks(plan, _MANY):
             if joined is None:
                 joined_at, joined = time.time(), _add_node(cluster, 1)
-                deadline = joined_at + 120
+                deadline = joined_at + _UNUSED_S
             if task.worker[0] == joined:
                 return task.began - joined_at
             if time.time() > deadline:
                 break
-    raise RuntimeError("no chain on the node that joined began a block within two minutes")
+    raise RuntimeError(f"no chain on the node that joined began a block within {_UNUSED_S:g} s")
 
 
 class _Graph:
