@@ -1,5 +1,6 @@
 """Chunks of long videos: every sample, window and frame is in exactly one of them."""
 
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
@@ -157,8 +158,11 @@ def test_the_worker_gives_the_same_chunks_and_stays_usable(long):
             )  # fmt: skip
             for name in ("frames", "waveform", "lookahead"):
                 assert np.array_equal(getattr(clip, name), getattr(other, name))
-        # One that is left in the middle costs the process, not the next answer.
+        # The first alone can be asked for; one that is left in the middle costs the process, not the next answer.
         assert worker.decode("v", long)[0].chunk == 0
+        assert worker.pid == pid
+        with closing(worker.chunks("v", long)) as chunks_left:
+            assert next(chunks_left)[0].chunk == 0
         assert len(list(worker.chunks("v", long))) == len(chunks)
         assert worker.pid != pid
 

@@ -126,8 +126,8 @@ def same(found, expected):
 
 def test_nothing_touched_the_network(out):
     notes = (out.parent / "notes").read_text().splitlines()
-    # One process for each of the eight extractors' pools, decoding and the driver, at least.
-    assert notes.count("guarded") > 10
+    # The driver, the chain, its decoder and Ray's own, at least.
+    assert notes.count("guarded") > 4
     # Ray's dashboard asks its own network whose cloud it is in, whatever it is told; nothing else was asked for.
     ray = {"called 169.254.169.254 by dashboard.py", "called metadata.google.internal by dashboard.py"}
     assert set(notes) - ray == {"guarded", "called 192.0.2.1 by -c"}
@@ -149,11 +149,13 @@ def test_every_table_has_what_its_extractor_makes(out, small):
     assert not (out / "errors").exists()
 
 
-def test_captions_come_after_what_tells_them_the_frame_and_the_sentiments_share_a_model(out):
+def test_captions_come_after_what_tells_them_the_frame_and_texts_come_last(out):
     [summary] = [json.loads(path.read_text()) for path in (out / "runs").iterdir()]
-    assert [stage["name"] for stage in summary["plan"]["stages"]] == [
-        "decode", "clip", "face_emotion", "ocr", "caption", "beats", "asr", "asr_sentiment+ocr_sentiment",
-    ]  # fmt: skip
+    [stage] = summary["plan"]["stages"]
+    names = stage["extractors"]
+    assert (stage["name"], names[0]) == ("cpu chain", "decode")
+    assert names.index("caption") > max(names.index("face_emotion"), names.index("ocr"))
+    assert names[-2:] == ["asr_sentiment", "ocr_sentiment"]
 
 
 def test_predictions_are_those_of_the_classifier_on_what_was_extracted(out, small, checkpoint):

@@ -40,7 +40,8 @@ def filled(tmp_path_factory):
 
 def run(filled, checkpoint, **options):
     options = {"preset": "quick", "d_model": 16, "heads": 2, "dropout": 0.0, "hyper": HYPER} | options
-    config = load_config(str(filled / "tiny.yaml"))
+    # The GPUs of the tests' Ray are there by name alone.
+    config = load_config(str(filled / "tiny.yaml"), ["pipeline.gpu_device=cpu"])
     fit(Store(str(filled / "out")), str(filled / "labels.csv"), str(checkpoint), config, **options)
     return Checkpoint.load(checkpoint)
 

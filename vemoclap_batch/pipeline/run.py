@@ -251,9 +251,10 @@ def _blocks(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
 def _stopping(stop: StopRequest, quarantine: Any, committer: Committer) -> Iterator[None]:
     """At SIGTERM have nothing new begun, and what arrives from then on committed at once."""
 
-    def on_stop() -> None:
-        quarantine.stop.remote()
+    def on_stop() -> Any:
+        stopped = quarantine.stop.remote()
         committer.flush()
+        return stopped
 
     with stop.gently(on_stop):
         yield

@@ -80,7 +80,8 @@ def _check_workers(workers: int, cluster: Cluster, config: Config) -> bool:
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs: they would wait for ever.
     """
-    use_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and cluster.gpus > 0)
+    wants_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and cluster.gpus > 0)
+    use_gpu = wants_gpu and config.pipeline.gpu_device == "cuda"
     mistakes = []
     if cluster.cpus < workers:
         mistakes.append(f"--workers {workers}: each takes a CPU, and the cluster has {cluster.cpus:g}")
