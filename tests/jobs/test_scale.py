@@ -1,13 +1,16 @@
 """Our graph on simulated nodes, with extractors that sleep; how well it did is not asked: the machine may be busy."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from bench import scale
 from bench.scale import Task, Went
 from bench.sleeping import SleepingDecoder, sent_bytes, sleeping_config
-from tests.commands import here
+from tests.conftest import ROOT
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.pipeline.rows import to_int16
 
@@ -50,7 +53,10 @@ def test_the_plan_knows_the_size_of_what_travels():
 
 
 def test_clusters_are_measured_and_a_node_joins():
-    done = here(scale.main, "--gpus", 1, 2, "--slower", 0.05, "--block-videos", 4, "--json")
+    # A process of its own: it ends the Ray that it is connected to, which would be the tests'.
+    command = [sys.executable, scale.__file__, "--gpus", "1", "2", "--slower", "0.05", "--block-videos", "4", "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([f"{ROOT}", f"{ROOT / 'jobs'}"])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["efficiency"].keys() == {"1", "2"}
