@@ -5,6 +5,7 @@ python jobs/bench/scale.py --gpus 1 4 16 --json
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -240,6 +241,9 @@ def _cluster(gpus: int) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
+    # The nodes' processes hand it on to the actors, whose extractors are of this package.
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "object_store_memory": _STORE}
     )
