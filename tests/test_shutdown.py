@@ -1,8 +1,12 @@
 """SIGTERM asks for a stop, or ends a process at once; see tests/pipeline/test_shutdown.py for whole runs."""
 
+import contextlib
+import logging
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -48,3 +52,38 @@ def test_a_signal_where_nothing_is_under_way_stops_at_once():
 def test_a_second_signal_stops_at_once():
     with pytest.raises(Stopped):
         send_term(2, lambda: None, grace_s=1e6)
+
+
+def start_processes_until_stopped(after_s):
+    """As Ray starts its servers: with something to do between fork and exec, for which Python takes locks."""
+    with stoppable():
+        # Another process: while this one is forked, no thread of it runs.
+        subprocess.Popen(["sh", "-c", f"sleep {after_s}; kill -TERM {os.getpid()}"])
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            subprocess.Popen(["true"], preexec_fn=os.getpid).wait()
+
+
+def test_a_signal_while_a_process_is_forked_leaves_no_lock_held():
+    large = b"x" * 200_000_000  # It takes longer to fork.
+    for at in range(10):
+        with pytest.raises(Stopped):
+            start_processes_until_stopped(0.05 + at / 1000)
+    del large
+    logs = threading.Thread(target=logging.getLogger("another thread").isEnabledFor, args=(5,), daemon=True)
+    logs.start()
+    logs.join(timeout=60)
+    assert not logs.is_alive()
+
+
+def test_a_signal_that_a_library_caught_still_stops():
+    def caught():
+        with stoppable() as request:
+            with contextlib.suppress(Stopped):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            with request.gently(lambda: None):
+                time.sleep(60)
+
+    with pytest.raises(Stopped):
+        caught()

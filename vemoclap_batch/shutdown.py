@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _weakrefset
+import logging
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +15,11 @@ from vemoclap_batch.errors import RunEnded
 
 #: How long a run commits what is still arriving after it was asked to stop.
 GRACE_S = 25.0
+#: Python code in which an exception would be swallowed or leave a lock held for ever: it runs when a process is forked
+#: (Python gives locks back then, and ignores exceptions), when something is logged, or when an object is collected.
+_CRITICAL = {logging.__file__, weakref.__file__, _weakrefset.__file__}
+#: How long an exception is put off there, and how often at most.
+_LATER_S, _MOST_LATER = 0.01, 500
 
 
 #: Those of :func:`stoppable` in the main thread, the innermost last.
@@ -36,6 +44,7 @@ class StopRequest:
         self._error: Exception = Stopped()
         self._on_stop: Callable[[], object] | None = None
         self._grace_s = GRACE_S
+        self._put_off = 0
 
     def listen(self) -> None:
         """Install the signal handlers; once more after something else, such as Ray, has installed its own."""
@@ -53,6 +62,8 @@ class StopRequest:
         """
         self._on_stop, self._grace_s = on_stop, grace_s
         self.listen()
+        if self.asked:  # Nobody asks twice: a library that caught the exception has lost it.
+            raise self._error
         try:
             yield
         finally:
@@ -72,12 +83,26 @@ class StopRequest:
     def _at_term(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, True
         if again or self._on_stop is None:
-            raise self._error
+            self._raise(number, frame)
+            return
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)
         self._on_stop()
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self._put_off < _MOST_LATER and _is_critical(frame):
+            self._put_off += 1
+            signal.setitimer(signal.ITIMER_REAL, _LATER_S)
+            return
+        self._put_off = 0
         raise self._error
+
+
+def _is_critical(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename in _CRITICAL or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def abort(error: Exception) -> bool:
@@ -123,5 +148,6 @@ def stoppable() -> Iterator[StopRequest]:
     finally:
         if in_main:
             _requests.remove(request)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
