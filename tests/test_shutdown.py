@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from vemoclap_batch.shutdown import Stopped, stoppable
+from vemoclap_batch.shutdown import Stopped, listen_again, stoppable, uninterrupted
 
 
 def send_term(times, on_stop, grace_s):
@@ -35,7 +35,7 @@ def stop_outside():
     with stoppable() as request:
         # As Ray does when it starts.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
-        request.listen()
+        listen_again()
         with request.gently(lambda: None, 0.1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
@@ -61,7 +61,7 @@ def start_processes_until_stopped(after_s):
         subprocess.Popen(["sh", "-c", f"sleep {after_s}; kill -TERM {os.getpid()}"])
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            subprocess.Popen(["true"], preexec_fn=os.getpid).wait()
+            subprocess.Popen(["true"], preexec_fn=os.getpid).wait()  # noqa: PLW1509
 
 
 def test_a_signal_while_a_process_is_forked_leaves_no_lock_held():
@@ -87,3 +87,18 @@ def test_a_signal_that_a_library_caught_still_stops():
 
     with pytest.raises(Stopped):
         caught()
+
+
+def test_a_signal_waits_for_what_must_not_be_interrupted():
+    done = []
+
+    def work(seconds):
+        with stoppable(), uninterrupted(at_most_s=1):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(seconds)
+            done.append(seconds)
+
+    for seconds in (0.1, 60):
+        with pytest.raises(Stopped):
+            work(seconds)
+    assert done == [0.1]

@@ -47,7 +47,7 @@ class StopRequest:
         self._put_off = 0
 
     def listen(self) -> None:
-        """Install the signal handlers; once more after something else, such as Ray, has installed its own."""
+        """Install the signal handlers."""
         if self._hears:
             signal.signal(signal.SIGTERM, self._at_term)
             signal.signal(signal.SIGALRM, self._raise)
@@ -63,7 +63,7 @@ class StopRequest:
         self._on_stop, self._grace_s = on_stop, grace_s
         self.listen()
         if self.asked:  # Nobody asks twice: a library that caught the exception has lost it.
-            raise self._error
+            raise Stopped
         try:
             yield
         finally:
@@ -93,8 +93,8 @@ class StopRequest:
             self._put_off += 1
             signal.setitimer(signal.ITIMER_REAL, _LATER_S)
             return
-        self._put_off = 0
-        raise self._error
+        error, self._put_off, self._error = self._error, 0, Stopped()
+        raise error
 
 
 def _is_critical(frame: FrameType | None) -> bool:
@@ -117,18 +117,35 @@ def abort(error: Exception) -> bool:
     return True
 
 
-@contextmanager
-def as_stopped() -> Iterator[None]:
-    """Raise :class:`Stopped` where SIGTERM met Ray's own handler, which ends the process.
+def listen_again() -> bool:
+    """Install the handlers of :func:`stoppable` once more, where native code has installed its own.
 
-    That is in place from the start of Ray until a :class:`StopRequest` listens again.
+    Returns:
+        whether the main thread is stoppable and runs this.
     """
-    try:
+    if not _requests or threading.current_thread() is not threading.main_thread():
+        return False
+    _requests[-1].listen()
+    return True
+
+
+@contextmanager
+def uninterrupted(at_most_s: float) -> Iterator[None]:
+    """Put :class:`Stopped` off until the context ends: an exception in the midst of it would leave others' code broken.
+
+    A second SIGTERM, or :func:`abort`, is not put off.
+
+    Args:
+        at_most_s: seconds that it is put off for.
+    """
+    if not listen_again():
         yield
-    except SystemExit as error:
-        if error.code != signal.SIGTERM:
-            raise
-        raise Stopped from error
+        return
+    request = _requests[-1]
+    with request.gently(lambda: None, at_most_s):
+        yield
+    if request.asked:
+        raise Stopped
 
 
 @contextmanager

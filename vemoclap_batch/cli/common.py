@@ -46,10 +46,10 @@ def exit_statuses() -> Iterator[None]:
 
     SIGTERM ends the process as an error does, so that what it holds, such as the lock of a folder, is released.
     """
-    from vemoclap_batch.shutdown import Stopped, as_stopped, stoppable
+    from vemoclap_batch.shutdown import Stopped, stoppable
 
     try:
-        with stoppable(), as_stopped():
+        with stoppable():
             yield
     except ConfigError as error:
         _leave(USAGE, [f"error: {mistake}" for mistake in error.mistakes])

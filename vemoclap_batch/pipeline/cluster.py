@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray._private import parameter, services
+from ray._private import parameter, services, utils
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,6 +27,7 @@ from vemoclap_batch.config import Config, has_gpu
 from vemoclap_batch.errors import RunBroken, RunEnded
 from vemoclap_batch.lifetime import Watchdog
 from vemoclap_batch.server_monitor import ServerMonitor
+from vemoclap_batch.shutdown import listen_again, uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 ANSWER_S = 20.0
 #: How long killed processes may take to be gone.
 _END_S = 10.0
+#: How long SIGTERM waits for the start of Ray: some 3 s on an idle machine.
+_START_S = 10.0
 _LOOK_EVERY_S = 15.0
 _GIB = 1024**3
 #: Share of a node's memory that Ray gives to actors; the object store gets the rest, up to a bound.
@@ -326,7 +329,7 @@ def _start_here(verbose: bool, monitor: ServerMonitor) -> None:
 
 def _init(address: str, verbose: bool) -> None:
     bare = address == "local" and not verbose
-    with nullcontext() if verbose else _quiet(), _bare() if bare else nullcontext():
+    with nullcontext() if verbose else _quiet(), _bare() if bare else nullcontext(), _our_handler():
         ray.init(
             address=address,
             # A cluster that runs has a dashboard or not; one of our own needs none.
@@ -363,6 +366,24 @@ def _bare() -> Iterator[None]:
         yield
     finally:
         services.start_api_server, parameter.RayParams = start_server, parameters  # type: ignore[misc]
+
+
+@contextmanager
+def _our_handler() -> Iterator[None]:
+    """Have SIGTERM end a :func:`~vemoclap_batch.shutdown.stoppable` process after Ray's start, as a rule.
+
+    The handler of :func:`ray.init` raises SystemExit wherever the signal arrives. Where Ray forks a process, Python
+    ignores it and leaves the lock of its logging held: the run would hang, and never stop. While Ray connects, it would
+    end in a crash of Ray's native core.
+    """
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None if listen_again() else set_handler(handler)
+    try:
+        with uninterrupted(_START_S):
+            yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+        listen_again()  # The native core has a handler of its own.
 
 
 @contextmanager

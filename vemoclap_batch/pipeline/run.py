@@ -32,7 +32,7 @@ from vemoclap_batch.pipeline.processor import process, without_helpers
 from vemoclap_batch.pipeline.quarantine import start_quarantine
 from vemoclap_batch.pipeline.stages import Plan
 from vemoclap_batch.report.progress import tracking
-from vemoclap_batch.shutdown import Stopped, StopRequest, as_stopped, stoppable
+from vemoclap_batch.shutdown import Stopped, StopRequest, stoppable
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.store.table import keys
 
@@ -174,8 +174,7 @@ def run(
         this.pending = find_pending(this.store, videos, specs, config.pipeline.max_attempts, again)
         this.skipped = videos.num_rows - this.pending.incomplete.num_rows
         if this.pending.rows.num_rows:
-            with as_stopped():
-                _extract(this, this.pending, stop, address, verbose)
+            _extract(this, this.pending, stop, address, verbose)
         if classifier:
             selected = selected_from(specs, sorted(classifier.checkpoint.spec.features))
             this.notes += fingerprint_notes(classifier.checkpoint, selected)
@@ -192,7 +191,6 @@ def run(
 def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None, verbose: bool) -> None:
     count, pipeline = pending.rows.num_rows, this.config.pipeline
     with tracking("videos", count) as tracker, connected(address, verbose) as cluster:
-        stop.listen()  # Ray has put a handler of its own in place.
         audio_s, measured = estimates(this.store, this.specs)
         this.plan = make_plan(
             this.config, this.specs, pending.wanted, count, with_gpu_memory(cluster, this.config),
