@@ -25,7 +25,10 @@ extractors:
 """
 
 
-def make_store(folder: Path, per_label: int = 30, noise: float = 0.3, seed: int = 0, shards: int = 1) -> Path:
+def make_store(
+    folder: Path, per_label: int = 30, noise: float = 0.3, seed: int = 0, shards: int = 1,
+    sound_db: list[float] | None = None,
+) -> Path:  # fmt: skip
     """Fill ``folder``: ``out`` (the store), ``tiny.yaml`` (its profile), ``labels.csv`` (ids and labels, no split).
 
     The items of ``clip`` and ``beats``, 4 to 23 of them, lie around a point on a circle, one angle a label; every
@@ -55,9 +58,8 @@ def make_store(folder: Path, per_label: int = 30, noise: float = 0.3, seed: int 
         with Committer(store, specs, pending, "r1") as committer:
             for name, spec in specs.items():
                 committer.add(with_results(videos.take(part), spec, results[name], 0.0, 0.0))
-    rows = [
-        dict.fromkeys(schemas.VIDEOS.names) | row | {"duration_s": 2.0, "run_id": "r1"} for row in videos.to_pylist()
-    ]
+    common = dict.fromkeys(schemas.VIDEOS.names) | {"duration_s": 2.0, "sound_db": sound_db, "run_id": "r1"}
+    rows = [common | row for row in videos.to_pylist()]
     store.videos().append(pa.Table.from_pylist(rows, schema=schemas.VIDEOS))
     lines = ["video_id,label", *[f"{name},{LABELS[label]}" for name, label in zip(ids, truth, strict=True)]]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")

@@ -22,6 +22,7 @@ from tests.commands import telling
 from tests.pipeline.faulty import held, held_profile
 from tests.s3 import ENVIRONMENT, Server
 from tests.waiting import wait_for
+from vemoclap_batch.api import Output
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.predict import Predicted
@@ -244,6 +245,8 @@ def test_a_night_that_is_stopped_says_so(tmp_path, model, address):
     summary = json.loads(said.splitlines()[-1])
     assert (night.returncode, summary["status"], seen.read_text()) == (143, "stopped", "stopped")
     assert summary["counts"]["done"] == 3
+    # What was finished is predicted as well.
+    assert Output(str(out)).predictions().num_rows == 3
 
 
 def test_a_night_that_is_stopped_while_it_lists_says_so(tmp_path, frames_profile, model):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow as pa
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.dataset import load_features
+from vemoclap_batch.fusion.evidence import is_audible, nothing_to_go_by
 from vemoclap_batch.fusion.selection import Selected, complete_mask, names_of
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.store.store import Store
@@ -33,6 +34,8 @@ AFFECT = {
 }
 #: Videos that are predicted and committed together at most, and their length in all.
 _CHUNK, _CHUNK_S = 2048, 24 * 3600.0
+#: Raised when the same features of the same model give other rows. 1: no label where there is nothing to go by.
+_RULES = 1
 #: Windows in memory at a time.
 _WINDOWS = 512
 
@@ -49,8 +52,8 @@ class Predicted:
 
 
 def prediction_fingerprint(model: str, selected: Mapping[str, Selected], window: Window | None = None) -> str:
-    """Names a predictions table: a hash of the model's digest, of the features it is fed with and of the windows."""
-    identity: list[Any] = [model, names_of(selected)]
+    """Names a predictions table: a hash of the model's digest, its features, the windows and the rules."""
+    identity: list[Any] = [model, names_of(selected), _RULES]
     if window is not None:
         identity.append([window.window_s, window.hop_s])
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -99,9 +102,9 @@ def predict(
         "window": asdict(window) if window else None,
     }
     store.write_json(f"predictions/{fingerprint}/model.json", description)
-    durations = _durations(store, pending)
-    for at, count in _chunks(durations):
-        rows = _predict_chunk(store, pending.slice(at, count), checkpoint, selected, durations[at : at + count], window)
+    media = _media(store, pending)
+    for at, count in _chunks([of.duration_s for of in media]):
+        rows = _predict_chunk(store, pending.slice(at, count), checkpoint, selected, media[at : at + count], window)
         table.append(rows.append_column("run_id", pa.array([run_id] * rows.num_rows, pa.string())))
         result.new += count
         if report:
@@ -109,10 +112,18 @@ def predict(
     return result
 
 
-def _durations(store: Store, videos: pa.Table) -> list[float | None]:
-    rows = store.videos().read(["duration_s"], of=keys(videos))
-    durations = dict(zip(keys(rows).to_pylist(), rows["duration_s"].to_pylist(), strict=True))
-    return [durations.get(key) for key in keys(videos).to_pylist()]
+class _Media(NamedTuple):
+    """What the videos table says of a video; None where it says nothing."""
+
+    duration_s: float | None = None
+    sound_db: list[float] | None = None
+
+
+def _media(store: Store, videos: pa.Table) -> list[_Media]:
+    rows = store.videos().read(["duration_s", "sound_db"], of=keys(videos))
+    media = map(_Media, rows["duration_s"].to_pylist(), rows["sound_db"].to_pylist())
+    by_key = dict(zip(keys(rows).to_pylist(), media, strict=True))
+    return [by_key.get(key, _Media()) for key in keys(videos).to_pylist()]
 
 
 def _chunks(durations: Sequence[float | None]) -> Iterator[tuple[int, int]]:
@@ -127,13 +138,17 @@ def _chunks(durations: Sequence[float | None]) -> Iterator[tuple[int, int]]:
 
 def _predict_chunk(
     store: Store, videos: pa.Table, checkpoint: Checkpoint, selected: Mapping[str, Selected],
-    durations: Sequence[float | None], window: Window | None,
+    media: Sequence[_Media], window: Window | None,
 ) -> pa.Table:  # fmt: skip
-    """The table's rows, less the run's id: one for each video, or for each window of each."""
+    """The table's rows, less the run's id: one for each video, or for each window of each.
+
+    Where there is nothing to go by, a row has no label and no probabilities, and misses every feature.
+    """
     timed = load_features(store, selected, videos, with_times=window is not None)
     texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
-    spans = _spans(videos, durations, window)
-    parts, missing = [], []
+    spans = _spans(videos, [of.duration_s for of in media], window)
+    parts: list[np.ndarray] = []
+    present: dict[str, list[bool]] = {name: [] for name in sorted(timed)}
     # Some at a time: overlapping windows hold the same items several times.
     for at in range(0, len(spans), _WINDOWS):
         some = spans[at : at + _WINDOWS]
@@ -144,8 +159,12 @@ def _predict_chunk(
             for name, of in timed.items()
         }
         parts.append(checkpoint.probabilities(Examples([""] * len(some), features, np.full(len(some), -1))))
-        missing += [[name for name in sorted(features) if not len(features[name][row])] for row in range(len(some))]
+        for name, there in present.items():
+            there += [len(feature) > 0 for feature in features[name]]
     owners, _, starts, ends = zip(*spans, strict=True)
+    audible = [is_audible(media[owner].sound_db, start, end) for owner, _, start, end in spans]
+    nothing = nothing_to_go_by({name: np.array(there) for name, there in present.items()}, np.array(audible))
+    missing = [[name for name in present if empty or not present[name][row]] for row, empty in enumerate(nothing)]
     probabilities, labels = np.concatenate(parts), checkpoint.spec.labels
     valence, arousal = affect(probabilities, labels)
     owned = videos.take(pa.array(owners, pa.int64()))
@@ -154,11 +173,11 @@ def _predict_chunk(
             **{name: owned[name] for name in (*KEY, "uri")},
             "window_start_s": pa.array(starts, pa.float64()),
             "window_end_s": pa.array(ends, pa.float64()),
-            "label": [labels[at] for at in probabilities.argmax(1)],
-            "confidence": probabilities.max(1),
-            **{f"p_{label}": probabilities[:, at] for at, label in enumerate(labels)},
-            "valence": valence,
-            "arousal": arousal,
+            "label": pa.array([labels[at] for at in probabilities.argmax(1)], mask=nothing),
+            "confidence": pa.array(probabilities.max(1), mask=nothing),
+            **{f"p_{label}": pa.array(probabilities[:, at], mask=nothing) for at, label in enumerate(labels)},
+            "valence": pa.array(valence, mask=nothing),
+            "arousal": pa.array(arousal, mask=nothing),
             "missing": pa.array(missing, pa.list_(pa.string())),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from tempfile import SpooledTemporaryFile
@@ -24,6 +25,8 @@ _WRONG_LENGTH = 1.5
 _CANCELLED = 0.02
 #: Quieter audio (-60 dB of full scale) is no voice that could be lost.
 _AUDIBLE = 1e-6
+#: The level of digital silence; one step of 16 bits is -90 dBFS.
+_SILENCE_DB = -100.0
 #: One channel has to be so much louder in power to be taken after another one.
 _LOUDER = 4.0
 
@@ -61,6 +64,15 @@ def to_float(pcm: np.ndarray) -> np.ndarray:
     waveform = pcm.astype(np.float32)
     waveform *= np.float32(_STEP)
     return waveform
+
+
+def levels(track: AudioBuffer) -> list[float]:
+    """The level of every second of a track, the last one begun too: root mean square in dBFS, -100 for silence."""
+    found = []
+    for start in range(0, len(track), SAMPLE_RATE):
+        power = np.square(to_float(track.between(start, start + SAMPLE_RATE)), dtype=np.float64).mean()
+        found.append(round(10 * math.log10(power), 1) if power > 0 else _SILENCE_DB)
+    return found
 
 
 class AudioTrack:

@@ -58,6 +58,7 @@ class MediaInfo:
         width, height: of the upright frame, before scaling; None without video.
         rotation: clockwise degrees that turned the stored frame upright (0, 90, 180, 270); None without video.
         decoder: ``decord``, ``pyav`` or both joined by ``+`` (frames + audio), as used.
+        sound_db: level of every second of the sound, root mean square in dBFS; None where no sound was asked for.
         warnings: what a user should know (what was salvaged of a broken file, say); empty when all is well.
     """
 
@@ -70,6 +71,7 @@ class MediaInfo:
     has_video: bool = False
     has_audio: bool = False
     decoder: str = ""
+    sound_db: list[float] | None = None
     warnings: list[str] = field(default_factory=list)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import av
@@ -14,7 +15,7 @@ import numpy as np
 
 from vemoclap_batch.errors import ErrorType
 from vemoclap_batch.media.address import local_copy
-from vemoclap_batch.media.audio import AudioBuffer, to_float
+from vemoclap_batch.media.audio import AudioBuffer, levels, to_float
 from vemoclap_batch.media.clip import SAMPLE_RATE, Clip, Heartbeat, MediaError, MediaInfo, no_heartbeat
 from vemoclap_batch.media.container import encrypted, is_encrypted
 from vemoclap_batch.media.frame_reader import NO_FRAMES, FrameReader
@@ -129,6 +130,10 @@ class _Video:
                 self._info(),
             )  # fmt: skip
 
+    @cached_property
+    def _sound_db(self) -> list[float] | None:
+        return levels(self.scanned.audio) if self.want_audio else None
+
     def _check_end(self) -> None:
         """After the last frame: warn of what was missing.
 
@@ -153,6 +158,7 @@ class _Video:
     def _info(self) -> MediaInfo:
         scanned, frames = self.scanned, self.frames
         info = MediaInfo(scanned.duration_s, has_audio=scanned.has_audio, warnings=list(scanned.warnings))
+        info.sound_db = self._sound_db
         readers = ["pyav"] if scanned.has_audio and self.want_audio else []
         if frames is not None:
             if (sample := frames.sample) is not None:

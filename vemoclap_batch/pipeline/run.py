@@ -173,19 +173,27 @@ def run(
     with stoppable() as stop, this.store.writing(this.run_id, wait), _summary_on_early_end(this):
         this.pending = find_pending(this.store, videos, specs, config.pipeline.max_attempts, again)
         this.skipped = videos.num_rows - this.pending.incomplete.num_rows
-        if this.pending.rows.num_rows:
-            _extract(this, this.pending, stop, address, verbose)
+        try:
+            if this.pending.rows.num_rows:
+                _extract(this, this.pending, stop, address, verbose)
+        except Stopped:
+            if classifier:  # What was finished is predicted as well; a second SIGTERM ends that.
+                _predict(this, videos, classifier, window)
+            raise
         if classifier:
-            selected = selected_from(specs, sorted(classifier.checkpoint.spec.features))
-            this.notes += fingerprint_notes(classifier.checkpoint, selected)
-            this.predicted = predict(
-                this.store, videos, classifier.checkpoint, classifier.digest, selected, this.run_id, window=window
-            )
+            _predict(this, videos, classifier, window)
         this.failed = _still_incomplete(this)
         _write_summary(this)
         if this.totals.videos:
             this.notes += compact_if_large(this.store, config.pipeline.compact_shards)
     return this
+
+
+def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window | None) -> None:
+    checkpoint = classifier.checkpoint
+    selected = selected_from(this.specs, sorted(checkpoint.spec.features))
+    this.notes += fingerprint_notes(checkpoint, selected)
+    this.predicted = predict(this.store, videos, checkpoint, classifier.digest, selected, this.run_id, window=window)
 
 
 def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None, verbose: bool) -> None:

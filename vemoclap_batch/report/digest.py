@@ -15,6 +15,8 @@ from rich.text import Text
 
 from vemoclap_batch.store.table import Table, keys
 
+#: Shown in place of an emotion where a video, or a window, has no face, no text and no sound.
+NOTHING = "nothing to go by"
 _WORDS = 60
 _COLUMNS = ("emotion", "runner-up", "timeline", "heard", "read", "seen")
 
@@ -33,7 +35,8 @@ def digest(
     Returns:
         Per video ``name``, ``uri``, ``video_id``, and where known ``label``, ``confidence``, ``runner_up``,
         ``runner_up_confidence``, ``heard``, ``read``, ``seen``. Where windows were predicted, the emotion is that of
-        their mean, and ``timeline`` lists every window: ``start_s``, ``end_s``, ``label``, ``confidence``.
+        the mean of those that have one, and ``timeline`` lists every window: ``start_s``, ``end_s``, ``label``,
+        ``confidence``. Where there is nothing to go by, all four of the emotion are None.
     """
     wanted = keys(videos)
     rows = {key: _name(video) for key, video in zip(wanted.to_pylist(), videos.to_pylist(), strict=True)}
@@ -68,18 +71,22 @@ def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
     if column == "emotion":
-        return f"{row['label']} {row['confidence']:.0%}" if "label" in row else ""
+        return _share(row["label"], row["confidence"]) if "label" in row else ""
     if column == "runner-up":
-        return f"{row['runner_up']} {row['runner_up_confidence']:.0%}" if "runner_up" in row else ""
+        return _share(row["runner_up"], row["runner_up_confidence"]) if row.get("runner_up") else ""
     if column == "timeline":
         return shorten(_changes(row.get("timeline") or ()))
     return shorten(row.get(column) or "")
 
 
+def _share(label: str | None, confidence: float | None) -> str:
+    return NOTHING if label is None or confidence is None else f"{label} {confidence:.0%}"
+
+
 def _changes(timeline: Sequence[Mapping[str, Any]]) -> str:
     """Say when the emotion changes: ``0:00 joy, 0:25 anger``."""
     return ", ".join(
-        f"{clock(window['start_s'])} {window['label']}"
+        f"{clock(window['start_s'])} {window['label'] or NOTHING}"
         for number, window in enumerate(timeline)
         if not number or window["label"] != timeline[number - 1]["label"]
     )
@@ -110,15 +117,18 @@ def _name(video: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _emotion(windows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
-    """The emotion of a video's mean over its windows; of several windows a timeline, too."""
-    mean = {label: sum(window[f"p_{label}"] for window in windows) / len(windows) for label in labels}
-    label, runner_up, *_ = sorted(labels, key=lambda label: -mean[label])
-    row = {
-        "label": label,
-        "confidence": mean[label],
-        "runner_up": runner_up,
-        "runner_up_confidence": mean[runner_up],
-    }
+    """The emotion of a video's mean over its windows that have one; of several windows a timeline, too."""
+    told = [window for window in windows if window["label"] is not None]
+    row: dict[str, Any] = dict.fromkeys(("label", "confidence", "runner_up", "runner_up_confidence"))
+    if told:
+        mean = {label: sum(window[f"p_{label}"] for window in told) / len(told) for label in labels}
+        label, runner_up, *_ = sorted(labels, key=lambda label: -mean[label])
+        row = {
+            "label": label,
+            "confidence": mean[label],
+            "runner_up": runner_up,
+            "runner_up_confidence": mean[runner_up],
+        }
     if len(windows) > 1:
         names = {"start_s": "window_start_s", "end_s": "window_end_s", "label": "label", "confidence": "confidence"}
         ordered = sorted(windows, key=lambda window: window["window_start_s"])

@@ -25,6 +25,7 @@ VIDEOS = pa.schema(
         ("has_audio", pa.bool_()),
         ("frame_times", SECONDS),
         ("decoder", pa.string()),
+        ("sound_db", pa.list_(pa.float32())),
         ("warnings", pa.list_(pa.string())),
         ("run_id", pa.string()),
     ]

@@ -37,13 +37,14 @@ def summarise(
     Returns:
         ``counts`` of the run; ``ignored``, files of the sources that are no videos or may not be read, by suffix;
         ``failures``, what failed tonight, by type, and ``still_failing``, what failed in nights before and is not tried
-        again; ``labels`` and ``labels_before``, how often each was given, and their ``drift``; ``gpu_hours``, in which
+        again; ``labels`` and ``labels_before``, how often each was given, and their ``drift``; ``nothing_to_go_by``, how
+        many videos of tonight got none; ``gpu_hours``, in which
         GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which ``gpu_cost`` is of; ``notes``.
     """
     open_failures = _open_failures(done)
     failed = [row for row in open_failures if row["run_id"] == done.run_id]
     failed_before = [row for row in open_failures if row["run_id"] != done.run_id]
-    tonight, before = _labels(done, weeks)
+    tonight, before, nothing = _labels(done, weeks)
     held = (done.plan.gpus if done.plan else 0.0) * done.held_s / 3600
     return {
         "run_id": done.run_id,
@@ -57,6 +58,7 @@ def summarise(
         "failed": failed[:_NAMED],
         "labels": tonight,
         "labels_before": before,
+        "nothing_to_go_by": nothing,
         "weeks": weeks,
         "drift": drift(tonight, before),
         "wall_s": round(time.time() - done.began, 1),
@@ -92,17 +94,18 @@ def _gpu_hours_at_work(done: Run) -> float:
     )
 
 
-def _labels(done: Run, weeks: int) -> tuple[dict[str, int], dict[str, int]]:
-    """How often each label was given tonight, and in the weeks before."""
+def _labels(done: Run, weeks: int) -> tuple[dict[str, int], dict[str, int], int]:
+    """How often each label was given tonight, and in the weeks before; how often none was tonight."""
     if done.predicted is None:
-        return {}, {}
+        return {}, {}, 0
     rows = done.predicted.table.read(["label", "run_id"])
     # Run ids begin with the time.
     since = f"{datetime.datetime.now(datetime.UTC) - datetime.timedelta(weeks=weeks):%Y%m%dT%H%M%S}"
     is_tonight = pc.equal(rows["run_id"], done.run_id)
     is_before = pc.and_not(pc.greater_equal(rows["run_id"], since), is_tonight)
-    tonight, before = (Counter(rows["label"].filter(mask).to_pylist()) for mask in (is_tonight, is_before))
-    return dict(sorted(tonight.items())), dict(sorted(before.items()))
+    tonight, before = (rows["label"].filter(mask) for mask in (is_tonight, is_before))
+    given = [dict(sorted(Counter(labels.drop_null().to_pylist()).items())) for labels in (tonight, before)]
+    return given[0], given[1], tonight.null_count
 
 
 def drift(tonight: Mapping[str, int], before: Mapping[str, int]) -> dict[str, Any]:
@@ -132,6 +135,8 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     parts = [f"# Night {summary['run_id']}", _in_short(summary), _label_table(summary)]
     if summary["drift"]["flagged"]:
         parts.append(f"**The labels drift**: p = {summary['drift']['p_value']:.2g}. Look at what was uploaded.")
+    if nothing := summary["nothing_to_go_by"]:
+        parts.append(f"{nothing} without a label: no face, no text and no sound to go by.")
     parts += _failure_table("failed tonight", summary["failures"])
     failed = [
         f"{row['uri'] or row['video_id']} ({row['extractor'] or 'decode'}): {row['error_type']}"
