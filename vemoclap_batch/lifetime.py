@@ -44,6 +44,8 @@ _PR_SET_PDEATHSIG = 1
 _LOOK_S, _LOOK_EVERY_S, _LOOKS = 25.0, 0.2, 3
 #: How long Ray's processes may take to end by themselves after a shutdown.
 _END_S = 5.0
+#: How long actors may take to end by themselves when their driver listens no more.
+_LEAVE_S = 3.0
 _LAST_WORD = (
     "error: the process of the run ended at once: it was killed, or Ray ended it because a process of its own was; "
     "what was committed is kept\n"
@@ -126,8 +128,9 @@ def _keep_alive(connection: socket.socket) -> None:
 def listening(host: str) -> Iterator[str]:
     """Accept the connections of actors, which end when the context does; yields the address for :func:`die_with`.
 
-    End the actors by Ray's own means first: leaving the context kills what is left of them. Nothing is ever sent or
-    read. A stranger that connects learns nothing and holds a descriptor of this process.
+    End the actors by Ray's own means first: leaving the context gives them some seconds, so that Ray does not take
+    their end for a crash, and kills what is left of them. Nothing is ever sent or read. A stranger that connects learns
+    nothing and holds a descriptor of this process.
 
     Args:
         host: this node's address as the other nodes of the cluster see it.
@@ -160,16 +163,19 @@ def _listener(host: str) -> socket.socket:
 
 
 def _accept(listener: socket.socket, woken: socket.socket) -> None:
-    """Hold connections until one is closed by the other side; close all once woken."""
+    """Hold connections until they are closed by the other side; close what is left some seconds after being woken."""
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(woken, selectors.EVENT_READ)
-        ended = False
-        while not ended:
-            for key, _ in selector.select():
+        end: float | None = None
+        while end is None or (len(selector.get_map()) and time.monotonic() < end):
+            for key, _ in selector.select(None if end is None else max(end - time.monotonic(), 0)):
                 ready = key.fileobj
                 if ready is woken:
-                    ended = True
+                    end = time.monotonic() + _LEAVE_S
+                    for own in (listener, woken):
+                        selector.unregister(own)
+                        own.close()
                 elif ready is listener:
                     with suppress(OSError):  # It was closed at once, or there are too many open files.
                         connection, _ = listener.accept()

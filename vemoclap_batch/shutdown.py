@@ -142,7 +142,7 @@ def uninterrupted(at_most_s: float) -> Iterator[None]:
         yield
         return
     request = _requests[-1]
-    with request.gently(lambda: None, at_most_s):
+    with request.gently(lambda: None, grace_s=at_most_s):
         yield
     if request.asked:
         raise Stopped

@@ -56,21 +56,23 @@ def test_how_loud_every_second_is(tmp_path):
     assert not is_audible(info.sound_db)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """Every second video has a text; the first second of all of them can be heard, no later one."""
-    folder = make_store(tmp_path_factory.mktemp("store"), per_label=4, sound_db=[-20.0, INAUDIBLE_DB - 1])
+def stored(folder, found, sound_db):
+    """A store of six videos without faces, every second with a text; and a classifier with what it takes."""
+    make_store(folder, per_label=1, sound_db=sound_db, faceless=True)
     specs = resolve(load_config(str(folder / "tiny.yaml")))
+    names = ("clip", "beats", found)
     shape = {
-        name: FeatureSpec(specs[name].width, 16, specs[name].cls.sequence, specs[name].space)
-        for name in ("clip", "beats", "asr_sentiment")
+        name: FeatureSpec(width=spec.width, length=16 if sequence else 1, sequence=sequence, space=spec.space)
+        for name in names
+        for spec in [specs[name]]
+        for sequence in [spec.cls.sequence]
     }
-    model = Checkpoint(AttentionClassifier(FusionSpec(features=shape, labels=LABELS, d_model=8, heads=2)).eval())
-    return Store(str(folder / "out")), model, selected_from(specs, sorted(shape))
+    model = AttentionClassifier(FusionSpec(features=shape, labels=LABELS, d_model=8, heads=2))
+    return Store(str(folder / "out")), Checkpoint(model.eval()), selected_from(specs, sorted(names))
 
 
-def test_windows_that_are_neither_heard_nor_say_anything_get_no_label(store, capsys):
-    out, model, selected = store
+def test_windows_in_which_nothing_is_heard_get_no_label(tmp_path, capsys):
+    out, model, selected = stored(tmp_path, "face_emotion", [-20.0, INAUDIBLE_DB - 1])
     videos = out.videos().read(["uri"])
     done = predict(out, videos, model, "m", selected, "run", window=Window(1, 1))
     rows = done.table.read().to_pylist()
@@ -81,7 +83,7 @@ def test_windows_that_are_neither_heard_nor_say_anything_get_no_label(store, cap
             assert row["label"] is row["confidence"] is row["p_joy"] is row["valence"] is row["arousal"] is None
             assert row["missing"] == sorted(selected)
         else:
-            assert (row["label"] in LABELS, row["missing"]) == (True, ["asr_sentiment"])
+            assert (row["label"] in LABELS, row["missing"]) == (True, ["face_emotion"])
             assert sum(row[f"p_{label}"] for label in LABELS) == pytest.approx(1)
     found = digest(videos, done.table, {}, LABELS)
     # The video's emotion is that of the window that has one.
@@ -92,9 +94,8 @@ def test_windows_that_are_neither_heard_nor_say_anything_get_no_label(store, cap
     assert f"0:00 {first['label']}, 0:01 nothing to go by" in capsys.readouterr().out
 
 
-def test_a_video_without_anything_to_go_by_is_shown_as_such(tmp_path, store, capsys):
-    _, model, selected = store
-    out = Store(str(make_store(tmp_path, per_label=1, sound_db=[]) / "out"))
+def test_a_video_without_anything_to_go_by_is_shown_as_such(tmp_path, capsys):
+    out, model, selected = stored(tmp_path, "asr_sentiment", [])
     videos = out.videos().read(["uri"])
     done = predict(out, videos, model, "m", selected, "run")
     labels = [row["label"] for row in done.table.read().sort_by("video_id").to_pylist()]

@@ -27,16 +27,17 @@ extractors:
 
 def make_store(
     folder: Path, per_label: int = 30, noise: float = 0.3, seed: int = 0, shards: int = 1,
-    sound_db: list[float] | None = None,
+    sound_db: list[float] | None = None, faceless: bool = False,
 ) -> Path:  # fmt: skip
     """Fill ``folder``: ``out`` (the store), ``tiny.yaml`` (its profile), ``labels.csv`` (ids and labels, no split).
 
     The items of ``clip`` and ``beats``, 4 to 23 of them, lie around a point on a circle, one angle a label; every
-    second video has an ``asr_sentiment`` too, whose second number is the label.
+    second video has an ``asr_sentiment`` too, whose second number is the label. If ``faceless``, faces were looked for
+    in all of them and not found.
     """
     folder.mkdir(parents=True, exist_ok=True)
     profile = folder / "tiny.yaml"
-    profile.write_text(PROFILE)
+    profile.write_text(PROFILE + ('  face_emotion: {class: "tests.tiny:TinyFrames"}\n' if faceless else ""))
     specs = resolve(load_config(str(profile)))
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(6), per_label))
@@ -52,6 +53,9 @@ def make_store(
                 points = rng.normal(size=(int(rng.integers(4, 24)), 3)) * noise + [np.cos(angle), np.sin(angle), 0]
                 times = np.arange(len(points)) / 10
                 results[name].append(Result(points.astype(np.float32), times, times, {"brightness": 0.5}))
+            if faceless:
+                none = np.zeros((0, 3), np.float32)
+                results["face_emotion"].append(Result(none, none[:, 0], none[:, 0], {"brightness": 0.5}))
             results["asr"].append(Result(np.zeros((0, 0), np.float32), extras={"text": ""}))
             said = [[rng.normal(), truth[row] + noise * rng.normal()]] if row % 2 else np.zeros((0, 2))
             results["asr_sentiment"].append(Result(np.array(said, np.float32).reshape(-1, 2)))

@@ -14,6 +14,7 @@ import pytest
 from tests.clips import make_clip
 from tests.waiting import wait_for
 from vemoclap_batch.errors import RunBroken
+from vemoclap_batch.gpus import read_gpus
 from vemoclap_batch.pipeline import cluster
 
 
@@ -149,10 +150,10 @@ def test_a_node_is_asked_for_the_memory_of_its_gpus(tmp_path, program, settings,
 def test_what_nvidia_smi_says_is_read():
     table = "NVIDIA A100-SXM4-40GB, 40960\nTesla V100-SXM2-16GB, 16384\nNVIDIA GeForce RTX 5090, 32607\n"
     table += "NVIDIA RTX PRO 6000 Blackwell Server Edition, 97887\nNVIDIA H100 80GB HBM3, [N/A]\n\nNVIDIA GB10, 0\n"
-    assert cluster.read_gpus(table) == [
+    assert read_gpus(table) == [
         ("A100", 40.0), ("V100", 16.0), ("GeForce-RTX-5090", 32607 / 1024), ("RTX-PRO-6000", 97887 / 1024)
     ]  # fmt: skip
-    assert cluster.read_gpus("") == []
+    assert read_gpus("") == []
 
 
 def test_this_machine_is_one_node_and_does_not_grow():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vemoclap_batch.config import Config, has_gpu
 from vemoclap_batch.errors import RunBroken, RunEnded
+from vemoclap_batch.gpus import SMI_S, gpus_here
 from vemoclap_batch.lifetime import Watchdog
 from vemoclap_batch.server_monitor import ServerMonitor
 from vemoclap_batch.shutdown import listen_again, uninterrupted
@@ -41,8 +40,6 @@ _LOOK_EVERY_S = 15.0
 _GIB = 1024**3
 #: Share of a node's memory that Ray gives to actors; the object store gets the rest, up to a bound.
 FOR_ACTORS, _MAX_STORE_GB = 0.7, 186.0
-#: How long nvidia-smi may take, with the start of the process that runs it.
-_SMI_S = 60.0
 _GPU_TYPE = "accelerator_type:"
 #: Set while this process has a Ray of its own, started on this machine.
 _local = threading.Event()
@@ -195,7 +192,7 @@ def with_gpu_memory(cluster: Cluster, config: Config) -> Cluster:
             there = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
             # Without a GPU of its own it sees all of the node's.
             asked[_kind(node)] = ray.remote(gpus_here).options(num_cpus=0, scheduling_strategy=there).remote()
-    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SMI_S) if asked else ([], [])
+    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=SMI_S) if asked else ([], [])
     sizes: dict[tuple[float, float, str | None], float | None] = {}
     for kind, reference in asked.items():
         try:
@@ -207,30 +204,6 @@ def with_gpu_memory(cluster: Cluster, config: Config) -> Cluster:
 
 def _kind(node: Node) -> tuple[float, float, str | None]:
     return node.cpus, node.gpus, node.gpu_type
-
-
-def gpus_here() -> list[tuple[str | None, float]]:
-    """Return the type (as Ray names it) and memory (GiB) of each GPU of this node; nothing where nvidia-smi fails."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("nvidia-smi does not say what GPUs there are: %s", error)
-        return []
-    return read_gpus(done.stdout)
-
-
-def read_gpus(table: str) -> list[tuple[str | None, float]]:
-    """Read the lines ``name, MiB`` of nvidia-smi; those without a number (a GPU that is split up, say) are left out."""
-    found = []
-    for line in table.splitlines():
-        name, _, mib = line.rpartition(",")
-        if (mib := mib.strip()).isdecimal() and int(mib):
-            # "Tesla V100-SXM2-16GB" is V100 to Ray, "NVIDIA GeForce RTX 5090" is GeForce-RTX-5090.
-            model = re.match(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)", name.strip())
-            product = model[1] if model else name.strip().removeprefix("NVIDIA ")
-            found.append((product.replace(" ", "-") or None, int(mib) / 1024))
-    return found
 
 
 @contextmanager

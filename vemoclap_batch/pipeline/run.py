@@ -6,7 +6,7 @@ import itertools
 import platform
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -198,7 +198,8 @@ def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window
 
 def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None, verbose: bool) -> None:
     count, pipeline = pending.rows.num_rows, this.config.pipeline
-    with tracking("videos", count) as tracker, connected(address, verbose) as cluster:
+    # What is left of the actors is killed once Ray has had its time to end them.
+    with tracking("videos", count) as tracker, ExitStack() as last, connected(address, verbose) as cluster:
         audio_s, measured = estimates(this.store, this.specs)
         this.plan = make_plan(
             this.config, this.specs, pending.wanted, count, with_gpu_memory(cluster, this.config),
@@ -215,8 +216,8 @@ def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None
         )  # fmt: skip
         began = time.monotonic()
         try:
+            driver = last.enter_context(lifetime.listening(ray.util.get_node_ip_address()))
             with (
-                lifetime.listening(ray.util.get_node_ip_address()) as driver,
                 start_quarantine(driver) as quarantine,
                 _stopping(stop, quarantine, committer),
                 monitor,

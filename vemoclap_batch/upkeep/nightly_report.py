@@ -37,9 +37,9 @@ def summarise(
     Returns:
         ``counts`` of the run; ``ignored``, files of the sources that are no videos or may not be read, by suffix;
         ``failures``, what failed tonight, by type, and ``still_failing``, what failed in nights before and is not tried
-        again; ``labels`` and ``labels_before``, how often each was given, and their ``drift``; ``nothing_to_go_by``, how
-        many videos of tonight got none; ``gpu_hours``, in which
-        GPUs worked, and ``gpu_hours_held``, in which the run's actors had them, which ``gpu_cost`` is of; ``notes``.
+        again; ``labels`` and ``labels_before``, how often each was given, and their ``drift``; ``nothing_to_go_by``,
+        how many videos of tonight have none; ``gpu_hours``, in which GPUs worked, and ``gpu_hours_held``, in which the
+        run's actors had them, which ``gpu_cost`` is of; ``notes``.
     """
     open_failures = _open_failures(done)
     failed = [row for row in open_failures if row["run_id"] == done.run_id]
