@@ -153,7 +153,8 @@ def tiny_checkpoint(folder, names=("clip", "asr_sentiment")):
 
     from vemoclap_batch.config import LABELS
     from vemoclap_batch.fusion.checkpoint import Checkpoint
-    from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+    from vemoclap_batch.fusion.model import AttentionClassifier
+    from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 
     features = {
         "clip": FeatureSpec(width=3, length=16, sequence=True, space="tiny/colour"),

@@ -138,15 +138,15 @@ def predict(
     from vemoclap_batch.pipeline.run import Classifier
 
     classifier = Classifier.load(os.fspath(model))
-    spaces = {name: feature.space for name, feature in classifier.checkpoint.spec.features.items()}
+    spaces = {name: feature.space for name, feature in classifier.description.spec.features.items()}
     store, windows = open_store(out), window_of(window, hop)
     selected = select(store, spaces, features, own_fingerprints(store, profile, settings, window, hop), windows)
     run_id = new_run_id()
     with store.writing(run_id, wait=wait):
         videos = store.current_videos()
-        done = predict_videos(store, videos, classifier.checkpoint, classifier.digest, selected, run_id, window=windows)
+        done = predict_videos(store, videos, classifier, selected, run_id, window=windows)
     counts = {"new": done.new, "skipped": done.skipped, "incomplete": done.incomplete}
-    notes = fingerprint_notes(classifier.checkpoint, selected)
+    notes = fingerprint_notes(classifier.description.fingerprints, selected)
     return {"out": os.fspath(out), "table": done.fingerprint, "counts": counts, "notes": notes}
 
 

@@ -19,8 +19,8 @@ from vemoclap_batch.config import LABELS
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples, keyed_rng
 from vemoclap_batch.fusion.evaluation import evaluate
-from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.fusion.selection import selected_from
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.fusion.training import TrainSettings, classifier_spec, train
 
 #: The features that enter the prediction. The whole-frame embedding (clip) has no set that trains it, so it stays out.

@@ -26,7 +26,7 @@ from vemoclap_batch.extractors.base import Resources
 from vemoclap_batch.extractors.registry import WeightsError, resolve
 from vemoclap_batch.fusion import published
 from vemoclap_batch.fusion.data import Examples, to_tensors
-from vemoclap_batch.fusion.model import FusionSpec
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.models.hashes import NAME as MANIFEST
 from vemoclap_batch.networks.beats import load_beats
 

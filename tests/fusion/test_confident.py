@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vemoclap_batch.fusion.confident import fold_numbers, judge, out_of_fold
 from vemoclap_batch.fusion.data import Examples
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.training import TrainSettings
 
 pytestmark = pytest.mark.numeric

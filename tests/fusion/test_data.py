@@ -13,7 +13,7 @@ from vemoclap_batch.fusion.data import (
     to_tensors,
     validation_rows,
 )
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 
 SHAPE = FusionSpec(features={"face": FeatureSpec(width=2, length=4, sequence=True)}, d_model=8, heads=2)
 

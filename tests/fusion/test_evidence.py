@@ -12,11 +12,13 @@ from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.evidence import INAUDIBLE_DB, is_audible, nothing_to_go_by
-from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
 from vemoclap_batch.fusion.predict import predict
 from vemoclap_batch.fusion.selection import selected_from
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.media.decode import decode
 from vemoclap_batch.media.windows import Window
+from vemoclap_batch.pipeline.run import Classifier
 from vemoclap_batch.report.digest import digest, show
 from vemoclap_batch.store.store import Store
 
@@ -68,13 +70,14 @@ def stored(folder, found, sound_db):
         for sequence in [spec.cls.sequence]
     }
     model = AttentionClassifier(FusionSpec(features=shape, labels=LABELS, d_model=8, heads=2))
-    return Store(str(folder / "out")), Checkpoint(model.eval()), selected_from(specs, sorted(names))
+    Checkpoint(model).save(folder / "model")
+    return Store(str(folder / "out")), Classifier.load(str(folder / "model")), selected_from(specs, sorted(names))
 
 
 def test_windows_in_which_nothing_is_heard_get_no_label(tmp_path, capsys):
     out, model, selected = stored(tmp_path, "face_emotion", [-20.0, INAUDIBLE_DB - 1])
     videos = out.videos().read(["uri"])
-    done = predict(out, videos, model, "m", selected, "run", window=Window(1, 1))
+    done = predict(out, videos, model, selected, "run", window=Window(1, 1))
     rows = done.table.read().to_pylist()
     assert len(rows) == 2 * videos.num_rows
     silent = [row for row in rows if row["window_start_s"] == 1]
@@ -97,7 +100,7 @@ def test_windows_in_which_nothing_is_heard_get_no_label(tmp_path, capsys):
 def test_a_video_without_anything_to_go_by_is_shown_as_such(tmp_path, capsys):
     out, model, selected = stored(tmp_path, "asr_sentiment", [])
     videos = out.videos().read(["uri"])
-    done = predict(out, videos, model, "m", selected, "run")
+    done = predict(out, videos, model, selected, "run")
     labels = [row["label"] for row in done.table.read().sort_by("video_id").to_pylist()]
     # Those with a text are v1, v3 and v5.
     assert [label is None for label in labels] == [True, False] * 3

@@ -10,7 +10,8 @@ from tests.fusion.test_training import QUICK, made
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.cost import BATCH, measure
 from vemoclap_batch.fusion.evaluation import evaluate
-from vemoclap_batch.fusion.model import FUSIONS, AttentionClassifier, FeatureSpec, FusionSpec, LateAverage, alone, build
+from vemoclap_batch.fusion.model import FUSIONS, AttentionClassifier, LateAverage, alone, build
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.training import fit_statistics, train
 
 pytestmark = pytest.mark.numeric

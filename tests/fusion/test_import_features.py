@@ -16,8 +16,9 @@ from vemoclap_batch.cli import imports as cli_import
 from vemoclap_batch.config import LABELS
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.import_features import import_features, read_samples
-from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
 from vemoclap_batch.fusion.published import FEATURES
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.sources.manifest import read_labels
 from vemoclap_batch.store.store import Store
 

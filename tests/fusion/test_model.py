@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from vemoclap_batch.errors import ConfigError
-from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces, digest
+from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples, normalised, to_tensors
-from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.description import check_spaces, digest
+from vemoclap_batch.fusion.model import AttentionClassifier
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.media.windows import evenly_spaced
 
 pytestmark = pytest.mark.numeric
@@ -142,6 +144,6 @@ def test_a_broken_checkpoint_is_named(tmp_path, broken):
 def test_another_space_is_an_error_that_names_both():
     checkpoint = Checkpoint(AttentionClassifier(spec(a=SEQUENCE, b=SINGLE)))
     with pytest.raises(ConfigError) as caught:
-        check_spaces(checkpoint, {"a": "other/9"})
+        check_spaces(checkpoint.spec, {"a": "other/9"})
     assert "trained on space s/1, this is other/9" in caught.value.mistakes[0]
     assert "needs it (space t/1)" in caught.value.mistakes[1]

@@ -13,8 +13,9 @@ from vemoclap_batch.config import LABELS
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples
-from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
 from vemoclap_batch.fusion.published import FEATURES, HEADS, LEAK, feature_space, read_checkpoint
+from vemoclap_batch.fusion.spec import FusionSpec
 
 pytestmark = pytest.mark.numeric
 

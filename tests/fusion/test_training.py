@@ -7,7 +7,8 @@ import torch
 from vemoclap_batch.errors import RunBroken
 from vemoclap_batch.fusion.data import Examples, drop_modalities, to_tensors, validation_rows
 from vemoclap_batch.fusion.evaluation import draw_confusion, evaluate
-from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.fusion.training import PRESETS, TrainSettings, fit_statistics, train
 
 pytestmark = pytest.mark.numeric

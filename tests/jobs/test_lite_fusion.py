@@ -21,8 +21,9 @@ from lite.sets import SOUND, Items, cached
 from tests.commands import here
 from vemoclap_batch.config import LABELS, load_config, own_checkpoint
 from vemoclap_batch.extractors.registry import resolve
-from vemoclap_batch.fusion.checkpoint import Checkpoint, check_spaces
+from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples
+from vemoclap_batch.fusion.description import check_spaces
 
 pytestmark = pytest.mark.numeric
 
@@ -94,7 +95,7 @@ def test_a_set_is_read_once(made, tmp_path):
 def test_the_packaged_checkpoint_fits_the_lite_profile_and_has_a_card():
     checkpoint = Checkpoint.load(own_checkpoint(load_config("lite")))
     specs = resolve(load_config("lite"))
-    check_spaces(checkpoint, {name: spec.space for name, spec in specs.items()})
+    check_spaces(checkpoint.spec, {name: spec.space for name, spec in specs.items()})
     assert set(checkpoint.spec.features) == set(FEATURES)
     assert all(specs[name].width == feature.width for name, feature in checkpoint.spec.features.items())
     assert all(specs[name].fingerprint in found for name, found in checkpoint.fingerprints.items())

@@ -13,9 +13,10 @@ from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.extractors.windowed_text import windowed
 from vemoclap_batch.fusion.checkpoint import Checkpoint
-from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
 from vemoclap_batch.fusion.predict import predict, prediction_fingerprint
 from vemoclap_batch.fusion.selection import select, selected_from
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.media.decode import decode_chunks
 from vemoclap_batch.media.sampling import Limits, Sampling
 from vemoclap_batch.media.windows import Window
@@ -23,6 +24,7 @@ from vemoclap_batch.pipeline.chunks import merge, merged_extras
 from vemoclap_batch.pipeline.commit import Committer
 from vemoclap_batch.pipeline.pending import find_pending
 from vemoclap_batch.pipeline.rows import FRAMES, WAVEFORM, input_in, text_of, with_media, with_results
+from vemoclap_batch.pipeline.run import Classifier
 from vemoclap_batch.report.digest import digest, show
 from vemoclap_batch.store.store import Store
 
@@ -148,8 +150,8 @@ def labelled(parts, config, tmp_path_factory):
         name: FeatureSpec(width=width, length=8 if sequence else 1, sequence=sequence, space=specs[name].space)
         for name, (width, sequence) in shapes.items()
     }
-    model = Checkpoint(AttentionClassifier(FusionSpec(features=features, d_model=8, heads=2)))
-    return store, videos, specs, model
+    Checkpoint(AttentionClassifier(FusionSpec(features=features, d_model=8, heads=2))).save(out / "model")
+    return store, videos, specs, Classifier.load(str(out / "model"))
 
 
 def _texts(rows, specs):
@@ -185,24 +187,24 @@ def test_the_texts_of_the_store_serve_other_windows(labelled, config):
 
 def test_a_prediction_for_every_window(labelled, capsys):
     store, videos, specs, model = labelled
-    selected = selected_from(specs, sorted(model.spec.features))
+    selected = selected_from(specs, sorted(model.description.spec.features))
     window = Window(10, 5)
-    done = predict(store, videos, model, "m", selected, "run", window=window)
+    done = predict(store, videos, model, selected, "run", window=window)
     rows = done.table.read().sort_by("window_start_s").to_pylist()
     assert (done.new, done.skipped) == (1, 0)
     assert [row["window_start_s"] for row in rows] == [5.0 * number for number in range(11)]
     assert rows[-1]["window_end_s"] == pytest.approx(60, abs=0.5)
     # Not even sound's, of which a whole video keeps 16 windows.
     assert not any(row["missing"] for row in rows)
-    again = predict(store, videos, model, "m", selected, "run2", window=window)
+    again = predict(store, videos, model, selected, "run2", window=window)
     assert (again.new, again.skipped) == (0, 1)
     assert done.table.read().num_rows == 11
     names = {prediction_fingerprint("m", selected, w) for w in (None, window, Window(10, 10), Window(20, 5))}
     assert len(names) == 4
 
-    [said] = digest(videos, done.table, {}, model.spec.labels)
+    [said] = digest(videos, done.table, {}, model.description.spec.labels)
     assert len(said["timeline"]) == 11
-    assert said["label"] in model.spec.labels
+    assert said["label"] in model.description.spec.labels
     from rich.console import Console
 
     show([said], Console(width=160))
@@ -211,7 +213,7 @@ def test_a_prediction_for_every_window(labelled, capsys):
 
 def test_tables_of_other_windows_do_not_serve(labelled):
     store, _, specs, model = labelled
-    spaces = {name: feature.space for name, feature in model.spec.features.items()}
+    spaces = {name: feature.space for name, feature in model.description.spec.features.items()}
     chosen = select(store, spaces, window=Window(10, 5))
     assert chosen["asr_sentiment"].fingerprint == specs["asr_sentiment"].fingerprint
     for window, words in ((Window(20, 5), "windows of 20 s every 5 s"), (None, "whole videos")):

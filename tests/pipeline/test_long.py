@@ -9,7 +9,8 @@ from tests.pipeline.test_run import read
 from tests.tiny import on_gpus
 from vemoclap_batch.config import load_config
 from vemoclap_batch.fusion.checkpoint import Checkpoint
-from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.run import Classifier, run
 from vemoclap_batch.sources.manifest import read_sources

@@ -19,7 +19,8 @@ from tests.extractors.paper_models import WIDTHS, overrides, paper
 from vemoclap_batch.fusion import published
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples
-from vemoclap_batch.fusion.model import AttentionClassifier, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
+from vemoclap_batch.fusion.spec import FusionSpec
 
 pytestmark = pytest.mark.numeric
 

@@ -8,7 +8,8 @@ from tests.pipeline.feature_store import make_store
 from tests.s3 import serving
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import ConfigError
-from vemoclap_batch.fusion.checkpoint import Checkpoint, digest
+from vemoclap_batch.fusion.checkpoint import Checkpoint
+from vemoclap_batch.fusion.description import digest
 from vemoclap_batch.fusion.evaluation import score
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.training.fit import fit

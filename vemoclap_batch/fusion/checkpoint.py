@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import time
@@ -22,10 +21,12 @@ from safetensors.torch import save as to_bytes
 
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
-from vemoclap_batch.fusion.model import Classifier, FusionSpec, build
+from vemoclap_batch.fusion.description import DESCRIPTION, WEIGHTS, describe
+from vemoclap_batch.fusion.model import Classifier, build
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.store.folder import Folder
 
-WEIGHTS, DESCRIPTION, STATE = "model.safetensors", "model.json", "training.pt"
+STATE = "training.pt"
 #: Which videos trained a checkpoint and which chose its step.
 VIDEOS = "videos.parquet"
 
@@ -74,16 +75,13 @@ class Checkpoint:
         Raises:
             ConfigError: the folder holds no checkpoint, or a broken one.
         """
+        described = describe(folder)
         try:
-            place = Folder(folder)
-            description = json.loads(place.read(DESCRIPTION))
-            model = build(FusionSpec.model_validate(description["spec"]))
-            model.load_state_dict({name: x.float() for name, x in from_bytes(place.read(WEIGHTS)).items()})
-        except FileNotFoundError as error:
-            raise ConfigError([f"model {str(folder)!r}: {error.filename} does not exist"]) from error
+            model = build(described.spec)
+            model.load_state_dict({name: x.float() for name, x in from_bytes(Folder(folder).read(WEIGHTS)).items()})
         except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError([f"model {str(folder)!r} is not a checkpoint: {error}"]) from error
-        return cls(model.eval(), description["temperature"], description["fingerprints"], description.get("card", {}))
+        return cls(model.eval(), described.temperature, dict(described.fingerprints), dict(described.card))
 
     @torch.inference_mode()
     def probabilities(self, examples: Data, batch: int = CHUNK) -> np.ndarray:
@@ -148,28 +146,3 @@ def used_videos(folder: str) -> dict[str, str]:
         return {}
     rows = pq.read_table(pa.BufferReader(place.read(VIDEOS)))
     return dict(zip(rows["video_id"].to_pylist(), rows["used"].to_pylist(), strict=True))
-
-
-def digest(folder: str | Path) -> str:
-    """A hash of the checkpoint's weights and shape: two with the same digest predict the same."""
-    place = Folder(folder)
-    description = json.loads(place.read(DESCRIPTION))
-    shape = json.dumps([description["spec"], description["temperature"]], sort_keys=True)
-    return hashlib.sha256(place.read(WEIGHTS) + shape.encode()).hexdigest()[:12]
-
-
-def check_spaces(checkpoint: Checkpoint, spaces: Mapping[str, str | None]) -> None:
-    """Check that the features' spaces are those that the classifier was trained on.
-
-    Raises:
-        ConfigError: a feature is missing, or lies in another space than the classifier's; both are named.
-    """
-    mistakes = []
-    for name, feature in sorted(checkpoint.spec.features.items()):
-        wanted = feature.space
-        if name not in spaces:
-            mistakes.append(f"feature {name!r}: the model needs it (space {wanted}); it is missing")
-        elif wanted is not None and spaces[name] != wanted:
-            mistakes.append(f"feature {name!r}: the model was trained on space {wanted}, this is {spaces[name]}")
-    if mistakes:
-        raise ConfigError(mistakes)

@@ -16,7 +16,7 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
 from vemoclap_batch.fusion.data import Data, keyed_order, validation_rows
-from vemoclap_batch.fusion.model import FusionSpec
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.fusion.training import History, TrainSettings, fit_statistics, train
 
 #: Share of a fold's training videos that chooses the best step.

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Examples
-from vemoclap_batch.fusion.model import FusionSpec, build
+from vemoclap_batch.fusion.model import build
+from vemoclap_batch.fusion.spec import FusionSpec
 
 BATCH = 32
 _MIB = 2**20

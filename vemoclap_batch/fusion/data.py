@@ -15,7 +15,7 @@ from vemoclap_batch.media.windows import evenly_spaced
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec
+    from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 
 Rows = Sequence[int] | np.ndarray
 #: Videos whose features are in memory at a time, where a whole set is read.

@@ -11,9 +11,10 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from vemoclap_batch.errors import ConfigError
-from vemoclap_batch.fusion.checkpoint import DESCRIPTION, Checkpoint, used_videos
+from vemoclap_batch.fusion.checkpoint import Checkpoint, used_videos
 from vemoclap_batch.fusion.data import keyed_rng
 from vemoclap_batch.fusion.dataset import find_labelled, open_data
+from vemoclap_batch.fusion.description import DESCRIPTION
 from vemoclap_batch.fusion.selection import names_of, select
 from vemoclap_batch.report.pages import figure, png
 from vemoclap_batch.store.folder import Folder

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from vemoclap_batch.store.table import KEY, Table, keys
 
 if TYPE_CHECKING:
     from vemoclap_batch.fusion.checkpoint import Checkpoint
+    from vemoclap_batch.fusion.description import Description
 
 #: Mean valence and arousal of the labels (published with VEMOCLAP).
 AFFECT = {
@@ -38,6 +39,22 @@ _CHUNK, _CHUNK_S = 2048, 24 * 3600.0
 _RULES = 1
 #: Windows in memory at a time.
 _WINDOWS = 512
+
+
+class Loadable(Protocol):
+    """A classifier that is described before it is loaded."""
+
+    @property
+    def description(self) -> Description:
+        """What its folder says of it."""
+
+    @property
+    def digest(self) -> str:
+        """That of its weights and shape."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The classifier, loaded when it is first asked for."""
 
 
 @dataclass
@@ -62,8 +79,7 @@ def prediction_fingerprint(model: str, selected: Mapping[str, Selected], window:
 def predict(
     store: Store,
     videos: pa.Table,
-    checkpoint: Checkpoint,
-    model: str,
+    model: Loadable,
     selected: Mapping[str, Selected],
     run_id: str,
     report: Callable[[int, int], None] | None = None,
@@ -74,8 +90,7 @@ def predict(
     Args:
         store: the output folder; predictions are committed to it some videos at a time, all windows of each together.
         videos: ``video_id``, ``content_key``, ``uri`` of the videos wanted.
-        checkpoint: the classifier.
-        model: its digest.
+        model: the classifier, which is loaded if there is something to predict.
         selected: the features table that serves each feature.
         run_id: of this run.
         report: called with the videos predicted so far and in all.
@@ -84,8 +99,9 @@ def predict(
     Raises:
         ConfigError: a feature has no times, or a video no duration, which windows need.
     """
-    fingerprint = prediction_fingerprint(model, selected, window)
-    table = store.predictions(fingerprint, checkpoint.spec.labels)
+    fingerprint = prediction_fingerprint(model.digest, selected, window)
+    labels = model.description.spec.labels
+    table = store.predictions(fingerprint, labels)
     # A video has a row for each window, and all of them are committed as one.
     table.unique = window is None
     is_done = table.committed(keys(videos))
@@ -96,15 +112,17 @@ def predict(
         return result
     description = {
         "fingerprint": fingerprint,
-        "model": model,
-        "labels": checkpoint.spec.labels,
+        "model": model.digest,
+        "labels": labels,
         "features": names_of(selected),
         "window": asdict(window) if window else None,
     }
     store.write_json(f"predictions/{fingerprint}/model.json", description)
     media = _media(store, pending)
     for at, count in _chunks([of.duration_s for of in media]):
-        rows = _predict_chunk(store, pending.slice(at, count), checkpoint, selected, media[at : at + count], window)
+        rows = _predict_chunk(
+            store, pending.slice(at, count), model.checkpoint, selected, media[at : at + count], window
+        )
         table.append(rows.append_column("run_id", pa.array([run_id] * rows.num_rows, pa.string())))
         result.new += count
         if report:

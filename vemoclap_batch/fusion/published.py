@@ -17,8 +17,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from vemoclap_batch.config import LABELS
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
-from vemoclap_batch.fusion.model import AttentionClassifier, FeatureSpec, FusionSpec
+from vemoclap_batch.fusion.model import AttentionClassifier
 from vemoclap_batch.fusion.safe_pickle import load
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 
 FRAMES, HEADS, DROPOUT = 16, 4, 0.5
 _TEXT = "vemoclap/twitter-roberta-base-sentiment-latest"

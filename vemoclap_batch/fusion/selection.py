@@ -17,7 +17,6 @@ from vemoclap_batch.store.table import Table, keys
 
 if TYPE_CHECKING:
     from vemoclap_batch.extractors.registry import Spec
-    from vemoclap_batch.fusion.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,10 @@ def selected_from(specs: Mapping[str, Spec], names: Sequence[str]) -> dict[str, 
     }
 
 
-def fingerprint_notes(checkpoint: Checkpoint, selected: Mapping[str, Selected]) -> list[str]:
-    """A line for every feature whose fingerprint is another than those the classifier was trained on."""
+def fingerprint_notes(trained_on: Mapping[str, Sequence[str]], selected: Mapping[str, Selected]) -> list[str]:
+    """A line for every feature whose fingerprint is another than those that a classifier was trained on."""
     return [
         f"{name}: predicted from fingerprint {feature.fingerprint}, trained on {', '.join(trained)} (same space)"
         for name, feature in selected.items()
-        if (trained := checkpoint.fingerprints.get(name)) and feature.fingerprint not in trained
+        if (trained := trained_on.get(name)) and feature.fingerprint not in trained
     ]

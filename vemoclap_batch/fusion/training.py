@@ -32,8 +32,9 @@ from vemoclap_batch.fusion.data import (
     statistics,
     to_tensors,
 )
-from vemoclap_batch.fusion.model import FeatureSpec, FusionSpec, build
+from vemoclap_batch.fusion.model import build
 from vemoclap_batch.fusion.selection import Selected
+from vemoclap_batch.fusion.spec import FeatureSpec, FusionSpec
 
 
 class TrainSettings(BaseModel):

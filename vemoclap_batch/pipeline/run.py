@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from vemoclap_batch.config import Config
 from vemoclap_batch.errors import RunBroken, RunEnded
 from vemoclap_batch.extractors.registry import Spec, resolve
 from vemoclap_batch.extractors.windowed_text import windowed
+from vemoclap_batch.fusion.description import Description, check_spaces, describe, digest
 from vemoclap_batch.fusion.predict import Predicted, predict
 from vemoclap_batch.fusion.selection import fingerprint_notes, selected_from
 from vemoclap_batch.media.windows import Window
@@ -122,18 +124,27 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A checkpoint with its digest."""
+    """What a checkpoint's folder says; the weights are loaded where something is predicted."""
 
-    checkpoint: Checkpoint
+    folder: str
+    description: Description
     digest: str
 
     @classmethod
     def load(cls, folder: str) -> Classifier:
-        """Read it from a folder."""
-        # Here, since it loads torch, which the driver of extract has no use for.
-        from vemoclap_batch.fusion.checkpoint import Checkpoint, digest
+        """Read it from a folder.
 
-        return cls(Checkpoint.load(folder), digest(folder))
+        Raises:
+            ConfigError: the folder holds no checkpoint, or a broken one.
+        """
+        return cls(folder, describe(folder), digest(folder))
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The classifier itself; it takes torch, which a run has no use for before it predicts."""
+        from vemoclap_batch.fusion.checkpoint import Checkpoint
+
+        return Checkpoint.load(self.folder)
 
 
 def run(
@@ -165,9 +176,7 @@ def run(
     config = windowed(config, window) if window else config
     specs = resolve(config)
     if classifier:
-        from vemoclap_batch.fusion.checkpoint import check_spaces
-
-        check_spaces(classifier.checkpoint, {name: spec.space for name, spec in specs.items()})
+        check_spaces(classifier.description.spec, {name: spec.space for name, spec in specs.items()})
     command = "label" if classifier else "extract"
     this = Run(Store(out), config, specs, new_run_id(), command, videos=videos.num_rows)
     with stoppable() as stop, this.store.writing(this.run_id, wait), _summary_on_early_end(this):
@@ -190,10 +199,9 @@ def run(
 
 
 def _predict(this: Run, videos: pa.Table, classifier: Classifier, window: Window | None) -> None:
-    checkpoint = classifier.checkpoint
-    selected = selected_from(this.specs, sorted(checkpoint.spec.features))
-    this.notes += fingerprint_notes(checkpoint, selected)
-    this.predicted = predict(this.store, videos, checkpoint, classifier.digest, selected, this.run_id, window=window)
+    selected = selected_from(this.specs, sorted(classifier.description.spec.features))
+    this.notes += fingerprint_notes(classifier.description.fingerprints, selected)
+    this.predicted = predict(this.store, videos, classifier, selected, this.run_id, window=window)
 
 
 def _extract(this: Run, pending: Pending, stop: StopRequest, address: str | None, verbose: bool) -> None:

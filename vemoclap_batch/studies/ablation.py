@@ -20,8 +20,9 @@ from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.cost import measure
 from vemoclap_batch.fusion.dataset import MEMORY, find_labelled
 from vemoclap_batch.fusion.evaluation import bootstrap, mean_and_deviation
-from vemoclap_batch.fusion.model import FUSIONS, FusionSpec
+from vemoclap_batch.fusion.model import FUSIONS
 from vemoclap_batch.fusion.selection import Selected, names_of
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.fusion.training import TrainSettings
 from vemoclap_batch.pipeline.cluster import connected
 from vemoclap_batch.report.progress import tracking

@@ -16,8 +16,9 @@ from vemoclap_batch.fusion.checkpoint import Checkpoint
 from vemoclap_batch.fusion.data import Data, validation_rows
 from vemoclap_batch.fusion.dataset import MEMORY, open_data
 from vemoclap_batch.fusion.evaluation import evaluate
-from vemoclap_batch.fusion.model import Fusion, FusionSpec, LateAverage, alone
+from vemoclap_batch.fusion.model import LateAverage, alone
 from vemoclap_batch.fusion.selection import Selected, names_of
+from vemoclap_batch.fusion.spec import Fusion, FusionSpec
 from vemoclap_batch.fusion.training import TrainSettings, classifier_spec, fit_statistics, train
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY

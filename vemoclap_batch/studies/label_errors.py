@@ -19,8 +19,8 @@ from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.confident import Plausibility, fold_numbers, judge, out_of_fold
 from vemoclap_batch.fusion.data import Data
 from vemoclap_batch.fusion.dataset import Labelled, find_labelled, open_data
-from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.fusion.selection import Selected, names_of, select
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.fusion.training import PRESETS, History, TrainSettings, classifier_spec
 from vemoclap_batch.report.digest import digest, shorten
 from vemoclap_batch.report.pages import as_json

@@ -14,8 +14,8 @@ from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.fusion.data import Data, validation_rows
 from vemoclap_batch.fusion.dataset import Labelled, find_labelled
-from vemoclap_batch.fusion.model import FusionSpec
 from vemoclap_batch.fusion.selection import Selected, select
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.fusion.training import PRESETS, TrainSettings, classifier_spec
 from vemoclap_batch.report.progress import tracking
 from vemoclap_batch.store.folder import Folder

@@ -14,11 +14,12 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 
-from vemoclap_batch.fusion.checkpoint import DESCRIPTION, VIDEOS, WEIGHTS, TrainingState
+from vemoclap_batch.fusion.checkpoint import VIDEOS, TrainingState
 from vemoclap_batch.fusion.data import Data
 from vemoclap_batch.fusion.dataset import MEMORY, open_data
-from vemoclap_batch.fusion.model import FusionSpec
+from vemoclap_batch.fusion.description import DESCRIPTION, WEIGHTS
 from vemoclap_batch.fusion.selection import Selected, names_of
+from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.fusion.training import History, TrainSettings, fit_statistics, train
 from vemoclap_batch.store.filesystem import resolve, write_atomically
 from vemoclap_batch.store.folder import Folder
