@@ -40,8 +40,14 @@ def profile(tmp_path, text):
 
 
 @pytest.mark.parametrize("overrides", list(STORED))
-def test_lite_has_the_fingerprints_of_version_0_1(overrides):
-    assert fingerprints(load_config("lite", overrides.split())) == STORED[overrides]
+def test_lite_has_the_fingerprints_of_version_0_1_where_it_computes_the_same(overrides):
+    changed = set()
+    # Those that read from others come after them.
+    for name, spec in resolve(load_config("lite", overrides.split())).items():
+        if spec.cls.version > 1 or changed & set(spec.reads):
+            changed.add(name)
+        assert (spec.fingerprint != STORED[overrides][name]) == (name in changed), name
+    assert not changed & {"clip", "beats"}
 
 
 def test_a_class_that_moved_and_was_renamed_keeps_its_fingerprint(elsewhere):
@@ -51,16 +57,14 @@ def test_a_class_that_moved_and_was_renamed_keeps_its_fingerprint(elsewhere):
         "extractors.asr.class=elsewhere:Heard",
         "extractors.asr_sentiment.class=elsewhere:Read",
     ]
-    assert fingerprints(load_config("lite", moved)) == STORED[""]
+    assert fingerprints(load_config("lite", moved)) == fingerprints(load_config("lite"))
 
 
 def test_windowed_text_keeps_its_fingerprint_when_the_extractor_that_it_runs_moved(elsewhere):
     elsewhere.Read = MiniLM
     window = Window(10.0, 5.0)
-    there = resolve(windowed(load_config("lite", ["extractors.asr_sentiment.class=elsewhere:Read"]), window))
-    # Made by version 0.1.
-    assert there["asr_sentiment"].fingerprint == "9ffe5fb095cd"
-    assert there["ocr_sentiment"].fingerprint == "a347af9103e0"
+    there = windowed(load_config("lite", ["extractors.asr_sentiment.class=elsewhere:Read"]), window)
+    assert fingerprints(there) == fingerprints(windowed(load_config("lite"), window))
 
 
 def test_names_and_versions_tell_extractors_apart(tmp_path, elsewhere):

@@ -14,6 +14,8 @@ from tests.extractors.conftest import broken_clip, frames_clip
 from tests.extractors.tiny_faces import WIDTH, alone, tiny_onnx, tiny_vit, tiny_yolo
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
+from vemoclap_batch.extractors.faces import TILTED
+from vemoclap_batch.extractors.upright import off_upright, turn_of, upright_patch
 from vemoclap_batch.extractors.yolo_face import CPU_FACES, NAMES, VitExpression, YoloFace, YoloFaceSettings, cut
 from vemoclap_batch.models.hashes import NotAccepted
 from vemoclap_batch.models.references import locate
@@ -136,8 +138,8 @@ def test_faces_of_all_clips_share_batches(faces, clips):
     results = faces.extract(clips)
     for hook in hooks:
         hook.remove()
-    # 6 wide frames in two clips, 2 upright ones and a small one.
-    assert sizes["frames"] == [4, 2, 2, 1]
+    # 6 wide frames in two clips, 2 upright ones and a small one. That shows no face: it is tried in three turns.
+    assert sizes["frames"] == [4, 2, 2, 1, 3]
     total = sum(len(result.extras["faces"]) for result in results)
     assert total > CPU_FACES
     assert sizes["faces"][:-1] == [CPU_FACES] * ((total - 1) // CPU_FACES)
@@ -300,6 +302,33 @@ def test_a_detector_with_landmarks(models, astronaut, clips):
     assert rows
     np.testing.assert_allclose(result.feature, feature, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(result.start_s, seen)
+
+
+def test_a_detector_with_landmarks_of_faces_turns_tilted_ones(models, astronaut, clips):
+    from ultralytics import YOLO
+
+    path = tiny_yolo(models / "tiny" / "faces" / "marks.pt", astronaut, task="pose", landmarks=5)
+    accept(models, ["hf:tiny/faces/marks.pt"])
+    marks = build(models, detector="hf:tiny/faces/marks.pt")
+    frame = clips[0].frames[0]
+    (expected,) = YOLO(path).predict(
+        np.ascontiguousarray(frame[:, :, ::-1]), conf=0.6, iou=0.5, imgsz=320, device="cpu", verbose=False
+    )
+    (found,) = marks._detector([frame])
+    landmarks = np.array([face.landmarks for face in found])
+    np.testing.assert_allclose(landmarks, expected.keypoints.xy.numpy(), atol=0.01)
+    (result,) = marks.extract([frames_clip(frame)])
+    faces = result.extras["faces"]
+    turns = [turn_of(points) for points in landmarks]
+    # Landmarks of random weights lie anyhow.
+    assert sorted(face["turn"] for face in faces) == pytest.approx(
+        sorted(turn if off_upright(turn) > TILTED else 0.0 for turn in turns), abs=0.1
+    )
+    assert max(off_upright(face["turn"]) for face in faces) > TILTED
+    tilted = max(faces, key=lambda face: off_upright(face["turn"]))
+    patch, box = upright_patch(frame, tuple(tilted[side] for side in "xywh"), tilted["turn"])
+    (read,) = marks._expressions([marks._cut(patch, box)])
+    assert (tilted["expression"], tilted["probability"]) == (read.name, pytest.approx(read.probability, abs=1e-3))
 
 
 def test_wrong_models_are_named(models, tmp_path):

@@ -19,7 +19,9 @@ CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 WIDTH, SIDE = 24, 32
 
 
-def tiny_yolo(path: Path, likes: np.ndarray, reach: tuple[int, int, int] = (3, 3, 2), task: str = "detect") -> Path:
+def tiny_yolo(
+    path: Path, likes: np.ndarray, reach: tuple[int, int, int] = (3, 3, 2), task: str = "detect", landmarks: int = 17
+) -> Path:
     """Write a one-class YOLOv8 of 0.15 M random weights whose head is set so that it sees faces in a kind of image.
 
     Args:
@@ -27,6 +29,7 @@ def tiny_yolo(path: Path, likes: np.ndarray, reach: tuple[int, int, int] = (3, 3
         likes: uint8 [h, w, 3], RGB; in images like this it finds faces, in plain grey ones it finds none.
         reach: how far its boxes of 8, 16 and 32 pixels' stride extend from their middle, in strides; 0 makes them flat.
         task: ``detect``, or ``pose`` for one with landmarks.
+        landmarks: of each face of a pose model; five are those of a face.
     """
     quieten_ultralytics()
     import ultralytics
@@ -35,6 +38,8 @@ def tiny_yolo(path: Path, likes: np.ndarray, reach: tuple[int, int, int] = (3, 3
 
     shape = YAML.load(ROOT / "cfg" / "models" / "v8" / f"yolov8{'-pose' if task == 'pose' else ''}.yaml")
     shape |= {"nc": 1, "scales": {"t": [0.33, 0.0625, 64]}, "scale": "t", "yaml_file": "yolov8t-face.yaml"}
+    if task == "pose":
+        shape["kpt_shape"] = [landmarks, 3]
     torch.manual_seed(3)
     network = {"detect": DetectionModel, "pose": PoseModel}[task](shape, verbose=False)
     network.names = {0: "face"}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from vemoclap_batch.extractors.base import TEXT, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
+from vemoclap_batch.extractors.language import LANGUAGE_COLUMNS, KnownLanguages
 from vemoclap_batch.extractors.pretrained import pad, prepare_torch
 
 WIDTH = 384
@@ -19,10 +21,13 @@ BATCH = 32
 class MiniLM(Extractor):
     """Mean of a text's token embeddings, L2-normalised, as its authors do; texts are cut at 256 tokens.
 
-    A blank text has a feature of length 0.
+    It knows English: sentences in other languages are left out (:mod:`vemoclap_batch.extractors.language`), and column
+    ``note`` says so. A text without English, like a blank one, has a feature of length 0.
     """
 
     name = "minilm"
+    version = 2
+    columns = LANGUAGE_COLUMNS
     inputs = (TEXT,)
     feature_space = "lite/minilm-l6-v2"
     feature_width = WIDTH
@@ -45,14 +50,21 @@ class MiniLM(Extractor):
         self._tokenizer.enable_truncation(longest)
         self._network = load_sentence_encoder(folder).to(resources.device)
         self._batches = Batches(BATCH)
+        self._languages = KnownLanguages()
+
+    @classmethod
+    def weights(cls, settings: Any) -> str:
+        """The versions of the packages that carry the model and the identifier of languages."""
+        return f"{super().weights(settings)}, {KnownLanguages.weights()}"
 
     def _extract(self, texts: Sequence[str]) -> list[Result]:
-        written = [text for text in texts if text.strip()]
+        checked = [self._languages(text) for text in texts]
+        written = [item.text for item in checked if item.text.strip()]
         # One by one: a batch of them takes every core.
         tokens = [self._tokenizer.encode(text).ids for text in written]
         found = iter(self._batches.run_by_length(self._embed, tokens))
         blank = np.empty((0, WIDTH), np.float32)
-        return [Result(next(found)[None] if text.strip() else blank) for text in texts]
+        return [Result(next(found)[None] if item.text.strip() else blank, extras=item.columns) for item in checked]
 
     def _embed(self, tokens: Sequence[list[int]]) -> Iterable[np.ndarray]:
         """The embedding [384] of each text's tokens."""

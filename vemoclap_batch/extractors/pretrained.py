@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 #: Tokens of a text that a classifier reads, its two enclosing ones included; RoBERTa has no more positions.
 LONGEST = 512
+#: Files that make a tokenizer of transformers; any one group of them will do.
+_TOKENIZERS: tuple[tuple[str, ...], ...] = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("sentencepiece.bpe.model",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
+#: The file that describes an image processor, the key of its kind in it, and how that ended before transformers 4.26.
+PREPROCESSOR, _KIND, _OLD = "preprocessor_config.json", "image_processor_type", "FeatureExtractor"
 #: Texts in one pass of a classifier.
 CPU_TEXTS, GPU_TEXTS = 8, 32
 
@@ -208,17 +221,40 @@ def load_strictly(kind: Any, folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a local folder."""
+    """The tokenizer in a local folder.
+
+    Raises:
+        FileNotFoundError: there is none; transformers would ask for an unrelated package.
+    """
+    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
+        wanted = " or ".join(" with ".join(names) for names in _TOKENIZERS)
+        raise FileNotFoundError(f"{folder} has no tokenizer: expected {wanted} beside the weights")
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, **_LOCAL)
 
 
 def load_image_processor(folder: Path, backend: str) -> Any:
-    """The image preprocessing in a local folder; ``pil`` and ``torchvision`` give slightly different pixels."""
+    """The image preprocessing in a local folder; ``pil`` and ``torchvision`` give slightly different pixels.
+
+    Checkpoints of transformers before 4.26 name it ``…FeatureExtractor``. This transformers knows that name under the
+    old key ``feature_extractor_type`` only; under the key of today it is taken for the same ``…ImageProcessor``.
+
+    Raises:
+        OSError: the folder has no preprocessor_config.json.
+        ValueError: it names no image processor that transformers knows.
+    """
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(folder, backend=backend, **_LOCAL)
+    path = folder / PREPROCESSOR
+    described = json.loads(path.read_text()) if path.is_file() else {}
+    named = described.get(_KIND) or ""
+    if not named.endswith(_OLD):
+        return AutoImageProcessor.from_pretrained(folder, backend=backend, **_LOCAL)
+    with tempfile.TemporaryDirectory(prefix="vemoclap-processor-") as renamed:
+        described[_KIND] = named.removesuffix(_OLD) + "ImageProcessor"
+        (Path(renamed) / PREPROCESSOR).write_text(json.dumps(described))
+        return AutoImageProcessor.from_pretrained(renamed, backend=backend, **_LOCAL)
 
 
 def own_weights_hash(path: Path) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from vemoclap_batch.extractors.base import TEXT, ExtractorSettings, Resources, Result
+from vemoclap_batch.extractors.language import ENGLISH, LANGUAGE_COLUMNS, Checked, KnownLanguages, known_texts
 from vemoclap_batch.extractors.pretrained import FeatureSettings, Pretrained, TextClassifier
 
 PUBLISHED = "hf:cardiffnlp/twitter-roberta-base-sentiment-latest"
@@ -19,18 +21,24 @@ class SentimentSettings(FeatureSettings):
     """Settings of :class:`Sentiment`."""
 
     model: str = Field(PUBLISHED, description="a folder with a transformers classifier of the three sentiments")
+    languages: tuple[str, ...] | None = Field(
+        ENGLISH, min_length=1, description="that the model knows, such as en; texts in others are left out; null: all"
+    )
 
 
 class Sentiment(Pretrained):
     """The first token's vector of the last hidden state; columns ``negative``, ``neutral``, ``positive``.
 
-    Texts are cut at 512 tokens, as published. A blank text has a feature of length 0 and no probabilities.
+    Texts are cut at 512 tokens, as published. Sentences in languages that the model does not know are left out
+    (:mod:`vemoclap_batch.extractors.language`), and column ``note`` says so. A text of which nothing is left, like a
+    blank one, has a feature of length 0 and no probabilities.
     """
 
     name = "sentiment"
+    version = 2
     Settings = SentimentSettings
     inputs = (TEXT,)
-    columns = dict.fromkeys(CLASSES, pa.float32())
+    columns = {**dict.fromkeys(CLASSES, pa.float32()), **LANGUAGE_COLUMNS}
     spaces = {PUBLISHED: "vemoclap/twitter-roberta-base-sentiment-latest"}
     settings: SentimentSettings
 
@@ -43,13 +51,23 @@ class Sentiment(Pretrained):
                 f"{self.settings.model} has the classes {', '.join(labels)}; expected {', '.join(CLASSES)}"
             )
         self._check_width(self._classifier.width)
+        languages = self.settings.languages
+        self._languages = None if languages is None else KnownLanguages(languages)
+
+    @classmethod
+    def weights(cls, settings: Any) -> str:
+        """The version of the identifier of languages, where it is used."""
+        return "" if settings.languages is None else KnownLanguages.weights()
 
     def _extract(self, texts: Sequence[str]) -> list[Result]:
-        found = iter(self._classifier([text for text in texts if text.strip()]))
-        return [self._result(*next(found)) if text.strip() else self._blank() for text in texts]
+        checked = known_texts(self._languages, texts)
+        found = iter(self._classifier([item.text for item in checked if item.text.strip()]))
+        return [self._result(item, *next(found)) if item.text.strip() else self._blank(item) for item in checked]
 
-    def _result(self, vector: np.ndarray, probabilities: np.ndarray) -> Result:
-        return Result(vector[None], extras=dict(zip(self._classifier.labels, probabilities.tolist(), strict=True)))
+    def _result(self, text: Checked, vector: np.ndarray, probabilities: np.ndarray) -> Result:
+        likely = dict(zip(self._classifier.labels, probabilities.tolist(), strict=True))
+        return Result(vector[None], extras={**likely, **text.columns})
 
-    def _blank(self) -> Result:
-        return Result(np.empty((0, self.settings.width), np.float32), extras=dict.fromkeys(CLASSES))
+    def _blank(self, text: Checked) -> Result:
+        feature = np.empty((0, self.settings.width), np.float32)
+        return Result(feature, extras={**dict.fromkeys(CLASSES), **text.columns})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from vemoclap_batch.config import Config, ExtractorEntry
@@ -29,6 +30,7 @@ EVERY_S = 1.0
 #: The setting of an audio extractor that says how many of its windows are kept, and more than any video has.
 _KEPT = ("max_windows", "windows")
 ALL_WINDOWS = 10**9
+NOTE = pa.struct({"start_s": pa.float64(), "end_s": pa.float64(), "note": pa.string()})
 
 
 class WindowedTextSettings(ExtractorSettings):
@@ -68,6 +70,8 @@ class WindowedTextSettings(ExtractorSettings):
 class WindowedText(Extractor):
     """A sequence with one vector for every window that has a text; ``start_s`` is the window's start.
 
+    Column ``notes``: the windows of which the extractor that it runs notes something, such as a language left out.
+
     Space, width and models are those of the extractor that it runs. The window and hop are in the fingerprint.
     """
 
@@ -75,6 +79,7 @@ class WindowedText(Extractor):
     Settings = WindowedTextSettings
     inputs = (TEXT, TIMES)
     sequence = True
+    columns = {"notes": pa.list_(NOTE)}
     settings: WindowedTextSettings
 
     def __init__(self, settings: ExtractorSettings, resources: Resources) -> None:
@@ -111,14 +116,17 @@ class WindowedText(Extractor):
     def _joined(self, numbers: list[int], results: list[Result | Failure]) -> Result | Failure:
         """The result of a video from those of its windows; one that failed fails the video."""
         features = [np.zeros((0, self.width(self.settings)), np.float32)]
-        starts = []
+        starts, notes = [], []
         for number, result in zip(numbers, results, strict=True):
             if isinstance(result, Failure):
                 return result
+            at_s = number * self.settings.hop_s
             features.append(result.feature)
-            starts += [number * self.settings.hop_s] * len(result.feature)
+            starts += [at_s] * len(result.feature)
+            if note := result.extras.get("note"):
+                notes.append({"start_s": at_s, "end_s": at_s + self.settings.window_s, "note": note})
         start_s = np.array(starts, np.float64)
-        return Result(np.concatenate(features), start_s, start_s + self.settings.window_s)
+        return Result(np.concatenate(features), start_s, start_s + self.settings.window_s, {"notes": notes})
 
 
 def windowed(config: Config, window: Window) -> Config:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from pydantic import Field
 
 from vemoclap_batch.extractors.base import ExtractorSettings, Resources
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.faces import Expression, Face, FaceExtractor
+from vemoclap_batch.extractors.faces import Detection, Expression, FaceExtractor, Place, pixels
 from vemoclap_batch.extractors.pretrained import Classifier, FeatureSettings, Pretrained, load_image_processor
+from vemoclap_batch.extractors.upright import Box, as_box
 from vemoclap_batch.media.clip import Clip
 
 DETECTOR = "hf:AdamCodd/YOLOv11n-face-detection/model.pt"
@@ -36,6 +38,9 @@ NAMES = {
     "surprised": "surprise",
 }
 
+#: What a pose model for faces marks: eyes, nose, corners of the mouth. One for bodies, with 17, says nothing of a face.
+LANDMARKS = 5
+
 #: Left, top, right and bottom of a box, in pixels of the frame.
 Corners = tuple[float, float, float, float]
 
@@ -46,6 +51,9 @@ class YoloFaceSettings(FeatureSettings):
     detector: str = Field(DETECTOR, description="face weights of ultralytics: a .pt (pinned by its hash) or .onnx file")
     expressions: str = Field(EXPRESSIONS, description="a folder with a transformers image classifier")
     confidence: float = Field(0.6, ge=0, le=1, description="boxes that score at most this are dropped")
+    turned_confidence: float | None = Field(
+        0.8, ge=0, le=1, description="of a face in a turned picture, tried where a clip shows none; null: not tried"
+    )
     iou: float = Field(0.5, ge=0, le=1, description="of two boxes that overlap more, the likelier one stays")
     image_size: int = Field(
         640, ge=32, multiple_of=32, description="long side for the detector; an .onnx of a fixed size keeps its own"
@@ -62,6 +70,7 @@ class YoloFace(FaceExtractor, Pretrained):
     """
 
     name = "yolo-face"
+    version = 2
     Settings = YoloFaceSettings
     model_settings = ("detector", "expressions")
     spaces = {EXPRESSIONS: "vemoclap/vit-face-expression"}
@@ -79,6 +88,7 @@ class YoloFace(FaceExtractor, Pretrained):
         self._expressions = VitExpression(resources.models["expressions"], device, self._precision)
         self._check_width(self._expressions.width)
         self._averaged = self.settings.faces_averaged
+        self._turned_score = self.settings.turned_confidence
         fixed = self._detector.batch
         self._frame_batches = Batches.for_device(device, fixed or CPU_FRAMES, fixed or GPU_FRAMES)
         self._face_batches = Batches.for_device(device, CPU_FACES, GPU_FACES)
@@ -88,21 +98,26 @@ class YoloFace(FaceExtractor, Pretrained):
         """The detector, unless it is an ONNX file."""
         return [path for path in [models["detector"]] if path.suffix.lower() == ".pt"]
 
-    def _find(self, clips: Sequence[Clip]) -> list[Face]:
+    def _detect(self, clips: Sequence[Clip], places: Sequence[Place]) -> list[list[Detection]]:
         # Frames of different sizes would be padded to a square, and a frame's faces depend on those beside it.
-        places: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
-        for index, clip in enumerate(clips):
-            for number, frame in enumerate(clip.frames):
-                places[frame.shape].append((index, number))
-        faces = []
-        for alike in places.values():
-            frames = [clips[index].frames[number] for index, number in alike]
-            boxes = self._frame_batches.run(self._detector, frames)
-            for place, frame, of_frame in zip(alike, frames, boxes, strict=True):
-                for (left, top, right, bottom), score in of_frame:
-                    crop = cut(frame, (left, top, right, bottom))
-                    faces.append(Face(*place, (left, top, right - left, bottom - top), score, crop))
-        return [face for face in faces if face.crop.size]
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for at, place in enumerate(places):
+            height, width, *_ = clips[place.clip].frames.shape[1:]
+            alike[(width, height) if place.quarters % 2 else (height, width)].append(at)
+        found: list[list[Detection]] = [[] for _ in places]
+        for of_size in alike.values():
+            detected = self._frame_batches.run(partial(self._run, clips), [places[at] for at in of_size])
+            for at, faces in zip(of_size, detected, strict=True):
+                found[at] = faces
+        return found
+
+    def _run(self, clips: Sequence[Clip], places: Sequence[Place]) -> list[list[Detection]]:
+        """The faces of a batch of frames of one size."""
+        return self._detector([pixels(clips, place) for place in places])
+
+    def _cut(self, frame: np.ndarray, box: Box) -> np.ndarray:
+        left, top, width, height = box
+        return cut(frame, (left, top, left + width, top + height))
 
     def _read(self, crops: Sequence[np.ndarray]) -> list[Expression]:
         return self._expressions(crops)
@@ -150,6 +165,7 @@ class Detector:
             raise ValueError(f"{path} is a YOLO to {task}; expected one that detects")
         # A pose model (boxes with landmarks) has more columns after those of its classes; elsewhere, all are classes.
         self._classes = len(self._network.names) if task == "pose" else 0
+        self._landmarks = tuple(self._network.kpt_shape) if task == "pose" else (0, 0)
         self.batch, size = _fixed_shape(self._network)
         from ultralytics.data.augment import LetterBox
 
@@ -157,27 +173,37 @@ class Detector:
             size or (settings.image_size, settings.image_size), auto=size is None, stride=self._network.stride
         )
 
-    def __call__(self, frames: Sequence[np.ndarray]) -> list[list[tuple[Corners, float]]]:
-        """The boxes, clipped to the frame, and scores of the faces in frames of one size, uint8 [h, w, 3], RGB."""
+    def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
+        """The faces in frames of one size, uint8 [h, w, 3], RGB; their boxes are clipped to the frame."""
         import torch
         from ultralytics.utils.nms import non_max_suppression
-        from ultralytics.utils.ops import scale_boxes
 
         images: Any = [self._letterbox(image=frame) for frame in frames]
-        pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2)  # [n, 3, H, W]
-        pixels = pixels.float().div_(255)
+        batch = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2)  # [n, 3, H, W]
+        batch = batch.float().div_(255)
+        size = batch.shape[2], batch.shape[3]
         with torch.inference_mode():
             detected = non_max_suppression(
-                self._network(pixels),
+                self._network(batch),
                 self._settings.confidence,
                 self._settings.iou,
                 nc=self._classes,
                 end2end=self._network.end2end,
                 max_time_img=float("inf"),
-            )  # each [faces, 6 or more]: corners, score, class, …
-            for rows, frame in zip(detected, frames, strict=True):
-                scale_boxes((pixels.shape[2], pixels.shape[3]), rows[:, :4], frame.shape)  # in place
-        return [[(tuple(row[:4]), row[4]) for row in rows[:, :5].tolist()] for rows in detected]
+            )  # each [faces, 6 or more]: corners, score, class, landmarks
+            return [self._scaled(rows, size, frame.shape) for rows, frame in zip(detected, frames, strict=True)]
+
+    def _scaled(self, rows: Any, size: tuple[int, int], shape: tuple[int, ...]) -> list[Detection]:
+        """The faces of one frame [faces, 6 or more], with coordinates of the network's image, in those of the frame."""
+        from ultralytics.utils.ops import scale_boxes, scale_coords
+
+        scale_boxes(size, rows[:, :4], shape)  # in place
+        marks: Sequence[np.ndarray | None] = [None] * len(rows)
+        count, values = self._landmarks
+        if count == LANDMARKS:
+            marks = list(scale_coords(size, rows[:, 6:].reshape(-1, count, values)[..., :2], shape).cpu().numpy())
+        found = zip(rows[:, :5].tolist(), marks, strict=True)
+        return [Detection(as_box(row[:4]), row[4], landmarks) for row, landmarks in found]
 
 
 def load_yolo(path: Path, resources: Resources) -> tuple[Any, str]:
