@@ -16,12 +16,13 @@ from vemoclap_batch.cli.common import program, run_program
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part."""
-    from bench import text_invented
+    from bench import text_invented, text_languages
 
     app = program(__doc__, no_args_is_help=True)
     #: Part → what runs it; its docstring says what it measures.
     parts = {
         "invented": text_invented.command,
+        "languages": text_languages.command,
     }
     app.callback()(lambda: None)
     for name, command in parts.items():

@@ -106,11 +106,19 @@ def place(folder: Path, reference: str) -> Path:
 def overrides(models: Path) -> list[str]:
     """What differs from the profile as it is shipped: widths, frames, where the models are, and Whisper in float32.
 
-    Rounded to int8, small random networks say something else.
+    Rounded to int8, small random networks say something else, and what they say is of no language.
     """
     widths = [f"extractors.{name}.width={width}" for name, width in WIDTHS.items()]
     whisper = ["extractors.asr.compute_type=float32", "extractors.asr.precision=null"]
-    return [*widths, *whisper, f"sampling.frames={FRAMES}", f"models_dir={json.dumps(str(models))}", "accelerator=cpu"]
+    any_language = [f"extractors.{name}_sentiment.languages=null" for name in ("asr", "ocr")]
+    return [
+        *widths,
+        *whisper,
+        *any_language,
+        f"sampling.frames={FRAMES}",
+        f"models_dir={json.dumps(str(models))}",
+        "accelerator=cpu",
+    ]
 
 
 def paper_config(models: Path) -> Config:

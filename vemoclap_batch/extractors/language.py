@@ -48,22 +48,24 @@ class Guess(NamedTuple):
         probability: of that language, 0 to 1.
         known: probability of the languages that a model knows.
         letters: how many the text has.
+        latin: whether these are Latin.
     """
 
     language: str | None
     probability: float
     known: float
-    letters: int
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether it counts by itself, whatever the text around it is."""
-        return self.letters >= SHORT or self.probability >= SURE
+    letters: int = 0
+    latin: bool = True
 
     @property
     def is_foreign(self) -> bool:
         """Whether a model does not know the text's language."""
-        return self.is_sure and self.known < LEAST
+        return self.known < LEAST and (self.letters >= SHORT or self.probability >= SURE or not self.latin)
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it counts for a sentence, whatever the text around that is."""
+        return self.letters >= SHORT or not self.latin
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,11 @@ class KnownLanguages:
         whole = self.guess(text)
         sentences = [sentence for sentence in _BETWEEN.split(text) if sentence.strip()]
         guesses = [self.guess(sentence) for sentence in sentences] if len(sentences) > 1 else [whole]
-        foreign = [(guess if guess.is_sure else whole).is_foreign for guess in guesses]
+        guesses = [guess if guess.stands_alone else whole for guess in guesses]
+        foreign = [guess.is_foreign for guess in guesses]
         if not any(foreign):
             return Checked(text, whole)
-        left_out = dict.fromkeys(
-            (guess if guess.is_sure else whole).language for guess, out in zip(guesses, foreign, strict=True) if out
-        )
+        left_out = dict.fromkeys(guess.language for guess in guesses if guess.is_foreign)
         note = f"left out, as the model knows {', '.join(sorted(self._languages))}: {', '.join(map(str, left_out))}"
         if all(foreign):
             return Checked("", whole, note)
@@ -134,22 +135,22 @@ class KnownLanguages:
     def _guess(self, line: str) -> Guess:
         letters = [character for character in line if character.isalpha()]
         if not letters:
-            return Guess(None, 0.0, 1.0, 0)
+            return Guess(None, 0.0, 1.0)
         latin = 2 * sum(_is_latin(letter) for letter in letters) >= len(letters)
         scores = {found["lang"]: found["score"] for found in _identifier().detect(line, model="lite", k=176)}
         fitting = {name: score for name, score in scores.items() if (name not in _NOT_LATIN) == latin}
         total = sum(fitting.values())
         if not total:
-            return Guess(None, 0.0, 1.0 if latin else 0.0, len(letters))
+            return Guess(None, 0.0, 1.0 if latin else 0.0, len(letters), latin)
         language = max(fitting, key=lambda name: fitting[name])
         known = sum(score for name, score in fitting.items() if name in self._languages)
-        return Guess(language, fitting[language] / total, known / total, len(letters))
+        return Guess(language, fitting[language] / total, known / total, len(letters), latin)
 
 
 def known_texts(check: KnownLanguages | None, texts: Sequence[str]) -> list[Checked]:
     """What of each text a model is given; all of it where there is nothing to check."""
     if check is None:
-        return [Checked(text, Guess(None, 0.0, 1.0, 0)) for text in texts]
+        return [Checked(text, Guess(None, 0.0, 1.0)) for text in texts]
     return [check(text) for text in texts]
 
 

@@ -40,10 +40,14 @@ _PUT_TOGETHER = 64
 
 @dataclass
 class StageTotals:
-    """What one stage did in a run: items that gave a result, items that failed, and its own time."""
+    """What one stage did in a run: items that gave a result, items that failed, and its own time.
+
+    ``noted`` are the results whose column ``note`` (of windows: ``notes``) says what was left out.
+    """
 
     items: int = 0
     failed: int = 0
+    noted: int = 0
     seconds: float = 0.0
 
 
@@ -66,6 +70,7 @@ class Totals:
         for name, stage in more.stages.items():
             self.stages[name].items += stage.items
             self.stages[name].failed += stage.failed
+            self.stages[name].noted += stage.noted
             self.stages[name].seconds += stage.seconds
 
 
@@ -304,8 +309,19 @@ def _count(totals: Totals, name: str, results: pa.ChunkedArray, failed: int) -> 
     stage = totals.stages[name]
     stage.failed += failed
     stage.items += len(results) - failed
+    stage.noted += _noted(results)
     stage.seconds += pc.sum(pc.struct_field(results, "seconds")).as_py()
     totals.ready_at = max(totals.ready_at, pc.max(pc.struct_field(results, "ready_at")).as_py())
+
+
+def _noted(results: pa.ChunkedArray) -> int:
+    """Count the results of an extractor that note something."""
+    names = results.type.names
+    if "note" in names:
+        return len(results) - pc.struct_field(results, "note").null_count
+    if "notes" in names:
+        return pc.sum(pc.greater(pc.list_value_length(pc.struct_field(results, "notes")), 0)).as_py() or 0
+    return 0
 
 
 def _failed(block: pa.Table) -> int:

@@ -81,6 +81,15 @@ class Run:
         """Videos that were completed by this run."""
         return self.videos - self.skipped - self.failed - self.left
 
+    @property
+    def left_out(self) -> list[str]:
+        """A line for every extractor that left something out of its videos."""
+        return [
+            f"{name}: something was left out of {stage.noted} videos; its table says what"
+            for name, stage in self.totals.stages.items()
+            if stage.noted
+        ]
+
     def summary(self) -> dict[str, Any]:
         """What is written to ``runs/<run id>.json``."""
         wall = time.time() - self.began
@@ -105,7 +114,7 @@ class Run:
             "held_s": round(self.held_s, 3),
             "video_seconds": round(self.totals.video_seconds, 3),
             "video_seconds_per_second": round(self.totals.video_seconds / wall, 3) if wall else None,
-            "notes": self.notes,
+            "notes": self.notes + self.left_out,
             "plan": self.plan.as_dict() if self.plan else None,
             "fingerprints": {name: spec.fingerprint for name, spec in self.specs.items()},
             "versions": versions(),

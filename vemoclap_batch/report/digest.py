@@ -154,6 +154,8 @@ def _faces(row: Mapping[str, Any]) -> str:
 _DESCRIBED: dict[str, tuple[str, list[str], Callable[[Mapping[str, Any]], str]]] = {
     "asr": ("heard", ["text", "language"], _speech),
     "ocr": ("read", ["text"], lambda row: row["text"] or "(no text)"),
+    "asr_sentiment": ("heard", ["note"], lambda row: row["note"] or ""),
+    "ocr_sentiment": ("read", ["note"], lambda row: row["note"] or ""),
     "face_emotion": ("seen", ["faces"], _faces),
     "clip": ("seen", ["tags"], lambda row: ", ".join(tag["label"] for tag in (row["tags"] or [])[:2])),
 }
