@@ -36,7 +36,7 @@ class FaceSettings(ExtractorSettings):
     """Settings of :class:`FaceExpression`."""
 
     min_confidence: int = Field(80, ge=0, le=100, description="libfacedetection's own scale; below 80 come false faces")
-    # Of 250 faces of FER-2013 and of those in eight clips, none is as sure when it is turned.
+    # Turned, none of 250 faces of FER-2013 is as sure, and one in 192 frames of clips, whose upright ones are surer.
     turned_confidence: int | None = Field(
         90,
         ge=0,
