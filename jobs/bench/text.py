@@ -8,8 +8,9 @@ Sounds, voices and fonts come from packages, which a part fetches into DIR and f
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vemoclap_batch.cli.common import program, run_program
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     app = program(__doc__, no_args_is_help=True)
     #: Part → what runs it; its docstring says what it measures.
-    parts = {
+    parts: dict[str, Callable[..., Any]] = {
         "invented": text_invented.command,
         "languages": text_languages.command,
     }

@@ -80,7 +80,7 @@ def upright_patch(frame: np.ndarray, box: Box, turn: float) -> tuple[np.ndarray,
     side = max(2, math.ceil(2 * max(w, h)))
     # cv2 counts from the middle of the first pixel, and turns counter-clockwise.
     centre = x + w / 2 - 0.5, y + h / 2 - 0.5
-    matrix = cv2.getRotationMatrix2D(centre, -turn, 1.0)
+    matrix = np.asarray(cv2.getRotationMatrix2D(centre, -turn, 1.0), np.float64)
     matrix[:, 2] += (side - 1) / 2 - np.array(centre)
     patch = cv2.warpAffine(frame, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if 45 < turn % 180 < 135:
