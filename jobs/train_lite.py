@@ -40,6 +40,9 @@ def train_lite(
     voice: Annotated[
         bool, typer.Option("--voice", help="Fit the package's projection of the audio first (five minutes).")
     ] = False,
+    multilingual: Annotated[
+        bool, typer.Option("--multilingual", help="Fit the map of texts in other languages first (five minutes).")
+    ] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the sets' features for the next time.")] = None,
 ) -> None:
     """Read the sets through the lite extractors, train the fusion, write the checkpoint and print its scores."""
@@ -53,6 +56,10 @@ def train_lite(
 
         whisper = bundled_folder() / "model.bin"
         train_voice_projection(data / "ravdess" / "manifest.csv", whisper, WEIGHTS / "voice.safetensors")
+    if multilingual:
+        from lite.multilingual_training import train_multilingual_map
+
+        train_multilingual_map(data / "goemotions_ekman_train.tsv", WEIGHTS / "multilingual.safetensors")
     training, validation = read_split(data, "train", cache), read_split(data, "val", cache)
     checkpoint = train_lite_fusion(training, validation)
     checkpoint.card |= {"data": DATA, "must_not_be_used_for": NOT_FOR}

@@ -1,96 +1,20 @@
-"""Twelve things that people say, two of each emotion, in English and in languages that MiniLM does not know."""
+"""Twelve things that people say, two of each emotion, in English and in languages that MiniLM does not know.
 
-#: Of two sentences each.
-EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
+The file is one for ``jobs/evaluate_lite.py --text``: text, number of the label, language.
+"""
 
-SENTENCES = {
-    "en": [
-        "I am so angry with you, get out of here!", "How dare you lie to me again?",
-        "That is disgusting, take it away.", "The food smelled rotten and made me sick.",
-        "I am scared, somebody is in the house.", "Please don't leave me alone in the dark.",
-        "What a wonderful day, I am so happy!", "We won, this is the best moment of my life!",
-        "I miss my mother so much.", "She cried all night because her dog had died.",
-        "Oh, I did not expect to see you here!", "Really? I can hardly believe it!",
-    ],
-    "de": [
-        "Ich bin so wütend auf dich, raus hier!", "Wie kannst du es wagen, mich wieder anzulügen?",
-        "Das ist ekelhaft, nimm es weg.", "Das Essen roch verdorben und mir wurde schlecht.",
-        "Ich habe Angst, jemand ist im Haus.", "Bitte lass mich nicht allein im Dunkeln.",
-        "Was für ein wunderschöner Tag, ich bin so glücklich!",
-        "Wir haben gewonnen, das ist der schönste Moment meines Lebens!",
-        "Ich vermisse meine Mutter so sehr.", "Sie weinte die ganze Nacht, weil ihr Hund gestorben war.",
-        "Oh, ich habe nicht erwartet, dich hier zu sehen!", "Wirklich? Ich kann es kaum glauben!",
-    ],
-    "fr": [
-        "Je suis tellement en colère contre toi, sors d'ici !", "Comment oses-tu encore me mentir ?",
-        "C'est dégoûtant, enlève ça.", "La nourriture sentait le pourri et m'a rendu malade.",
-        "J'ai peur, il y a quelqu'un dans la maison.", "S'il te plaît, ne me laisse pas seul dans le noir.",
-        "Quelle belle journée, je suis si heureux !", "Nous avons gagné, c'est le plus beau moment de ma vie !",
-        "Ma mère me manque tellement.", "Elle a pleuré toute la nuit parce que son chien était mort.",
-        "Oh, je ne m'attendais pas à te voir ici !", "Vraiment ? J'ai du mal à le croire !",
-    ],
-    "es": [
-        "Estoy muy enojado contigo, ¡fuera de aquí!", "¿Cómo te atreves a mentirme otra vez?",
-        "Eso es asqueroso, llévatelo.", "La comida olía a podrido y me dio náuseas.",
-        "Tengo miedo, hay alguien en la casa.", "Por favor, no me dejes solo en la oscuridad.",
-        "¡Qué día tan maravilloso, estoy muy feliz!", "¡Ganamos, este es el mejor momento de mi vida!",
-        "Extraño mucho a mi madre.", "Lloró toda la noche porque su perro había muerto.",
-        "¡Oh, no esperaba verte aquí!", "¿De verdad? ¡Casi no lo puedo creer!",
-    ],
-    "it": [
-        "Sono così arrabbiato con te, vattene!", "Come osi mentirmi di nuovo?",
-        "È disgustoso, portalo via.", "Il cibo puzzava di marcio e mi ha fatto stare male.",
-        "Ho paura, c'è qualcuno in casa.", "Per favore, non lasciarmi solo al buio.",
-        "Che giornata meravigliosa, sono così felice!", "Abbiamo vinto, è il momento più bello della mia vita!",
-        "Mi manca tanto mia madre.", "Ha pianto tutta la notte perché il suo cane era morto.",
-        "Oh, non mi aspettavo di vederti qui!", "Davvero? Non riesco quasi a crederci!",
-    ],
-    "nl": [
-        "Ik ben zo boos op je, ga weg!", "Hoe durf je weer tegen me te liegen?",
-        "Dat is walgelijk, haal het weg.", "Het eten rook bedorven en ik werd er misselijk van.",
-        "Ik ben bang, er is iemand in huis.", "Laat me alsjeblieft niet alleen in het donker.",
-        "Wat een prachtige dag, ik ben zo gelukkig!", "We hebben gewonnen, dit is het mooiste moment van mijn leven!",
-        "Ik mis mijn moeder zo erg.", "Ze huilde de hele nacht omdat haar hond gestorven was.",
-        "O, ik had niet verwacht je hier te zien!", "Echt waar? Ik kan het nauwelijks geloven!",
-    ],
-    "pl": [
-        "Jestem na ciebie taki zły, wynoś się stąd!", "Jak śmiesz znowu mnie okłamywać?",
-        "To obrzydliwe, zabierz to.", "Jedzenie pachniało zgnilizną i zrobiło mi się niedobrze.",
-        "Boję się, ktoś jest w domu.", "Proszę, nie zostawiaj mnie samego w ciemności.",
-        "Co za cudowny dzień, jestem taki szczęśliwy!", "Wygraliśmy, to najlepsza chwila w moim życiu!",
-        "Bardzo tęsknię za mamą.", "Płakała całą noc, bo zdechł jej pies.",
-        "Och, nie spodziewałem się ciebie tutaj!", "Naprawdę? Trudno mi w to uwierzyć!",
-    ],
-    "tr": [
-        "Sana çok kızgınım, defol buradan!", "Bana yine yalan söylemeye nasıl cüret edersin?",
-        "Bu iğrenç, götür şunu.", "Yemek çürük kokuyordu ve midemi bulandırdı.",
-        "Korkuyorum, evde biri var.", "Lütfen beni karanlıkta yalnız bırakma.",
-        "Ne güzel bir gün, çok mutluyum!", "Kazandık, bu hayatımın en güzel anı!",
-        "Annemi çok özlüyorum.", "Köpeği öldüğü için bütün gece ağladı.",
-        "Ah, seni burada görmeyi beklemiyordum!", "Gerçekten mi? İnanamıyorum!",
-    ],
-    "ru": [
-        "Я так зол на тебя, убирайся отсюда!", "Как ты смеешь снова мне врать?",
-        "Это отвратительно, убери это.", "Еда пахла гнилью, и меня тошнило.",
-        "Мне страшно, в доме кто-то есть.", "Пожалуйста, не оставляй меня одного в темноте.",
-        "Какой чудесный день, я так счастлив!", "Мы победили, это лучший момент в моей жизни!",
-        "Я очень скучаю по маме.", "Она плакала всю ночь, потому что умерла её собака.",
-        "Ой, я не ожидал увидеть тебя здесь!", "Правда? Не могу поверить!",
-    ],
-    "ja": [
-        "あなたに本当に腹が立つ、出て行って!", "よくもまた嘘をついたな。",
-        "気持ち悪い、どこかへやって。", "食べ物が腐った臭いがして気分が悪くなった。",
-        "怖い、家に誰かいる。", "お願い、暗い所に一人にしないで。",
-        "なんて素晴らしい日だ、とても幸せ!", "勝った、人生で最高の瞬間だ!",
-        "母がとても恋しい。", "犬が死んで彼女は一晩中泣いた。",
-        "ああ、ここで会うとは思わなかった!", "本当に?信じられない!",
-    ],
-    "zh": [
-        "我对你非常生气,滚出去!", "你怎么敢又对我撒谎?",
-        "真恶心,把它拿走。", "食物闻起来腐烂了,让我想吐。",
-        "我害怕,房子里有人。", "请不要把我一个人留在黑暗里。",
-        "多么美好的一天,我太高兴了!", "我们赢了,这是我一生中最美好的时刻!",
-        "我非常想念我的妈妈。", "她哭了一整夜,因为她的狗死了。",
-        "哦,我没想到会在这里见到你!", "真的吗?我简直不敢相信!",
-    ],
-}  # fmt: skip
+from collections import defaultdict
+from pathlib import Path
+
+_DATA = Path(__file__).parents[1] / "data"
+#: Language → its sentences, in the same order in each.
+SENTENCES = defaultdict(list)
+#: The emotion of each of them.
+EMOTIONS = []
+
+_labels = (_DATA / "sayings_labels.txt").read_text("utf-8").split()
+for _line in (_DATA / "sayings.tsv").read_text("utf-8").splitlines():
+    _text, _number, _language = _line.split("\t")
+    SENTENCES[_language].append(_text)
+    if _language == "en":
+        EMOTIONS.append(_labels[int(_number)])

@@ -95,13 +95,9 @@ def test_what_is_given_is_the_text_or_some_of_its_sentences(english, text):
 
 def test_minilm_says_what_it_left_out(minilm):
     mixed = f"{SENTENCES['en'][0]} {SENTENCES['fr'][0]}"
-    english, french, both, blank = minilm.extract([SENTENCES["en"][0], SENTENCES["fr"][0], mixed, " "])
+    english, both, blank = minilm.extract([SENTENCES["en"][0], mixed, " "])
     assert english.extras["language"] == "en"
     assert english.extras["note"] is None
-    assert len(french.feature) == 0
-    assert french.extras["language"] == "fr"
-    assert french.extras["language_probability"] > 0.9
-    assert french.extras["note"] == "left out, as the model knows en: fr"
     np.testing.assert_allclose(both.feature, english.feature, atol=1e-6)
-    assert both.extras["note"].endswith("fr (1 of 2 sentences)")
+    assert both.extras["note"] == "left out, as the model knows en: fr (1 of 2 sentences)"
     assert blank.extras == {"language": None, "language_probability": None, "note": None}

@@ -17,7 +17,11 @@ pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.numeric]
 PROFILE = """
 extractors:
   ocr: {class: "vemoclap_batch.extractors.ocr:PaddleOcr", resources: {memory_gb: 0.3}}
-  ocr_sentiment: {class: "vemoclap_batch.extractors.minilm:MiniLM", input: ocr, resources: {memory_gb: 0.1}}
+  ocr_sentiment:
+    class: "vemoclap_batch.extractors.minilm:MiniLM"
+    input: ocr
+    multilingual: false
+    resources: {memory_gb: 0.1}
 """
 SAID = {"german": "ICH HABE SO GROSSE ANGST\nvor der dunklen Nacht", "english": "I AM SO HAPPY\nto see you again"}
 
@@ -35,7 +39,9 @@ def clips(tmp_path):
 def test_german_is_left_out_and_english_is_not(clips, tmp_path, window):
     config = load_config(str(tmp_path / "texts.yaml"), ["sampling.frames=2"])
     done = run(clips, str(tmp_path / "out"), config, window=window)
-    assert done.summary()["notes"] == ["ocr_sentiment: something was left out of 1 videos; its table says what"]
+    assert done.summary()["notes"] == [
+        "ocr_sentiment: the texts of 1 videos have a note, such as a language left out; see its table"
+    ]
     table = features_table(done.store, done.specs["ocr_sentiment"])
     german, english = table.read().sort_by([("video_id", "descending")]).to_pylist()
     assert german["video_id"].startswith("german")

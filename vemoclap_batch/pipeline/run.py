@@ -82,10 +82,10 @@ class Run:
         return self.videos - self.skipped - self.failed - self.left
 
     @property
-    def left_out(self) -> list[str]:
-        """A line for every extractor that left something out of its videos."""
+    def noted(self) -> list[str]:
+        """A line for every extractor that noted something of texts."""
         return [
-            f"{name}: something was left out of {stage.noted} videos; its table says what"
+            f"{name}: the texts of {stage.noted} videos have a note, such as a language left out; see its table"
             for name, stage in self.totals.stages.items()
             if stage.noted
         ]
@@ -114,7 +114,7 @@ class Run:
             "held_s": round(self.held_s, 3),
             "video_seconds": round(self.totals.video_seconds, 3),
             "video_seconds_per_second": round(self.totals.video_seconds / wall, 3) if wall else None,
-            "notes": self.notes + self.left_out,
+            "notes": self.notes + self.noted,
             "plan": self.plan.as_dict() if self.plan else None,
             "fingerprints": {name: spec.fingerprint for name, spec in self.specs.items()},
             "versions": versions(),
