@@ -136,6 +136,7 @@ class ExtractorEntry(BaseModel):
 
     class_path: str = Field(alias="class", description="package.module:Class")
     input: str | None = Field(None, description="whose text it reads, for a text extractor")
+    text_column: str = Field("text", description="which of its texts; text_original is in the language spoken")
     detections: tuple[str, ...] = Field(
         (), validation_alias=AliasChoices(*_DETECTIONS), description="extractors whose finds it is given"
     )

@@ -17,15 +17,15 @@ from vemoclap_batch.cli.common import program, run_program
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part."""
-    from bench import text_invented, text_languages
+    from bench import text_invented, text_languages, text_speech
 
     app = program(__doc__, no_args_is_help=True)
     #: Part → what runs it; its docstring says what it measures.
     parts: dict[str, Callable[..., Any]] = {
         "invented": text_invented.command,
         "languages": text_languages.command,
+        "speech": text_speech.command,
     }
-    app.callback()(lambda: None)
     for name, command in parts.items():
         app.command(name)(command)
     run_program(app, arguments)

@@ -14,7 +14,10 @@ from vemoclap_batch.extractors.whisper_weights import load_cublas
 
 pytestmark = pytest.mark.numeric
 
-SILENT = {"text": "", "language": None, "language_probability": None, "segments": []}
+SILENT = {
+    **{"text": "", "text_original": "", "language": None, "language_probability": None, "language_uncertain": None},
+    **{"segments": [], "words": [], "segments_original": [], "dropped": []},
+}
 MOST = 40
 
 

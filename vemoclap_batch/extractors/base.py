@@ -19,6 +19,8 @@ from vemoclap_batch.errors import Failure
 #: What an extractor may declare in ``inputs``. With TIMES beside TEXT it is given
 #: :class:`~vemoclap_batch.media.windows.TimedText` in place of a text.
 FRAMES, WAVEFORM, TEXT, TIMES = "frames", "waveform", "text", "times"
+#: Columns that can feed text extractors: the text, and the same in the language that was spoken or written.
+TEXTS = ("text", "text_original")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Extractor(ABC):
     inputs: ClassVar[tuple[str, ...]]
     #: Whether the feature is a sequence over time (with ``start_s`` and ``end_s``) or at most one vector.
     sequence: ClassVar[bool] = False
-    #: The extra columns and their Arrow types. One named ``text`` can feed text extractors.
+    #: The extra columns and their Arrow types. Those in TEXTS can feed text extractors.
     columns: ClassVar[dict[str, pa.DataType]] = {}
     #: The column that lists what it finds (faces, lines of text), each with the number of its ``frame``; other
     #: extractors can be told of these.
@@ -123,6 +125,15 @@ class Extractor(ABC):
         Their content is part of the fingerprint, their place is not.
         """
         return {}
+
+    @classmethod
+    def mistakes(cls, settings: Any, models: Mapping[str, Path]) -> list[str]:
+        """What of the settings the weights do not allow; asked when a configuration is read and its weights are there.
+
+        Raises:
+            OSError, ValueError: a file of the weights cannot be read.
+        """
+        return []
 
     @classmethod
     def pickles(cls, models: Mapping[str, Path]) -> list[Path]:

@@ -68,6 +68,9 @@ def identity(
         found["sampling"] = {**sampling.model_dump(mode="json"), "version": SAMPLING_VERSION}
     if entry.input is not None:
         found["input"] = fingerprints[entry.input]
+        # Other columns than this one came later.
+        if entry.text_column != "text":
+            found["text_column"] = entry.text_column
     if entry.detections:
         found["evidence"] = {name: fingerprints[name] for name in entry.detections}
     return found

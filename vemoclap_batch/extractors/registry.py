@@ -24,6 +24,7 @@ class Spec:
 
     Attributes:
         source: the extractor whose text it reads; None for one that reads frames or audio.
+        text_column: which of that one's texts it reads.
         detections: the extractors whose detections it is given with the frames.
         resources: what it takes of a machine; ``gpu`` is False in a run that uses none.
         models: its weights.
@@ -34,6 +35,7 @@ class Spec:
     cls: type[Extractor]
     settings: ExtractorSettings
     source: str | None
+    text_column: str
     detections: tuple[str, ...]
     resources: ExtractorResources
     models: dict[str, Path]
@@ -191,6 +193,9 @@ def _spec(
         if missing:
             raise WeightsError([])
         raise ConfigError([f"{prefix} reads {', '.join(unknown)}: that entry is wrong, or reads from others itself"])
+    if entry.input is not None and entry.text_column not in texts_of(earlier[entry.input].cls):
+        texts = ", ".join(texts_of(earlier[entry.input].cls)) or "none"
+        raise ConfigError([f"{prefix}.text_column = {entry.text_column!r}: the texts of {entry.input} are {texts}"])
     if without := [source for source in entry.detections if earlier[source].cls.detections is None]:
         raise ConfigError([f"{prefix}.detections: {', '.join(without)} has no detections (such as faces) to give"])
     try:
@@ -204,6 +209,7 @@ def _spec(
         cls=cls,
         settings=settings,
         source=entry.input,
+        text_column=entry.text_column,
         detections=entry.detections,
         resources=entry.resources if config.uses_gpu else entry.resources.model_copy(update={"gpu": False}),
         models=models,
@@ -238,11 +244,22 @@ def _models(prefix: str, cls: type[Extractor], settings: ExtractorSettings, conf
     if missing:
         raise WeightsError(missing)
     try:
+        mistakes = cls.mistakes(settings, models)
+    except (ValueError, OSError) as error:
+        raise ConfigError([f"{prefix}: its weights cannot be read ({error})"]) from error
+    if mistakes:
+        raise ConfigError([f"{prefix}.{mistake}" for mistake in mistakes])
+    try:
         for path in cls.pickles(models):
             require_accepted(path)
     except NotAccepted as error:
         raise WeightsError([f"{prefix}: {error}"]) from error
     return models
+
+
+def texts_of(cls: type[Extractor]) -> list[str]:
+    """The columns of an extractor that others can read as its text."""
+    return [name for name in base.TEXTS if name in cls.columns]
 
 
 def _check_input(prefix: str, cls: type[Extractor], entry: ExtractorEntry, config: Config) -> None:

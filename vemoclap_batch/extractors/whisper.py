@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
+from vemoclap_batch.extractors.speech import FRAME, SLICE, WINDOW, Speech, utterances
+from vemoclap_batch.extractors.transcript import (
+    DROPPED,
+    ORIGINAL,
+    SEGMENT,
+    WORD,
+    Aligned,
+    Decoded,
+    Transcript,
+    Window,
+    aligned_words,
+    timed,
+    whole_segments,
+    within,
+    without_loop,
+)
+from vemoclap_batch.extractors.whisper_languages import (
+    ENGLISH,
+    NAMES,
+    VERSION_3_ONLY,
+    Spoken,
+    Stretch,
+    Turn,
+    code_of,
+    is_unclear,
+    known_languages,
+    mean_shares,
+    spoken_in,
+)
 from vemoclap_batch.extractors.whisper_weights import (
     BUNDLED,
     BUNDLED_SHA256,
@@ -26,29 +55,15 @@ from vemoclap_batch.media.clip import SAMPLE_RATE, Clip
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
-#: Samples of a window: Whisper takes 30 s at once.
-WINDOW = 30 * SAMPLE_RATE
 #: Windows in one pass. A CPU gains nothing from more than two; a GPU does.
 CPU_BATCH, GPU_BATCH = 2, 16
 #: Tokens of a window by default, and Whisper's own limit. A window that needs more is taken up again where its last
 #: whole segment ended.
 TOKENS, MOST_TOKENS = 112, 224
-#: Whisper's own thresholds: more compressible is a loop; silent *and* unsure is no speech.
-LOOP_COMPRESSION, NO_SPEECH, UNSURE = 2.4, 0.6, -1.0
-#: Below this log probability, a window's words are invented. Whisper would sample other words, different each time.
-INVENTED = -1.25
-#: A looping window is decoded again with no sequence of this many tokens twice.
-LOOP_NGRAM = 3
-
-SEGMENT = pa.struct(
-    [
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("text", pa.string()),
-        ("no_speech_probability", pa.float32()),
-        ("average_log_probability", pa.float32()),
-    ]
-)
+#: Samples of one frame of the spectrum; frames of the encoder's output that are the silence after a slice of speech.
+MEL, SILENCE = 160, 100
+#: Signs that belong to the word after and before them, as faster-whisper has it.
+PUNCTUATION = ("\"'“¿([{-", "\"'.。,，!！?？:：”)]}、")
 
 
 class WhisperSettings(ExtractorSettings):
@@ -66,12 +81,16 @@ class WhisperSettings(ExtractorSettings):
     task: Literal["translate", "transcribe"] = Field("translate", description="translate makes English of any language")
     beam_size: int = Field(5, ge=1, le=20)
     vad_filter: bool = Field(True, description="transcribe only what Silero's model takes for speech")
-    language: str | None = Field(None, description="a code such as en; without it, detected in each clip")
+    language: Annotated[str, AfterValidator(code_of)] | None = Field(
+        None, description="a code such as de, or an English name; without it, detected in each stretch of speech"
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> WhisperSettings:
         if self.precision is not None and self.compute_type != "int8":
             raise ValueError(f"compute_type {self.compute_type!r} leaves no precision open; set one of the two")
+        if self.model == BUNDLED and self.language in VERSION_3_ONLY:
+            raise ValueError(f"language {self.language!r}: the bundled model does not know {NAMES[self.language]}")
         return self
 
     @property
@@ -82,85 +101,34 @@ class WhisperSettings(ExtractorSettings):
         return f"{self.compute_type}_{'float32' if self.precision == 'auto' else self.precision}"
 
 
-@dataclass
-class Speech:
-    """The speech of one clip.
-
-    Attributes:
-        pieces: samples [start, end) of the clip's waveform.
-        audio: float32 [samples], the pieces one after another.
-        done: samples of ``audio`` that were transcribed.
-    """
-
-    pieces: list[tuple[int, int]]
-    audio: np.ndarray
-    done: int = 0
-
-    @classmethod
-    def of(cls, waveform: np.ndarray, pieces: list[tuple[int, int]]) -> Speech:
-        """These pieces of a waveform."""
-        parts = [waveform[start:end] for start, end in pieces]
-        return cls(pieces, np.concatenate([np.zeros(0, np.float32), *parts]))
-
-    @property
-    def left(self) -> int:
-        """Samples that are still to be transcribed."""
-        return len(self.audio) - self.done
-
-    def window(self) -> np.ndarray:
-        """The next 30 s, float32, with silence at the end where there is less, as in Whisper's training."""
-        audio = self.audio[self.done : self.done + WINDOW]
-        return np.pad(audio, (0, WINDOW - len(audio)))
-
-    def time(self, seconds: float, is_end: bool = False) -> float:
-        """Seconds from the start of the next window as seconds from the start of the waveform."""
-        sample = self.done + round(seconds * SAMPLE_RATE)
-        for start, end in self.pieces:
-            # What starts where two pieces meet starts in the second; what ends there ends in the first.
-            if sample < end - start or (is_end and sample == end - start):
-                return (start + sample) / SAMPLE_RATE
-            sample -= end - start
-        return self.pieces[-1][1] / SAMPLE_RATE
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Whisper's output for one window."""
-
-    tokens: list[int]
-    text: str
-    no_speech_probability: float
-    average_log_probability: float
-
-    @property
-    def loops(self) -> bool:
-        """Whether it repeats itself; real speech compresses less."""
-        raw = self.text.encode()
-        return len(raw) > LOOP_COMPRESSION * len(zlib.compress(raw))
-
-    @property
-    def is_speech(self) -> bool:
-        """Whether the words are kept rather than taken for invented ones."""
-        silent = self.no_speech_probability > NO_SPEECH and self.average_log_probability < UNSURE
-        return not silent and not self.loops and self.average_log_probability >= INVENTED
-
-
 class Whisper(Extractor):
-    """Columns ``text`` (English with ``task: translate``), ``language``, ``language_probability``, ``segments``.
+    """Columns ``text`` (English with ``task: translate``) and ``text_original``, their words and segments, languages.
 
     Decodes at temperature 0, without fallback and without conditioning on previous text, so that the same audio gives
-    the same words whatever came before it. A window that loops is decoded once more without repetitions; one that
-    still loops, is taken for silence or is very unsure gives no text.
+    the same words whatever came before it. A loop is cut where it first repeats itself. What is taken for words that
+    nobody said is in column ``dropped``, each with its reason.
+
+    Languages are told for each stretch of speech, by slices of the same encoder output that is decoded; a window ends
+    where the language changes. In a language other than English, ``task: translate`` decodes a window twice.
+
+    Words have the times of the decoder's cross-attention, within what the voice activity detector takes for speech. A
+    segment ends where the speech pauses.
     """
 
     name = "whisper"
+    version = 2
     Settings = WhisperSettings
     inputs = (WAVEFORM,)
     columns = {
         "text": pa.string(),
+        "text_original": pa.string(),
         "language": pa.string(),
         "language_probability": pa.float32(),
+        "language_uncertain": pa.bool_(),
         "segments": pa.list_(SEGMENT),
+        "words": pa.list_(WORD),
+        "segments_original": pa.list_(ORIGINAL),
+        "dropped": pa.list_(DROPPED),
     }
     settings: WhisperSettings
 
@@ -197,7 +165,7 @@ class Whisper(Extractor):
                 f"{folder}: the model takes {expected} mel bands, its preprocessor_config.json describes {described}; "
                 "without that file, 80 are assumed"
             )
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
 
     @classmethod
     def weights(cls, settings: Any) -> str:
@@ -209,66 +177,146 @@ class Whisper(Extractor):
         """The model, unless it is the bundled one."""
         return {} if settings.model == BUNDLED else {"model": settings.model}
 
+    @classmethod
+    def mistakes(cls, settings: Any, models: Mapping[str, Path]) -> list[str]:
+        """A language that the model does not know."""
+        if "model" not in models or settings.language is None:
+            return []
+        known = known_languages(models["model"])
+        if settings.language in known:
+            return []
+        expected = "English only" if known == {ENGLISH} else f"{len(known)} languages, not this one"
+        return [f"language = {settings.language!r}: the model knows {expected}"]
+
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         waveforms = [np.asarray(clip.waveform) for clip in clips]
-        speeches = [Speech.of(waveform, self._pieces(waveform)) for waveform in waveforms]
-        languages: dict[int, tuple[str, float]] = {}
-        segments: list[list[dict[str, Any]]] = [[] for _ in clips]
+        speeches = [Speech.of(waveform, self._utterances(waveform)) for waveform in waveforms]
+        transcripts = [Transcript() for _ in clips]
 
-        def transcribe(batch: Sequence[int]) -> list[Decoded]:
-            return self._transcribe([speeches[index].window() for index in batch], batch, languages)
+        def hear(batch: Sequence[int]) -> list[Window | Turn]:
+            return self._hear([speeches[index] for index in batch])
 
         # Where a clip's next window starts depends on its last, so each round takes one window of every clip.
         while waiting := [index for index, speech in enumerate(speeches) if speech.left > 0]:
-            for index, decoded in zip(waiting, self._batches.run(transcribe, waiting), strict=True):
-                segments[index] += self._segments(decoded, speeches[index], clips[index].start_s)
-        return [_result(of_clip, languages.get(index)) for index, of_clip in enumerate(segments)]
+            for index, found in zip(waiting, self._batches.run(hear, waiting), strict=True):
+                if isinstance(found, Turn):
+                    speeches[index].turn(found)
+                else:
+                    transcripts[index].add(found, speeches[index], clips[index].start_s)
+                    speeches[index].advance(found.step, found.spoken, looped=bool(found.loop))
+        return [Result(extras=transcript.columns()) for transcript in transcripts]
 
-    def _pieces(self, waveform: np.ndarray) -> list[tuple[int, int]]:
+    def _utterances(self, waveform: np.ndarray) -> list[tuple[int, int]]:
         """Where there is speech: ranges of samples."""
         if not len(waveform):
             return []
-        if not self.settings.vad_filter:
-            return [(0, len(waveform))]
-        from faster_whisper.vad import get_speech_timestamps
+        return utterances(waveform) if self.settings.vad_filter else [(0, len(waveform))]
 
-        return [(chunk["start"], chunk["end"]) for chunk in get_speech_timestamps(waveform)]
-
-    def _transcribe(
-        self, windows: Sequence[np.ndarray], clips: Sequence[int], languages: dict[int, tuple[str, float]]
-    ) -> list[Decoded]:
-        """Decode one window of each clip, and note in ``languages`` that of a clip's first window."""
-        spectra = [self._model.feature_extractor(window, padding=0) for window in windows]  # each [mel bands, 3000]
+    def _hear(self, speeches: Sequence[Speech]) -> list[Window | Turn]:
+        """The next window of each clip, or where in it the language changes."""
+        spectra = [self._model.feature_extractor(speech.window(), padding=0) for speech in speeches]
         encoded = self._model.encode(np.stack(spectra))  # [n, 1500, width]
-        if any(clip not in languages for clip in clips):
-            for clip, detected in zip(clips, self._languages(encoded, len(clips)), strict=True):
-                languages.setdefault(clip, detected)
-        spoken = [languages[clip][0] for clip in clips]
-        decoded = self._generate(encoded, spoken)
-        if any(window.loops for window in decoded):
-            again = self._generate(encoded, spoken, no_repeat_ngram_size=LOOP_NGRAM)
-            decoded = [second if first.loops else first for first, second in zip(decoded, again, strict=True)]
-        return decoded
+        languages = self._languages(encoded, speeches)
+        spoken = {at: language for at, language in enumerate(languages) if isinstance(language, Spoken)}
+        windows = iter(self._windows(_rows(encoded, list(spoken)), [speeches[at] for at in spoken], [*spoken.values()]))
+        return [language if isinstance(language, Turn) else next(windows) for language in languages]
 
-    def _languages(self, encoded: Any, count: int) -> list[tuple[str, float]]:
-        """The language of each window and its probability."""
-        fixed = self.settings.language if self._model.model.is_multilingual else "en"
-        if fixed is not None:
-            return [(fixed, 1.0)] * count
-        # The likeliest comes first, written <|en|>.
-        return [(likely[0][0][2:-2], float(likely[0][1])) for likely in self._model.model.detect_language(encoded)]
+    def _languages(self, encoded: Any, speeches: Sequence[Speech]) -> list[Spoken | Turn]:
+        """The language of each window, or of its beginning."""
+        if not self._model.model.is_multilingual or self.settings.language is not None:
+            return [Spoken(self.settings.language or ENGLISH, 1.0)] * len(speeches)
+        unknown = [at for at, speech in enumerate(speeches) if speech.known is None]
+        wholes = dict(zip(unknown, self._shares(_rows(encoded, unknown)), strict=True)) if unknown else {}
+        return [
+            speech.known[0] if speech.known else self._language(speech, wholes[at], encoded, at)
+            for at, speech in enumerate(speeches)
+        ]
 
-    def _generate(self, encoded: Any, languages: Sequence[str], no_repeat_ngram_size: int = 0) -> list[Decoded]:
+    def _language(self, speech: Speech, whole: Mapping[str, float], encoded: Any, at: int) -> Spoken | Turn:
+        """The language of a window, of which the encoder's output is at a place in that of a batch."""
+        places = speech.stretches()
+        seconds = speech.size / SAMPLE_RATE
+        if len(places) == 1:
+            return spoken_in(whole, seconds, [], speech.heard)
+        audio = _host(encoded)[at]
+        stretches = []
+        for start, end in places:
+            slices = [audio[frame : frame + SLICE // FRAME] for frame in speech.slices(start, end)]
+            shares = self._shares(_storage(np.stack([np.concatenate([part, self._silence]) for part in slices])))
+            stretches.append(Stretch(end, end - start, mean_shares([Stretch(end, 1, share) for share in shares])))
+        if is_unclear(whole, stretches):
+            # Beside another language the encoder hears some of that in each of them.
+            stretches = [Stretch(end, end - start, self._alone(speech.window()[start:end])) for start, end in places]
+        return spoken_in(whole, seconds, stretches, speech.heard)
+
+    def _alone(self, audio: np.ndarray) -> dict[str, float]:
+        """The probability of each language in up to 30 s of audio, encoded by themselves."""
+        spectrum = self._model.feature_extractor(np.pad(audio, (0, WINDOW - len(audio))), padding=0)
+        return self._shares(self._model.encode(spectrum[None]))[0]
+
+    def _shares(self, encoded: Any) -> list[dict[str, float]]:
+        """The probability of each language in each piece of the encoder's output."""
+        # They are written <|en|>.
+        return [{code[2:-2]: share for code, share in found} for found in self._model.model.detect_language(encoded)]
+
+    @cached_property
+    def _silence(self) -> np.ndarray:
+        """What the encoder makes of 2 s of silence, float [100, width].
+
+        Languages are told right of speech that ends, as in Whisper's training, and wrong of slices without an end.
+        """
+        spectrum = self._model.feature_extractor(np.zeros(WINDOW, np.float32), padding=0)
+        return _host(self._model.encode(spectrum[None]))[0, :SILENCE]
+
+    def _windows(self, encoded: Any, speeches: Sequence[Speech], spoken: Sequence[Spoken]) -> list[Window]:
+        """Decode a window of each clip, in its language."""
+        if not spoken:
+            return []
+        task = self.settings.task
+        codes = [language.code for language in spoken]
+        decoded = self._generate(encoded, codes, task)
+        begin = self._tokenizer(codes[0], task).timestamp_begin
+        whole = [
+            whole_segments(window, begin, speech.size, speech.left)
+            for window, speech in zip(decoded, speeches, strict=True)
+        ]
+        frames = [speech.size // MEL for speech in speeches]
+        words = self._aligned(encoded, codes, task, [segments for segments, _ in whole], frames)
+        foreign = [at for at, code in enumerate(codes) if task == "translate" and code != ENGLISH]
+        originals = self._originals(
+            _rows(encoded, foreign), [codes[at] for at in foreign], [speeches[at] for at in foreign]
+        )
+        original = dict(zip(foreign, originals, strict=True))
+        return [
+            _window(language, step, window, words[at], original.get(at), speech.looped)
+            for at, (language, (_, step), window, speech) in enumerate(
+                zip(spoken, whole, decoded, speeches, strict=True)
+            )
+        ]
+
+    def _originals(self, encoded: Any, codes: Sequence[str], speeches: Sequence[Speech]) -> list[list[Aligned]]:
+        """The words of windows in the language that is spoken."""
+        if not codes:
+            return []
+        decoded = self._generate(encoded, codes, "transcribe")
+        begin = self._tokenizer(codes[0], "transcribe").timestamp_begin
+        segments = [
+            [tokens for _, _, tokens in timed(window.tokens, begin, speech.size / SAMPLE_RATE)]
+            for window, speech in zip(decoded, speeches, strict=True)
+        ]
+        words = self._aligned(encoded, codes, "transcribe", segments, [speech.size // MEL for speech in speeches])
+        return [without_loop(window, of_window) for window, of_window in zip(decoded, words, strict=True)]
+
+    def _generate(self, encoded: Any, languages: Sequence[str], task: str) -> list[Decoded]:
         from faster_whisper.transcribe import get_suppressed_tokens
 
-        tokenizers = [self._tokenizer(language) for language in languages]
+        tokenizers = [self._tokenizer(language, task) for language in languages]
         outputs = self._model.model.generate(
             encoded,
             [tokenizer.sot_sequence for tokenizer in tokenizers],
             beam_size=self.settings.beam_size,
             # CTranslate2 writes half as many.
             max_length=2 * self.settings.max_tokens,
-            no_repeat_ngram_size=no_repeat_ngram_size,
             return_scores=True,
             return_no_speech_prob=True,
             suppress_blank=True,
@@ -277,39 +325,48 @@ class Whisper(Extractor):
         )
         return [_decoded(output, tokenizer) for tokenizer, output in zip(tokenizers, outputs, strict=True)]
 
-    def _tokenizer(self, language: str) -> Tokenizer:
+    def _aligned(
+        self, encoded: Any, languages: Sequence[str], task: str, segments: Sequence[Sequence[list[int]]],
+        frames: Sequence[int],
+    ) -> list[list[Aligned]]:  # fmt: skip
+        """The words of each window, by the decoder's cross-attention; ``frames`` of each spectrum hold sound."""
+        from faster_whisper.transcribe import merge_punctuations
+
+        found: list[list[Aligned]] = [[] for _ in languages]
+        texts = [[token for tokens in of_window for token in tokens] for of_window in segments]
+        for language in dict.fromkeys(languages):
+            tokenizer = self._tokenizer(language, task)
+            ours = [at for at, text in enumerate(texts) if text and languages[at] == language]
+            alignments = self._model.find_alignment(
+                tokenizer, [texts[at] for at in ours], _rows(encoded, ours), [frames[at] for at in ours]
+            )
+            for at, alignment in zip(ours, alignments, strict=True):
+                merge_punctuations(alignment, *PUNCTUATION)
+                found[at] = aligned_words(alignment, segments[at])
+        return found
+
+    def _tokenizer(self, language: str, task: str) -> Tokenizer:
         from faster_whisper.tokenizer import Tokenizer
 
-        if language not in self._tokenizers:
+        if (language, task) not in self._tokenizers:
             multilingual = self._model.model.is_multilingual
-            self._tokenizers[language] = Tokenizer(
-                self._model.hf_tokenizer, multilingual, task=self.settings.task, language=language
+            self._tokenizers[language, task] = Tokenizer(
+                self._model.hf_tokenizer, multilingual, task=task, language=language
             )
-        return self._tokenizers[language]
+        return self._tokenizers[language, task]
 
-    def _segments(self, decoded: Decoded, speech: Speech, offset_s: float) -> list[dict[str, Any]]:
-        """The segments of a window in seconds of the video; moves ``speech`` on to the next window."""
-        step = min(WINDOW, speech.left)
-        tokenizer = next(iter(self._tokenizers.values()))
-        timed = _timed(decoded.tokens, tokenizer.timestamp_begin, step / SAMPLE_RATE)
-        start, end, last = timed[-1] if timed else (0.0, 0.0, [])
-        # A step of at least a second, so that a window which opens segments and never fills them ends.
-        if decoded.is_speech and start >= 1 and (not last or (end is None and step < speech.left)):
-            # Whisper broke off, or the window's end cut a sentence: the next window starts where that begins.
-            timed.pop()
-            step = round(start * SAMPLE_RATE)
-        rows = [
-            {
-                "start_s": offset_s + speech.time(start),
-                "end_s": offset_s + speech.time(step / SAMPLE_RATE if end is None else end, is_end=True),
-                "text": tokenizer.decode(tokens).strip(),
-                "no_speech_probability": decoded.no_speech_probability,
-                "average_log_probability": decoded.average_log_probability,
-            }
-            for start, end, tokens in timed
-        ]
-        speech.done += step
-        return [row for row in rows if row["text"]] if decoded.is_speech else []
+
+def _window(
+    spoken: Spoken, step: int, decoded: Decoded, words: list[Aligned], original: list[Aligned] | None, looped: bool
+) -> Window:
+    """A window without its loop, of which the first repetition is heard again unless the last one ``looped`` too."""
+    kept = without_loop(decoded, words)
+    loop = words[len(kept) :]
+    if loop and loop[0].start_s >= 1 and not looped:
+        # To who hears it from its beginning it may be no loop.
+        step = round(loop[0].start_s * SAMPLE_RATE)
+    original = None if original is None else within(original, step)
+    return Window(spoken, step, decoded, within(kept, step), original, loop)
 
 
 def _decoded(output: Any, tokenizer: Tokenizer) -> Decoded:
@@ -319,38 +376,19 @@ def _decoded(output: Any, tokenizer: Tokenizer) -> Decoded:
     return Decoded(tokens, tokenizer.decode(tokens), float(output.no_speech_prob), log_probability)
 
 
-def _timed(
-    tokens: Sequence[int], timestamp_begin: int, duration_s: float
-) -> list[tuple[float, float | None, list[int]]]:
-    """Cut a window's tokens at its time stamps: start and end in seconds of the window, and the tokens between.
+def _host(encoded: Any) -> np.ndarray:
+    """The encoder's output, float [n, 1500, width]; on the CPU without a copy."""
+    from ctranslate2 import Device
 
-    The last segment has no end when the window stopped in the middle of it, and no tokens when Whisper opened it (by
-    two time stamps in a row) and stopped.
-    """
-    segments: list[tuple[float, float | None, list[int]]] = []
-    start, words, opened = 0.0, [], False
-    for token in tokens:
-        if token < timestamp_begin:
-            words.append(token)
-            continue
-        # A time stamp is a multiple of 20 ms.
-        time = min((token - timestamp_begin) * 0.02, duration_s)
-        opened = not words
-        if words:
-            segments.append((start, max(start, time), words))
-        start, words = time, []
-    if words or (opened and segments):
-        segments.append((start, None, words))
-    return segments
+    return np.asarray(encoded if encoded.device == "cpu" else encoded.to_device(Device.cpu))
 
 
-def _result(segments: list[dict[str, Any]], language: tuple[str, float] | None) -> Result:
-    """The result of a clip; without any segment its language was a guess about a noise."""
-    name, probability = language if segments and language else (None, None)
-    extras = {
-        "text": " ".join(segment["text"] for segment in segments),
-        "language": name,
-        "language_probability": probability,
-        "segments": segments,
-    }
-    return Result(extras=extras)
+def _storage(array: np.ndarray) -> Any:
+    from ctranslate2 import StorageView
+
+    return StorageView.from_array(np.ascontiguousarray(array))
+
+
+def _rows(encoded: Any, at: Sequence[int]) -> Any:
+    """Some windows of the encoder's output."""
+    return encoded if len(at) == encoded.shape[0] else _storage(_host(encoded)[list(at)])

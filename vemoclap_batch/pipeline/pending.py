@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from vemoclap_batch.errors import TRANSIENT
 from vemoclap_batch.extractors.registry import Spec
-from vemoclap_batch.pipeline.rows import Kind, input_in, stored_column
+from vemoclap_batch.pipeline.rows import Kind, input_in, stored_column, text_kind
 from vemoclap_batch.store import schemas
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import Table, keys, picked
@@ -105,7 +105,7 @@ def find_pending(
 def _reads(spec: Spec) -> list[tuple[Kind, str]]:
     """List what an extractor reads of others: (kind, extractor)."""
     reads: list[tuple[Kind, str]] = [("detections", source) for source in spec.detections]
-    return reads if spec.source is None else [("pieces" if spec.reads_times else "text", spec.source), *reads]
+    return reads if spec.source is None else [(text_kind(spec), spec.source), *reads]
 
 
 def _stored(store: Store, source: Spec, kind: Kind, video_keys: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
@@ -113,7 +113,9 @@ def _stored(store: Store, source: Spec, kind: Kind, video_keys: pa.ChunkedArray,
     if not rows.any():
         return pa.nulls(len(rows), schemas.STORED[kind])
     holding: dict[Kind, tuple[str | None, ...]] = {
-        "text": ("text",), "pieces": ("segments", "lines", "texts"), "detections": (source.cls.detections,)
+        "text": ("text",), "pieces": ("segments", "words", "lines", "texts"),
+        "text_original": ("text_original",), "pieces_original": ("segments_original",),
+        "detections": (source.cls.detections,),
     }  # fmt: skip
     columns = [name for name in source.cls.columns if name in holding[kind]]
     features = features_table(store, source).read(columns, of=pc.filter(video_keys, pa.array(rows)))

@@ -30,8 +30,17 @@ from vemoclap_batch.store.table import keys
 _OF_CLIP = ("duration_s", "start_s", "chunk", "chunks", "first_frame", "audio_samples")
 #: Columns that decoding adds.
 DECODED, FRAMES, WAVEFORM = "decoded", "frames", "waveform"
-#: What an extractor may read of another one's results: its text, the same in pieces with times, or frame numbers.
-Kind = Literal["text", "pieces", "detections"]
+_PIECE = ("start_s", "end_s", "text")
+#: What an extractor may read of another one's results: its text, the same in pieces with times, both also in the
+#: language that was spoken, or frame numbers.
+Kind = Literal["text", "pieces", "text_original", "pieces_original", "detections"]
+
+
+def text_kind(spec: Spec) -> Kind:
+    """Tell which text an extractor reads."""
+    if spec.text_column == "text":
+        return "pieces" if spec.reads_times else "text"
+    return "pieces_original" if spec.reads_times else "text_original"
 
 
 def stored_column(kind: Kind, extractor: str) -> str:
@@ -57,21 +66,36 @@ def input_from(rows: pa.Table, row: int, source: Spec, kind: Kind) -> Any:
 def input_in(features: Mapping[str, Any], source: Spec, kind: Kind) -> Any:
     """Return what other extractors read of a features row: text, the same in pieces in order of time, or frame numbers.
 
-    A transcript has ``segments``, text read off frames has ``lines``: those of one frame are one piece, by a space
-    between them and in lower case, or in English where ``texts`` has that.
+    A transcript has ``segments``, whose ``words`` are its pieces. Text read off frames has ``lines``: those of one
+    frame are one piece, by a space between them and in lower case, or in English where ``texts`` has that.
     """
-    if kind == "text":
-        return features["text"]
+    if kind in {"text", "text_original"}:
+        return features[kind]
+    if kind == "pieces_original":
+        return features["segments_original"]
     if kind == "detections":
         return [item["frame"] for item in features[source.cls.detections or ""] or ()]
     if features.get("segments") is not None:
-        return [{name: segment[name] for name in ("start_s", "end_s", "text")} for segment in features["segments"]]
+        return _spoken_pieces(features["segments"], features.get("words") or ())
     frames: dict[int, tuple[float, list[str]]] = {}
     for line in features.get("lines") or ():
         frames.setdefault(line["frame"], (line["time_s"], []))[1].append(line["text"])
     english = {item["text"]: item["english"] or "" for item in features.get("texts") or ()}
     shown = [(time, " ".join(texts).lower()) for time, texts in frames.values()]
     return [{"start_s": time, "end_s": time, "text": english.get(text, text)} for time, text in shown]
+
+
+def _spoken_pieces(segments: Sequence[Mapping[str, Any]], words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The words of a transcript; a segment as a whole where no spaces divide its words, or none are stored."""
+    pieces: list[dict[str, Any]] = []
+    at = 0
+    for segment in segments:
+        texts = segment["text"].split(" ")
+        own = words[at : at + len(texts)]
+        is_divided = texts == [word["text"] for word in own]
+        pieces += [{name: item[name] for name in _PIECE} for item in (own if is_divided else [segment])]
+        at = at + len(texts) if is_divided else at + sum(word["start_s"] < segment["end_s"] for word in words[at:])
+    return pieces
 
 
 def row_keys(rows: pa.Table, at: Sequence[int]) -> list[str]:
@@ -181,10 +205,10 @@ def clip_of(rows: pa.Table, row: int) -> Clip | None:
 
 def text_of(rows: pa.Table, row: int, spec: Spec, source: Spec) -> str | TimedText | None:
     """Return the text that an extractor reads, in pieces with times if it needs them; None when there is none."""
-    if not spec.reads_times:
-        return input_from(rows, row, source, "text")
-    pieces = input_from(rows, row, source, "pieces")
-    return None if pieces is None else TimedText([Piece(**piece) for piece in pieces], written=source.reads_frames)
+    found = input_from(rows, row, source, text_kind(spec))
+    if not spec.reads_times or found is None:
+        return found
+    return TimedText([Piece(**piece) for piece in found], written=source.reads_frames)
 
 
 def detections_of(rows: pa.Table, row: int, source: Spec) -> np.ndarray:

@@ -70,10 +70,14 @@ DECODED = pa.struct(
         *[field for field in VIDEOS if field.name not in {"video_id", "content_key", "uri", "run_id"}],
     ]
 )
-#: Columns that bring to a run what the store has already: a text, the same in pieces with their times, frame numbers.
+_PIECES = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())]))
+#: Columns that bring to a run what the store has already: a text, the same in pieces with their times, both in the
+#: language that was spoken, frame numbers.
 STORED: dict[str, pa.DataType] = {
     "text": pa.string(),
-    "pieces": pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())])),
+    "pieces": _PIECES,
+    "text_original": pa.string(),
+    "pieces_original": _PIECES,
     "detections": pa.list_(pa.int32()),
 }
 
