@@ -75,6 +75,8 @@ def test_a_model_may_know_several_languages_or_all(tmp_path):
     assert lengths == {("en",): [1, 0], ("en", "de"): [1, 1], None: [1, 1]}
     prints = {Sentiment.weights(Sentiment.Settings(languages=languages)) for languages in (("en",), None)}
     assert len(prints) == 2
+    with pytest.raises(ValueError, match=r"languages\.1"):
+        Sentiment.Settings(languages=("en", "German"))
 
 
 @settings(deadline=None)

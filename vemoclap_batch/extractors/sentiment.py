@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ class SentimentSettings(FeatureSettings):
     """Settings of :class:`Sentiment`."""
 
     model: str = Field(PUBLISHED, description="a folder with a transformers classifier of the three sentiments")
-    languages: tuple[str, ...] | None = Field(
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] | None = Field(
         ENGLISH, min_length=1, description="that the model knows, such as en; texts in others are left out; null: all"
     )
 
