@@ -40,7 +40,7 @@ from vemoclap_batch.shutdown import StopRequest
 script, told = sys.argv[1], Path(sys.argv[2])
 gently = StopRequest.gently
 
-def telling(self, on_stop, *options):
+def telling(self, on_stop, **options):
     def stop():
         # Not in the signal's handler, which must not wait.
         threading.Thread(target=tell, args=[on_stop()]).start()
@@ -49,7 +49,7 @@ def telling(self, on_stop, *options):
         ray.get(answer)
         told.touch()
 
-    return gently(self, stop, *options)
+    return gently(self, stop, **options)
 
 StopRequest.gently = telling
 sys.argv = [script, *sys.argv[3:]]
