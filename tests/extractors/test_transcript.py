@@ -73,8 +73,13 @@ def test_what_is_taken_for_speech():
     assert Decoded([], "Nice to meet you.", 0.7, -0.5).doubt is None
     assert Decoded([], "Thanks for watching!", 0.7, -0.9).doubt == "no speech"
     assert Decoded([], "is in the year", 0.1, -1.5).doubt == "improbable"
-    for laughing in ("Ha ha ha!", "Hehehehe", "Mhm, hahaha.", "Ho-ho-ho-ho."):
+    assert Decoded([], "You can use it. " * 20, 0.6, -0.3).doubt == "loop"
+    assert Decoded([], "You can use it. " * 20, 0.3, -0.3).doubt is None
+    for laughing in ("Ha ha ha!", "Hehehehe", "Mhm, hahaha.", "Ho-ho-ho-ho.", "Wooohohoho!"):
         assert Decoded([], laughing, 0.1, -0.3).doubt == "laughter"
+    assert Decoded([], "Thank you for watching.", 0.3, -0.9).doubt == "stock phrase"
+    assert Decoded([], "Thank you for watching.", 0.3, -0.5).doubt is None
+    assert Decoded([], "Thank you for coming.", 0.3, -0.9).doubt is None
     for speaking in ("Ha, I knew it.", "He.", "Oh!", "Hi, he said.", "No, no, no!", "..."):
         assert Decoded([], speaking, 0.1, -0.3).doubt is None
 

@@ -26,7 +26,9 @@ INVENTED = -1.25
 #: So many words that were there before in the same window begin the repetition of a loop.
 LOOP_WORDS = 4
 #: Laughter in letters, without the spaces: two syllables or more.
-_LAUGHTER = re.compile(r"(?:[bmw]?u?a*h+[aeiou]+|m*h+m+){2,}h*")
+_LAUGHTER = re.compile(r"w?o*(?:[bmw]?u?a*h+[aeiou]+|m*h+m+){2,}h*")
+#: What Whisper knows from the ends of films: left out where it is a whole window and unsure, too.
+_STOCK = re.compile(r"(?:thanks|thankyou)(?:somuch)?(?:forwatching)?|you|(?:bye)+")
 _STOPS = tuple(".,;!?。、！？")
 #: Seconds between two words of a segment that part it, if a pause of the speech lies between them.
 SPLIT_S = 0.7
@@ -71,7 +73,12 @@ class Decoded:
             return "improbable"
         if self.no_speech_probability > NO_SPEECH and self.average_log_probability < UNSURE:
             return "no speech"
-        return "laughter" if _LAUGHTER.fullmatch(re.sub(r"\W", "", self.text.lower())) else None
+        if self.no_speech_probability > NO_SPEECH and self.loops:
+            return "loop"
+        letters = re.sub(r"\W", "", self.text.lower())
+        if _STOCK.fullmatch(letters) and self.average_log_probability < UNSURE:
+            return "stock phrase"
+        return "laughter" if _LAUGHTER.fullmatch(letters) else None
 
 
 class Aligned(NamedTuple):

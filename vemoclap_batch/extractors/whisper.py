@@ -282,7 +282,9 @@ class Whisper(Extractor):
         ]
         frames = [speech.size // MEL for speech in speeches]
         words = self._aligned(encoded, codes, task, [segments for segments, _ in whole], frames)
-        foreign = [at for at, code in enumerate(codes) if task == "translate" and code != ENGLISH]
+        foreign = [
+            at for at, code in enumerate(codes) if task == "translate" and code != ENGLISH and decoded[at].doubt is None
+        ]
         originals = self._originals(
             _rows(encoded, foreign), [codes[at] for at in foreign], [speeches[at] for at in foreign]
         )
@@ -298,7 +300,8 @@ class Whisper(Extractor):
         """The words of windows in the language that is spoken."""
         if not codes:
             return []
-        decoded = self._generate(encoded, codes, "transcribe")
+        # Without a beam search, which takes five times as long: the translation is what the sentiment reads.
+        decoded = self._generate(encoded, codes, "transcribe", beam_size=1)
         begin = self._tokenizer(codes[0], "transcribe").timestamp_begin
         segments = [
             [tokens for _, _, tokens in timed(window.tokens, begin, speech.size / SAMPLE_RATE)]
@@ -307,14 +310,16 @@ class Whisper(Extractor):
         words = self._aligned(encoded, codes, "transcribe", segments, [speech.size // MEL for speech in speeches])
         return [without_loop(window, of_window) for window, of_window in zip(decoded, words, strict=True)]
 
-    def _generate(self, encoded: Any, languages: Sequence[str], task: str) -> list[Decoded]:
+    def _generate(
+        self, encoded: Any, languages: Sequence[str], task: str, beam_size: int | None = None
+    ) -> list[Decoded]:
         from faster_whisper.transcribe import get_suppressed_tokens
 
         tokenizers = [self._tokenizer(language, task) for language in languages]
         outputs = self._model.model.generate(
             encoded,
             [tokenizer.sot_sequence for tokenizer in tokenizers],
-            beam_size=self.settings.beam_size,
+            beam_size=beam_size or self.settings.beam_size,
             # CTranslate2 writes half as many.
             max_length=2 * self.settings.max_tokens,
             return_scores=True,
@@ -362,7 +367,7 @@ def _window(
     """A window without its loop, of which the first repetition is heard again unless the last one ``looped`` too."""
     kept = without_loop(decoded, words)
     loop = words[len(kept) :]
-    if loop and loop[0].start_s >= 1 and not looped:
+    if loop and loop[0].start_s >= 1 and not looped and decoded.doubt is None:
         # To who hears it from its beginning it may be no loop.
         step = round(loop[0].start_s * SAMPLE_RATE)
     original = None if original is None else within(original, step)
