@@ -17,7 +17,7 @@ from vemoclap_batch.cli.common import program, run_program
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part."""
-    from bench import text_invented, text_languages, text_speech
+    from bench import text_invented, text_languages, text_scripts, text_speech
 
     app = program(__doc__, no_args_is_help=True)
     #: Part → what runs it; its docstring says what it measures.
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "invented": text_invented.command,
         "languages": text_languages.command,
         "speech": text_speech.command,
+        "scripts": text_scripts.command,
     }
     for name, command in parts.items():
         app.command(name)(command)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tests.clips import make_clip, speech
 from tests.extractors import tiny_faces
 from tests.extractors.tiny_models import CLIP_WIDTH, ROBERTA_WIDTH, blip_folder, clip_folder, roberta_folder
-from tests.extractors.tiny_text import language_folder, nllb_folder
+from tests.extractors.tiny_text import language_folder, nllb_folder, recogniser_folder
 from tests.extractors.tiny_whisper import sure_whisper
 from tests.networks.random_beats import SMALL, random_checkpoint
 from vemoclap_batch.cli.app import app
@@ -133,6 +133,8 @@ def make_models(folder: Path) -> Path:
     blip_folder(place(folder, caption.PUBLISHED), seed=1, end=2.0)
     language_folder(place(folder, translated_ocr.LANGUAGE), sharpness=6.0)
     nllb_folder(place(folder, translated_ocr.TRANSLATION))
+    for script, reference in load_config("paper").extractors["ocr"].settings["recognisers"].items():
+        recogniser_folder(place(folder, reference), script)
     for reference in (beats.PUBLISHED, yolo_face.DETECTOR):
         place(folder, reference).parent.mkdir(parents=True)
     random_checkpoint(place(folder, beats.PUBLISHED), labels=EVENT_IDS, **BEATS)

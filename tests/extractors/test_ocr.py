@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 from tests.extractors.conftest import broken_clip, frames_clip, written
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.extractors.ocr import _NOT_FOR_TEXT, _originals
+from vemoclap_batch.extractors.ocr import _originals
+from vemoclap_batch.extractors.paddle_models import _NOT_FOR_TEXT
 
 
 def test_reads_lines_with_their_place(ocr):
@@ -49,8 +50,8 @@ def test_a_still_image_is_read_once(ocr, monkeypatch):
     still = written("Nothing moves here").astype(int)
     clip = frames_clip(*np.clip(still + noise, 0, 255).astype(np.uint8))
     read = []
-    predict = ocr._ocr.predict_iter
-    monkeypatch.setattr(ocr._ocr, "predict_iter", lambda images: read.extend(images) or predict(images))
+    reader = ocr.reader
+    monkeypatch.setattr(ocr, "reader", lambda image: read.append(image) or reader(image))
     (result,) = ocr.extract([clip])
     assert len(read) == 1
     assert [line["frame"] for line in result.extras["lines"]] == [0, 1, 2, 3, 4]

@@ -23,6 +23,7 @@ from tests.networks.random_beats import plain_tokens
 from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors import beats, caption, open_clip, sentiment, translated_ocr, yolo_face
 from vemoclap_batch.extractors.base import Resources
+from vemoclap_batch.extractors.paddle_models import bundled_detector, bundled_recogniser
 from vemoclap_batch.extractors.registry import WeightsError, resolve
 from vemoclap_batch.fusion import published
 from vemoclap_batch.fusion.data import Examples, to_tensors
@@ -59,9 +60,9 @@ def faces(small, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def writing(small):
+def writing(small, tmp_path_factory):
     """Of each clip: the lines of every frame, and (text, language, English) of every different one."""
-    reader = small.extractors["ocr"]._ocr
+    reader = plain_reader(tmp_path_factory.mktemp("plain-reader"))
     folders = {
         "language": place(small.models, translated_ocr.LANGUAGE),
         "translation": place(small.models, translated_ocr.TRANSLATION),
@@ -105,6 +106,20 @@ def plain(small, faces, writing, speech):
         "face_emotion": [feature for feature, _, _ in faces],
         "ocr_sentiment": [plain_sentiment(small.models, text)[0] for text in written],
     }
+
+
+def plain_reader(folder):
+    """PaddleOCR's own pipeline on the bundled models."""
+    from paddleocr import PaddleOCR
+
+    detector, recogniser = bundled_detector(folder), bundled_recogniser(folder)
+    return PaddleOCR(
+        text_detection_model_name=detector.name, text_detection_model_dir=str(detector),
+        text_recognition_model_name=recogniser.name, text_recognition_model_dir=str(recogniser),
+        use_doc_orientation_classify=False, use_doc_unwarping=False, use_textline_orientation=False,
+        text_recognition_batch_size=1, device="cpu", engine="onnxruntime",
+        engine_config={"intra_op_num_threads": 1},
+    )  # fmt: skip
 
 
 def plain_clip(models, frames):

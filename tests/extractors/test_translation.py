@@ -12,9 +12,8 @@ from tests.extractors.tiny_models import little_memory
 from tests.extractors.tiny_text import language_folder, nllb_folder
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Resources, Result
-from vemoclap_batch.extractors.ocr import (
-    OcrSettings,
-    PaddleOcr,
+from vemoclap_batch.extractors.ocr import OcrSettings, PaddleOcr
+from vemoclap_batch.extractors.paddle_models import (
     bundled_detector,
     bundled_recogniser,
     device_of,

@@ -1,12 +1,15 @@
-"""Tiny random language models in the files of the published ones: XLM-R's language classifier and NLLB."""
+"""Small stand-ins in the files of the published models: XLM-R's language classifier, NLLB, PaddleOCR's recognisers."""
 
 import json
 import math
 import string
 
 import torch
+import yaml
 
+from vemoclap_batch.extractors.paddle_models import bundled_recogniser
 from vemoclap_batch.extractors.translated_ocr import NLLB_CODES
+from vemoclap_batch.networks.script import LETTERS as SCRIPT_LETTERS
 
 LETTERS = ["▁", *string.ascii_lowercase, *string.digits, ".", "!"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -107,3 +110,26 @@ def _nllb_tokenizer(folder):
     roles |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>", "tokenizer_class": "NllbTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps({**roles, "additional_special_tokens": codes}))
     return len(tokens) + len(codes) + 1
+
+
+#: Latin letters and Cyrillic ones that look the same: where the bundled model writes those, a stand-in writes these.
+LOOK_ALIKES = dict(zip("ABCEHKMOPTXYaceopxy", "АВСЕНКМОРТХУасеорху", strict=True))
+
+
+def recogniser_folder(folder, script):
+    """The bundled recogniser under the name of a script's own: it writes that script's letters in place of rare ones.
+
+    Of Cyrillic it writes those that look like Latin ones in their place.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    bundled_recogniser(folder.parent).rename(folder)
+    description = yaml.load((folder / "inference.yml").read_text(), yaml.CSafeLoader)
+    characters = list(description["PostProcess"]["character_dict"])
+    if script == "cyrillic":
+        characters = [LOOK_ALIKES.get(character, character) for character in characters]
+    rare = len(characters) - 2_000
+    characters[rare : rare + len(SCRIPT_LETTERS[script])] = SCRIPT_LETTERS[script]
+    description["Global"]["model_name"] = f"{script}_PP-OCRv5_mobile_rec"
+    description["PostProcess"]["character_dict"] = characters
+    (folder / "inference.yml").write_text(yaml.safe_dump(description, allow_unicode=True))
+    return folder

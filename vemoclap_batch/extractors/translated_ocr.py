@@ -14,18 +14,16 @@ from pydantic import Field, model_validator
 
 from vemoclap_batch.extractors.base import ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.ocr import (
+from vemoclap_batch.extractors.ocr import OcrSettings, PaddleOcr, ocr_result, unique_texts
+from vemoclap_batch.extractors.paddle_models import (
     ONNX,
     PADDLE,
-    OcrSettings,
-    PaddleOcr,
+    Engine,
     bundled_detector,
     bundled_recogniser,
     device_of,
+    engine_of,
     installed_engine,
-    ocr_result,
-    paddle_reader,
-    unique_texts,
 )
 from vemoclap_batch.extractors.pretrained import (
     LONGEST,
@@ -35,13 +33,18 @@ from vemoclap_batch.extractors.pretrained import (
     computed_precision,
     load_strictly,
     load_tokenizer,
+    own_weights_hash,
     pad,
     prepare_torch,
 )
+from vemoclap_batch.extractors.text_lines import WEIGHTS, LineReader, Recogniser
 from vemoclap_batch.media.clip import Clip
+from vemoclap_batch.networks.script import SCRIPTS
 
 #: In place of a reference: the models that the rapidocr package carries.
 BUNDLED = "bundled"
+#: The names of further recognisers among the models, before the script.
+_RECOGNISERS = "recognisers."
 LANGUAGE = "hf:papluca/xlm-roberta-base-language-detection"
 TRANSLATION = "hf:facebook/nllb-200-distilled-600M"
 TEXT = pa.struct(
@@ -72,6 +75,12 @@ class TranslatedOcrSettings(OcrSettings, PrecisionSettings):
 
     detector: str = Field(BUNDLED, description=f"{BUNDLED!r}, or a folder with a PaddleOCR model that finds lines")
     recogniser: str = Field(BUNDLED, description=f"{BUNDLED!r}, or a folder with a PaddleOCR model that reads lines")
+    # What they read with is in the fingerprint by its content, as the models above.
+    recognisers: dict[str, str] = Field(
+        {},
+        exclude=True,
+        description="script → a folder with a PaddleOCR model that reads lines in it, where the recogniser cannot",
+    )
     # The engine that is used is in the fingerprint with the weights.
     engine: Literal["auto", "onnxruntime", "paddle_static"] = Field(
         "auto", exclude=True, description="onnxruntime for the bundled models, else Paddle's own where it is installed"
@@ -84,6 +93,8 @@ class TranslatedOcrSettings(OcrSettings, PrecisionSettings):
     def _is_consistent(self) -> TranslatedOcrSettings:
         if self.engine == PADDLE and self.bundled:
             raise ValueError("engine 'paddle_static' cannot run the bundled models; set detector and recogniser too")
+        if unknown := sorted(set(self.recognisers) - set(SCRIPTS)):
+            raise ValueError(f"recognisers for {', '.join(unknown)}: expected scripts out of {', '.join(SCRIPTS)}")
         return self
 
     @property
@@ -100,13 +111,14 @@ class TranslatedOcrSettings(OcrSettings, PrecisionSettings):
 
 
 class TranslatedOcr(PaddleOcr):
-    """As :class:`PaddleOcr`, with the text in English; column ``texts``: the text of each frame, each text once.
+    """As :class:`PaddleOcr`, in more scripts and with the text in English; ``texts``: that of each frame, each once.
 
     Column ``text``: the different English texts, joined. ``language``: of most of the texts (by characters) whose
     language is known, None when it is known of none. A text in an unknown language stays as it is.
     """
 
     name = "translated-ocr"
+    version = 2
     Settings = TranslatedOcrSettings
     columns = {**PaddleOcr.columns, "language": pa.string(), "texts": pa.list_(TEXT)}
     settings: TranslatedOcrSettings
@@ -121,19 +133,30 @@ class TranslatedOcr(PaddleOcr):
     def references(cls, settings: Any) -> dict[str, str]:
         """The two language models, and those of PaddleOCR that are not bundled."""
         references = {name: getattr(settings, name) for name in ("language", "translation", "detector", "recogniser")}
+        references |= {f"{_RECOGNISERS}{script}": folder for script, folder in settings.recognisers.items()}
         return {name: reference for name, reference in references.items() if reference != BUNDLED}
 
     @classmethod
     def weights(cls, settings: Any) -> str:
-        """The engine, and the version of the package whose models are used."""
-        return settings.chosen_engine + (f" {super().weights(settings)}" if settings.bundled else "")
+        """The engine, the version of the package whose models are used, and a hash of the classifier of scripts."""
+        bundled = super().weights(settings) if settings.bundled else own_weights_hash(WEIGHTS)
+        return f"{settings.chosen_engine} {bundled}"
 
-    def _reader(self, scratch: Path) -> Any:
-        engine, models = self.settings.chosen_engine, self.resources.models
-        detector = models["detector"] if "detector" in models else bundled_detector(scratch)
-        recogniser = models["recogniser"] if "recogniser" in models else bundled_recogniser(scratch)
-        device = device_of(engine, self.resources.device)
-        return paddle_reader(detector, recogniser, engine, device, self.resources.threads)
+    def _reader(self, scratch: Path) -> LineReader:
+        chosen, models = self.settings.chosen_engine, self.resources.models
+        folders = {
+            name.removeprefix(_RECOGNISERS): folder for name, folder in models.items() if name.startswith(_RECOGNISERS)
+        }
+        runs = {script: engine_of(folder, chosen) for script, folder in folders.items()}
+        engines = {
+            name: Engine(name, device_of(name, self.resources.device), self.resources.threads)
+            for name in {chosen, *runs.values()}
+        }
+        others = {script: Recogniser(folder, engines[runs[script]]) for script, folder in folders.items()}
+        engine = engines[chosen]
+        recogniser = Recogniser(models.get("recogniser") or bundled_recogniser(scratch), engine)
+        recogniser.load()
+        return LineReader(engine.detector(models.get("detector") or bundled_detector(scratch)), recogniser, others)
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         frames = self._lines(clips)

@@ -78,7 +78,8 @@ def input_in(features: Mapping[str, Any], source: Spec, kind: Kind) -> Any:
     if features.get("segments") is not None:
         return _spoken_pieces(features["segments"], features.get("words") or ())
     frames: dict[int, tuple[float, list[str]]] = {}
-    for line in features.get("lines") or ():
+    # A line with a note is no part of the text.
+    for line in (line for line in features.get("lines") or () if line.get("note") is None):
         frames.setdefault(line["frame"], (line["time_s"], []))[1].append(line["text"])
     english = {item["text"]: item["english"] or "" for item in features.get("texts") or ()}
     shown = [(time, " ".join(texts).lower()) for time, texts in frames.values()]
