@@ -25,14 +25,15 @@ app = program(__doc__)
 @app.command(help=__doc__)
 def train_script(
     fonts: Annotated[Path, typer.Option(help="Folder with .ttf, .otf and .ttc files, at any depth.")],
-    out: Annotated[Path, typer.Option(help="Where the network goes.")] = OUT,
-    lines: Annotated[int, typer.Option(help="How many lines are drawn.")] = 80_000,
+    out: Annotated[Path, typer.Option(help="Where the network goes, and the counts of letters beside it.")] = OUT,
+    lines: Annotated[int, typer.Option(help="How many lines are drawn.")] = 70_000,
     epochs: Annotated[int, typer.Option(help="Passes over them.")] = 8,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Draw lines, train the network, write it and print its scores on fonts that it was not trained on."""
     import torch
 
+    from lite.look_alike_counts import count
     from lite.script_training import draw_lines, export, measure, train_script_net
     from vemoclap_batch.extractors.paddle_models import bundled_characters
 
@@ -40,8 +41,9 @@ def train_script(
     every = sorted(path for path in fonts.rglob("*") if path.suffix in {".ttf", ".otf", ".ttc"})
     apart = [path for path in every if any(part in str(path) for part in HELD_OUT)]
     characters = set(bundled_characters())
+    count(words, characters, out.with_name("look_alikes.npz"))
     train = draw_lines([path for path in every if path not in apart], words, characters, lines, seed=1)
-    validation = draw_lines(apart, words, characters, max(lines // 16, 200), seed=2)
+    validation = draw_lines(apart, words, characters, max(lines // 14, 200), seed=2)
     typer.echo(f"{len(every) - len(apart)} fonts to train with, {len(apart)} apart", err=True)
     net = train_script_net(train, validation, epochs=epochs, progress=lambda line: typer.echo(line, err=True))
     export(net, out)

@@ -27,7 +27,7 @@ SCRIPTS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
                             "Chúc mừng năm mới", "TẠM BIỆT BẠN"]),
     "hangul": ([("fonts-unfonts-core", "UnDotum.ttf"), ("fonts-unfonts-core", "UnBatang.ttf")],
                ["오늘은 정말 행복해요", "역이 어디에 있습니까", "감사합니다", "집에 가고 싶어요"]),
-    "arabic": ([("fonts-dejavu-core", "DejaVuSans.ttf"), ("fonts-kacst", "KacstOne.ttf")],
+    "arabic": ([("fonts-dejavu-core", "DejaVuSans.ttf"), ("fonts-kacst", "KacstBook.ttf")],
                ["صباح الخير كيف حالك", "أريد أن أذهب إلى البيت", "أنا سعيد جدا اليوم", "شكرا جزيلا"]),
     "hebrew": (DEJAVU, ["בוקר טוב מה שלומך", "אני רוצה ללכת הביתה", "תודה רבה"]),
     "devanagari": ([("fonts-lohit-deva", "Lohit-Devanagari.ttf")], ["आज मैं बहुत खुश हूँ", "स्टेशन कहाँ है", "धन्यवाद दोस्त"]),

@@ -15,7 +15,7 @@ import skimage.data
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from vemoclap_batch.networks.script import HEIGHT, ORIENTATIONS, SCRIPTS
+from vemoclap_batch.networks.script import HEIGHT, ORIENTATIONS, SCRIPTS, WIDEST
 
 #: Script → languages of wordfreq in it.
 LANGUAGES = {
@@ -57,8 +57,6 @@ _NAMES = {"vietnamese": ("LATIN",), "chinese": ("CJK", "HIRAGANA", "KATAKANA")}
 SHARES = {
     "latin": 0.24, "cyrillic": 0.13, "greek": 0.08, "vietnamese": 0.1, "chinese": 0.12, "other": 0.1, "nothing": 0.03,
 }  # fmt: skip
-#: Widest line in pixels at the network's height.
-MOST_WIDE = 352
 _FONT_SIZE = 40
 #: Language → words.
 Words = Callable[[str], Sequence[str]]
@@ -296,4 +294,4 @@ def _fitted(grey: np.ndarray) -> np.ndarray:
     """At the network's height, at most 352 pixels wide."""
     width = max(HEIGHT, round(HEIGHT * grey.shape[1] / grey.shape[0]))
     method = cv2.INTER_AREA if grey.shape[0] > HEIGHT else cv2.INTER_LINEAR
-    return cv2.resize(grey, (width, HEIGHT), interpolation=method)[:, :MOST_WIDE]
+    return cv2.resize(grey, (width, HEIGHT), interpolation=method)[:, :WIDEST]

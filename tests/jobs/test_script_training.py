@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bench.text_scripts import accuracy
-from lite.script_lines import LANGUAGES, MOST_WIDE, LineMaker
+from lite.script_lines import LANGUAGES, LineMaker
 from lite.script_training import ScriptNet, draw_lines, export, measure, train_script_net
-from vemoclap_batch.networks.script import HEIGHT, ORIENTATIONS, SCRIPTS, ScriptClassifier, prepare
+from vemoclap_batch.networks.script import HEIGHT, ORIENTATIONS, SCRIPTS, WIDEST, ScriptClassifier, prepare
 
 FONTS = [
     Path(matplotlib.__file__).parent / "mpl-data/fonts/ttf" / name for name in ("DejaVuSans.ttf", "DejaVuSerif.ttf")
@@ -39,7 +39,7 @@ def test_the_same_seed_draws_the_same_lines():
     assert any(one.image.shape != another.image.shape for one, another in zip(first, other, strict=True))
     for line in first:
         assert line.image.dtype == np.uint8
-        assert line.image.shape[0] == HEIGHT <= line.image.shape[1] <= MOST_WIDE
+        assert line.image.shape[0] == HEIGHT <= line.image.shape[1] <= WIDEST
         assert (line.orientation == -1) == (SCRIPTS[line.script] == "nothing")
     # These fonts draw no Chinese.
     assert {"latin", "cyrillic", "greek"} <= {SCRIPTS[line.script] for line in first} <= set(SCRIPTS) - {"chinese"}

@@ -225,7 +225,9 @@ def test_what_frames_show_is_taken_in_english_where_it_was_translated():
     lines = [
         {"frame": 1, "time_s": 2.0, "text": "Bonjour"},
         {"frame": 1, "time_s": 2.0, "text": "TOI"},
-        {"frame": 4, "time_s": 8.0, "text": "Exit"},
+        {"frame": 4, "time_s": 8.0, "text": "Exit", "note": None},
+        {"frame": 4, "time_s": 8.0, "text": None, "note": "unknown script"},
+        {"frame": 5, "time_s": 9.0, "text": "tixE", "note": "mirrored"},
     ]
     read = [{"text": "bonjour toi", "english": "hello you"}, {"text": "exit", "english": None}]
     pieces = [{"start_s": 2.0, "end_s": 2.0, "text": "bonjour toi"}, {"start_s": 8.0, "end_s": 8.0, "text": "exit"}]

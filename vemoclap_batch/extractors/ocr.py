@@ -19,8 +19,7 @@ from vemoclap_batch.extractors.paddle_models import (
     bundled_detector,
     bundled_recogniser,
 )
-from vemoclap_batch.extractors.pretrained import own_weights_hash
-from vemoclap_batch.extractors.text_lines import WEIGHTS, LineReader, Recogniser, TextLine
+from vemoclap_batch.extractors.text_lines import LineReader, Recogniser, TextLine, own_hashes
 from vemoclap_batch.media.clip import Clip
 
 #: Two frames show the same when no square of this many pixels a side, wherever it lies, differs by more than this on
@@ -79,8 +78,8 @@ class PaddleOcr(Extractor):
 
     @classmethod
     def weights(cls, settings: Any) -> str:
-        """The version of the package that carries the models, their names, and a hash of the classifier of scripts."""
-        return f"{super().weights(settings)} {DETECTOR} {RECOGNISER} {own_weights_hash(WEIGHTS)}"
+        """The version of the package that carries the models, their names, and hashes of what tells scripts."""
+        return f"{super().weights(settings)} {DETECTOR} {RECOGNISER} {own_hashes()}"
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         return [ocr_result(clip, frames) for clip, frames in zip(clips, self._lines(clips), strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +11,40 @@ from typing import Any
 import numpy as np
 
 from vemoclap_batch.extractors.paddle_models import Engine, crops, model_characters, sorted_boxes
+from vemoclap_batch.extractors.pretrained import own_weights_hash
 from vemoclap_batch.extractors.reading_order import reading_order
+from vemoclap_batch.networks.look_alikes import ALIKE, LookAlikes
 from vemoclap_batch.networks.script import ORIENTATIONS, SCRIPTS, Line, ScriptClassifier, known_scripts
 
-#: The classifier that the package carries.
+#: The classifier that the package carries, and its counts of letters.
 WEIGHTS = Path(__file__).parents[1] / "weights" / "script.onnx"
-#: A line is left out as foreign if that sure, and read by another recogniser if it may be so likely in its script.
+COUNTS = WEIGHTS.with_name("look_alikes.npz")
+#: A line is left out as foreign if that sure, and read by another recogniser if it may be so likely in its script. Of
+#: lines that are less than so many pixels high, or of fewer letters, little can be told: they have to be surer.
 SURE, LIKELY = 0.9, 0.1
-#: In a frame with a line that is so surely foreign, other lines that may be in that script are taken for it too.
-CERTAIN, COMPANION = 0.98, 0.3
-#: A line is tried turned if the classifier is that sure, and taken so if it is read that much better.
-TURNED, BETTER = 0.5, 0.03
+LOW, FEW, SURE_OF_LOW = 18, 4, 0.97
+#: What is read with a low score may be letters that look alike. Fewer letters than that for every height of the line in
+#: its width are none: the recogniser sees nothing that it knows.
+SURE_OF_GARBLED, SPARSE, SURE_OF_UNREAD = 0.6, 0.4, 0.3
+#: A line that is so surely in another script need not be read to know. Else the letters that are read speak for or
+#: against it, with the logarithm of their odds times that, as the threes of letters overlap.
+CERTAIN, LETTERS_COUNT = 0.98, 0.7
+#: A line is tried turned if that is so likely, or surer if it is read well as it is; what is read better is taken.
+TURNED, TURNED_THOUGH_READ, BETTER = 0.25, 0.6, 0.03
+#: How many lines weigh as much as a line's own look, in what is said of its script and of its orientation; and what the
+#: others leave of a script or orientation that none of them has.
+_OTHERS, _LEFT = (3, 1), (0.02, 0.05)
+#: A reading with such letters is of an unknown script if the line may so likely be in it: Vietnamese has some that the
+#: recogniser knows, and Greek ones come between Latin ones where a line is Greek.
+_TELLING = (
+    ("vietnamese", "ơưđƠƯĐ", 0.2),
+    ("vietnamese", "ăâêôĂÂÊÔ", 0.4),
+    ("greek", "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθκλμνξπρστφχψω", 0.4),
+)
 #: Why a line is not part of the text.
 UNKNOWN_SCRIPT, MIRRORED = "unknown script", "mirrored"
-#: A mirrored line whose reading is no better than that is garbage.
-READ_WELL = 0.9
+#: A reading with that score is good; one of a mirrored line that is not is garbage.
+READ_WELL = 0.95
 _TURNS: dict[str, Any] = {"upside down": np.s_[::-1, ::-1], "mirrored": np.s_[:, ::-1], "flipped": np.s_[::-1]}
 
 
@@ -105,7 +124,7 @@ class LineReader:
                 raise ValueError(
                     f"the recogniser for {script} cannot write its letters; it knows {sorted(other.scripts)}"
                 )
-        self._detector, self._classifier = detector, ScriptClassifier(WEIGHTS)
+        self._detector, self._classifier, self._letters = detector, ScriptClassifier(WEIGHTS), LookAlikes(COUNTS)
         self.recogniser = recogniser
         self.others = {script: other for script, other in others.items() if script not in recogniser.scripts}
         self._foreign = set(SCRIPTS) - recogniser.scripts - self.others.keys()
@@ -116,60 +135,91 @@ class LineReader:
         polygons = sorted_boxes(found["dt_polys"]) if len(found["dt_polys"]) else []
         images = crops(frame, polygons) if polygons else []
         there = [(polygon, image) for polygon, image in zip(polygons, images, strict=True) if image.size]
-        looks = with_companions([self._classifier(image) for _, image in there], self.recogniser.scripts)
+        looks = among_others([self._classifier(image) for _, image in there])
         lines = [self._line(*each, look) for each, look in zip(there, looks, strict=True)]
         upside_down = [line.orientation == "upside down" for line in lines]
         return [lines[at] for at in reading_order([line.polygon for line in lines], upside_down)]
 
     def _line(self, polygon: np.ndarray, image: np.ndarray, look: Line) -> TextLine:
-        foreign = look.probability(self._foreign)
         polygon = np.asarray(polygon, np.float32)
-        if foreign >= SURE:
-            script = max(self._foreign, key=lambda name: look.probability({name}))
-            return TextLine(None, foreign, polygon, script, note=UNKNOWN_SCRIPT)
-        orientation, probability = look.orientation
-        script, reading = self._read(image, look)
-        if orientation in _TURNS and probability >= TURNED:
-            turned = image[_TURNS[orientation]]
-            other, as_turned = self._read(turned, look)
-            if as_turned.score > reading.score + BETTER:
-                return TextLine(as_turned.text, as_turned.score, polygon, other, orientation)
-            if orientation != "upside down" and probability >= SURE and reading.score < READ_WELL:
-                return TextLine(reading.text, reading.score, polygon, script, orientation, MIRRORED)
-        return TextLine(reading.text, reading.score, polygon, script)
+        if look.probability(self._foreign) >= CERTAIN:
+            return self._left_out(polygon, look)
+        readings: list[tuple[float, str, Reading, str]] = []
+        if look.probability(self.recogniser.scripts) > 1 - CERTAIN:
+            reading, orientation = _best(self.recogniser, image, look)
+            log_odds = LETTERS_COUNT * self._letters.log_odds(reading.text)
+            look = look.weighed(set(ALIKE) - self.recogniser.scripts, log_odds)
+            if look.probability(self._foreign) >= _needed(image, reading) or self._is_told(reading.text, look):
+                return self._left_out(polygon, look)
+            script = max(self.recogniser.scripts, key=lambda name: look.probability({name}))
+            readings.append((look.probability(self.recogniser.scripts), script, reading, orientation))
+        for script, other in self.others.items():
+            if (share := look.probability({script})) >= LIKELY:
+                readings.append((share, script, *_best(other, image, look)))
+        _, script, reading, orientation = max(readings, key=lambda each: each[0] * each[2].score)
+        turn, probability = look.turn
+        garbled = turn != "upside down" and orientation == ORIENTATIONS[0] and probability >= SURE
+        if garbled and reading.score < READ_WELL:
+            return TextLine(reading.text, reading.score, polygon, script, turn, MIRRORED)
+        return TextLine(reading.text, reading.score, polygon, script, orientation)
 
-    def _read(self, image: np.ndarray, look: Line) -> tuple[str, Reading]:
-        """The reading of the recogniser that is likeliest right, and the script."""
-        own = look.probability(self.recogniser.scripts)
-        candidates: list[tuple[str, float, Callable[[np.ndarray], Reading]]] = [
-            (script, look.probability({script}), other)
-            for script, other in self.others.items() if look.probability({script}) >= LIKELY
-        ]  # fmt: skip
-        if own >= LIKELY or not candidates:
-            known = max(self.recogniser.scripts, key=lambda name: look.probability({name}))
-            candidates.append((known, own, self.recogniser))
-        readings = [(script, share, read(image)) for script, share, read in candidates]
-        script, _, reading = max(readings, key=lambda each: each[1] * each[2].score)
-        return script, reading
+    def _left_out(self, polygon: np.ndarray, look: Line) -> TextLine:
+        script = max(self._foreign, key=lambda name: look.probability({name}))
+        return TextLine(None, look.probability(self._foreign), polygon, script, note=UNKNOWN_SCRIPT)
+
+    def _is_told(self, text: str, look: Line) -> bool:
+        """Whether a text has letters of an unknown script, of which the recogniser knows a few."""
+        return any(
+            script in self._foreign and look.probability({script}) >= least and any(map(letters.count, text))
+            for script, letters, least in _TELLING
+        )
 
 
-def with_companions(looks: Sequence[Line], known: frozenset[str]) -> list[Line]:
-    """What is said of the lines of one frame, with lines in doubt taken for the script of those that are certain.
+def _needed(image: np.ndarray, reading: Reading) -> float:
+    """How likely a line has to be foreign to be left out."""
+    height, width = image.shape[:2]
+    letters = sum(map(str.isalnum, reading.text))
+    if letters < SPARSE * width / height:
+        return SURE_OF_UNREAD
+    if height < LOW or letters < FEW:
+        return SURE_OF_LOW
+    return SURE if reading.score >= READ_WELL else SURE_OF_GARBLED
 
-    Letters that look the same in two scripts (РЕСТОРАН in capitals) are told by the lines around them.
+
+def _best(read: Recogniser, image: np.ndarray, look: Line) -> tuple[Reading, str]:
+    """The reading of a line as it is or, where it may be turned, turned: the better one; and how it was turned."""
+    reading = read(image)
+    turn, probability = look.turn
+    if probability < (TURNED if reading.score < READ_WELL else TURNED_THOUGH_READ):
+        return reading, ORIENTATIONS[0]
+    turned = read(image[_TURNS[turn]])
+    return (turned, turn) if turned.score > reading.score + BETTER else (reading, ORIENTATIONS[0])
+
+
+def own_hashes() -> str:
+    """Short hashes of what tells scripts, for fingerprints."""
+    return f"{own_weights_hash(WEIGHTS)} {own_weights_hash(COUNTS)}"
+
+
+def among_others(looks: Sequence[Line]) -> list[Line]:
+    """What is said of the lines of one frame, each in the light of the others.
+
+    Most lines of a frame are in one script and turned the same way. Letters that look the same in two scripts (РЕСТОРАН
+    in capitals) are told by them.
 
     Args:
-        looks: of each line.
-        known: scripts whose lines say nothing of others.
+        looks: of each line by itself; its probabilities are multiplied by the mean ones of the others, to a power that
+            grows with their number.
     """
-    certain = {look.script for look in looks if look.scripts.max() >= CERTAIN} - known
-    return [_companion(look, certain) for look in looks]
-
-
-def _companion(look: Line, certain: set[str]) -> Line:
-    script = max(certain, key=lambda name: look.probability({name}), default=None)
-    if script is None or look.probability({script}) < COMPANION:
-        return look
-    scripts = np.zeros_like(look.scripts)
-    scripts[SCRIPTS.index(script)] = 1.0
-    return Line(scripts, look.orientations)
+    count = len(looks) - 1
+    if count < 1:
+        return list(looks)
+    found = []
+    for parts, one, left in zip(
+        ([look.scripts for look in looks], [look.orientations for look in looks]), _OTHERS, _LEFT, strict=True
+    ):
+        own = np.stack(parts)  # [lines, classes]
+        others = (own.sum(0) - own) / count
+        product = own * (others + left) ** (count / (count + one))
+        found.append(product / product.sum(1, keepdims=True))
+    return [Line(scripts, orientations) for scripts, orientations in zip(*found, strict=True)]

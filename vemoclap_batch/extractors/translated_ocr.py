@@ -33,11 +33,10 @@ from vemoclap_batch.extractors.pretrained import (
     computed_precision,
     load_strictly,
     load_tokenizer,
-    own_weights_hash,
     pad,
     prepare_torch,
 )
-from vemoclap_batch.extractors.text_lines import WEIGHTS, LineReader, Recogniser
+from vemoclap_batch.extractors.text_lines import LineReader, Recogniser, own_hashes
 from vemoclap_batch.media.clip import Clip
 from vemoclap_batch.networks.script import SCRIPTS
 
@@ -138,8 +137,8 @@ class TranslatedOcr(PaddleOcr):
 
     @classmethod
     def weights(cls, settings: Any) -> str:
-        """The engine, the version of the package whose models are used, and a hash of the classifier of scripts."""
-        bundled = super().weights(settings) if settings.bundled else own_weights_hash(WEIGHTS)
+        """The engine, the version of the package whose models are used, and hashes of what tells scripts."""
+        bundled = super().weights(settings) if settings.bundled else own_hashes()
         return f"{settings.chosen_engine} {bundled}"
 
     def _reader(self, scratch: Path) -> LineReader:

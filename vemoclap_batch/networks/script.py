@@ -18,7 +18,7 @@ SCRIPTS = (
 #: How a line is turned: by 180°, as in a mirror beside it, as in water below it.
 ORIENTATIONS = ("upright", "upside down", "mirrored", "flipped")
 #: Height of a line in pixels, and its smallest and largest width.
-HEIGHT, NARROWEST, WIDEST = 32, 32, 640
+HEIGHT, NARROWEST, WIDEST = 32, 32, 352
 #: Below this spread (of 0..255) a line is flat; dividing by less would turn its noise into letters.
 _MIN_SPREAD = 8.0
 #: Letters without which a script cannot be read; a recogniser knows a script if its characters have all of them.
@@ -64,10 +64,17 @@ class Line:
         return SCRIPTS[int(self.scripts.argmax())]
 
     @property
-    def orientation(self) -> tuple[str, float]:
-        """The likeliest orientation and its probability."""
-        at = int(self.orientations.argmax())
+    def turn(self) -> tuple[str, float]:
+        """The likeliest orientation other than upright, and its probability."""
+        at = 1 + int(self.orientations[1:].argmax())
         return ORIENTATIONS[at], float(self.orientations[at])
+
+    def weighed(self, scripts: Collection[str], log_odds: float) -> Line:
+        """The same when something else speaks for these scripts (or against them, below 0) with such odds."""
+        weights = np.ones_like(self.scripts)
+        weights[[SCRIPTS.index(name) for name in scripts]] = np.exp(log_odds)
+        product = self.scripts * weights
+        return Line(product / product.sum(), self.orientations)
 
     def probability(self, scripts: Collection[str]) -> float:
         """The probability that the line is in one of these scripts."""
@@ -108,7 +115,7 @@ def prepare(image: np.ndarray) -> np.ndarray:
 
     Returns:
         float32 [1, 1, 32, width] of zero mean and unit spread, which takes out the colours; the width follows from the
-        aspect ratio. A line that is wider than 640 pixels is cut to the middle.
+        aspect ratio. A line that is wider than 352 pixels is cut to the middle.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
     width = max(NARROWEST, round(HEIGHT * grey.shape[1] / grey.shape[0]))
