@@ -13,11 +13,9 @@ import typer
 from bench.report import Report, show
 from bench.text_cards import cards
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.config import load_config
 from vemoclap_batch.extractors.base import Resources, Result
 from vemoclap_batch.extractors.ocr import PaddleOcr
 from vemoclap_batch.extractors.paddle_models import bundled_detector, bundled_recogniser
-from vemoclap_batch.extractors.registry import resolve
 from vemoclap_batch.media.clip import Clip
 
 #: A text with a lower share of right characters is mutilated.
@@ -26,10 +24,7 @@ RIGHT = 0.9
 
 def measure(folder: Path, few: bool = False) -> Report:
     """Read the cards with PaddleOCR's own pipeline, and with the extractor that is built on its models."""
-    spec = resolve(load_config("lite"))["ocr"]
-    ocr = spec.cls(spec.settings, Resources())
-    if not isinstance(ocr, PaddleOcr):
-        raise TypeError(f"the lite profile reads text with {type(ocr).__name__}")
+    ocr = PaddleOcr(PaddleOcr.Settings(), Resources())
     readers: dict[str, Callable[[np.ndarray], str]] = {
         "before": _pipeline(ocr.settings.min_score), "after": lambda image: _read(ocr, image)
     }  # fmt: skip

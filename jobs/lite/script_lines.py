@@ -108,7 +108,8 @@ class LineMaker:
     def _line(self, script: str) -> DrawnLine | None:
         text = self._text(script)
         able = [path for path, covered in self._fonts.items() if covered.issuperset(text.replace(" ", ""))]
-        if not able:
+        # Without words of its script, a line would be of digits.
+        if not able or (script != "digits" and not any(map(str.isalpha, text))):
             return None
         if script in {"latin", "vietnamese"}:
             lacks = any(character.isalpha() and character not in self._characters for character in text)
@@ -161,7 +162,7 @@ class LineMaker:
             return _syllables(self._random, *self._pick(LETTERS[script]))
         words = self._words_in(script, language)
         # Zipf's law would draw a few words only; a power of the rank draws rare ones too.
-        return words[int(len(words) * self._random.random() ** 2)]
+        return words[int(len(words) * self._random.random() ** 2)] if words else ""
 
     def _words_in(self, script: str, language: str) -> Sequence[str]:
         """Those words of a language that are in the script: lists have foreign ones."""

@@ -19,6 +19,7 @@ from vemoclap_batch.extractors.paddle_models import (
     device_of,
     installed_engine,
 )
+from vemoclap_batch.extractors.text_lines import own_hashes
 from vemoclap_batch.extractors.translated_ocr import (
     NLLB_CODES,
     Reading,
@@ -233,8 +234,8 @@ def test_the_engine_is_in_the_fingerprint_as_it_was_chosen(tmp_path):
     assert bundled == f"onnxruntime {PaddleOcr.weights(OcrSettings())}"
     readers = {"detector": "a", "recogniser": "b"}
     for engine in ("onnxruntime", "paddle_static"):
-        assert TranslatedOcr.weights(TranslatedOcrSettings(**readers, engine=engine)) == engine
-    assert TranslatedOcr.weights(TranslatedOcrSettings(**readers)) == installed_engine()
+        assert TranslatedOcr.weights(TranslatedOcrSettings(**readers, engine=engine)) == f"{engine} {own_hashes()}"
+    assert TranslatedOcr.weights(TranslatedOcrSettings(**readers)) == f"{installed_engine()} {own_hashes()}"
     assert "engine" not in TranslatedOcrSettings(engine="onnxruntime").model_dump()
     with pytest.raises(ValidationError, match="cannot run the bundled models"):
         TranslatedOcrSettings(engine="paddle_static", detector="a")
