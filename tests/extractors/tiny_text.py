@@ -129,7 +129,9 @@ def recogniser_folder(folder, script):
         characters = [LOOK_ALIKES.get(character, character) for character in characters]
     rare = len(characters) - 2_000
     characters[rare : rare + len(SCRIPT_LETTERS[script])] = SCRIPT_LETTERS[script]
-    description["Global"]["model_name"] = f"{script}_PP-OCRv5_mobile_rec"
+    # PaddleX knows no other names.
+    name = {"greek": "el", "hangul": "korean", "tamil": "ta", "telugu": "te", "thai": "th"}.get(script, script)
+    description["Global"]["model_name"] = f"{name}_PP-OCRv5_mobile_rec"
     description["PostProcess"]["character_dict"] = characters
     (folder / "inference.yml").write_text(yaml.safe_dump(description, allow_unicode=True))
     return folder

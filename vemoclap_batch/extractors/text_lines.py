@@ -144,19 +144,30 @@ class LineReader:
         polygon = np.asarray(polygon, np.float32)
         if look.probability(self._foreign) >= CERTAIN:
             return self._left_out(polygon, look)
-        readings: list[tuple[float, str, Reading, str]] = []
+        chosen: tuple[str, Reading, str] | None = None
+        needed = LIKELY
         if look.probability(self.recogniser.scripts) > 1 - CERTAIN:
             reading, orientation = _best(self.recogniser, image, look)
             log_odds = LETTERS_COUNT * self._letters.log_odds(reading.text)
             look = look.weighed(set(ALIKE) - self.recogniser.scripts, log_odds)
-            if look.probability(self._foreign) >= _needed(image, reading) or self._is_told(reading.text, look):
+            needed = _needed(image, reading)
+            if look.probability(self._foreign) >= needed or self._is_told(reading.text, look):
                 return self._left_out(polygon, look)
             script = max(self.recogniser.scripts, key=lambda name: look.probability({name}))
-            readings.append((look.probability(self.recogniser.scripts), script, reading, orientation))
-        for script, other in self.others.items():
-            if (share := look.probability({script})) >= LIKELY:
-                readings.append((share, script, *_best(other, image, look)))
-        _, script, reading, orientation = max(readings, key=lambda each: each[0] * each[2].score)
+            chosen = script, reading, orientation
+        readings = [
+            (share, script, *_best(other, image, look))
+            for script, other in self.others.items()
+            if (share := look.probability({script})) >= LIKELY
+        ]
+        if readings:
+            share, script, reading, orientation = max(readings, key=lambda each: each[0] * each[2].score)
+            # In doubt, the recogniser of most lines is to be outdone, as letters that look alike are read as well.
+            if chosen is None or share >= needed or reading.score > chosen[1].score + BETTER:
+                chosen = script, reading, orientation
+        if chosen is None:
+            return self._left_out(polygon, look)
+        script, reading, orientation = chosen
         turn, probability = look.turn
         garbled = turn != "upside down" and orientation == ORIENTATIONS[0] and probability >= SURE
         if garbled and reading.score < READ_WELL:
