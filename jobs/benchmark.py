@@ -71,9 +71,9 @@ def pipeline(
 ) -> None:  # fmt: skip
     """The whole pipeline against its models' own time and against the published way."""
     from bench.efficiency import measure
-    from vemoclap_batch.api import load_classifier
     from vemoclap_batch.cli.demo_clips import make_clips
     from vemoclap_batch.config import load_config
+    from vemoclap_batch.request import load_classifier
 
     config = load_config(profile, settings)
     classifier = load_classifier(config, None) if config.checkpoint else None

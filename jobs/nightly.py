@@ -16,14 +16,12 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from vemoclap_batch.api import load_classifier
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import BROKEN, DONE, FAILED, HELD, STOPPED, USAGE, program, run_program
-from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import Busy, ConfigError, RunEnded
 from vemoclap_batch.report.failures import describe_failure
+from vemoclap_batch.request import request
 from vemoclap_batch.shutdown import Stopped, stoppable
-from vemoclap_batch.sources.manifest import read_sources
 from vemoclap_batch.upkeep.nightly import Settings as NightSettings
 from vemoclap_batch.upkeep.nightly import call_hook
 from vemoclap_batch.upkeep.nightly import nightly as run_night
@@ -53,11 +51,10 @@ def nightly(
     _check(settle, weeks, hook)
     try:
         with stoppable():  # A run listens for SIGTERM by itself; listing a large prefix before it takes a while too.
-            config = load_config(profile, settings)
-            classifier = load_classifier(config, model)
-            manifest = read_sources([*source, *(more or [])], config.sources.policy, may_be_empty=True)
+            asked = request([*source, *(more or [])], profile, settings, model=model, predicts=True, may_be_empty=True)
+            assert asked.classifier is not None
             night = NightSettings(settle, weeks, gpu_hour_cost)
-            summary = run_night(manifest, out, config, classifier, night, address)
+            summary = run_night(asked.manifest, out, asked.config, asked.classifier, night, address)
     except Exception as error:
         status, code = _status_of(error)
         why = str(error) or "stopped; the next night goes on from there"

@@ -27,26 +27,24 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from vemoclap_batch.config import Config, load_config, own_checkpoint
+from vemoclap_batch.config import Config, load_config
 from vemoclap_batch.errors import ConfigError, RunEnded
 from vemoclap_batch.extractors.registry import resolvable
-from vemoclap_batch.extractors.windowed_text import windowed
-from vemoclap_batch.media.windows import Window
 from vemoclap_batch.pipeline.pending import features_table
 from vemoclap_batch.report.digest import digest
 from vemoclap_batch.report.failures import describe_ignored, latest_failures
-from vemoclap_batch.sources.manifest import read_sources
+from vemoclap_batch.request import Address, Request, Settings, request, run_config, window_of
 from vemoclap_batch.store.store import Store, new_run_id
 from vemoclap_batch.upkeep.gc import newest_predictions
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from vemoclap_batch.pipeline.run import Classifier, Run
+    from vemoclap_batch.pipeline.run import Run
 
 __all__ = [
     "ConfigError",
@@ -61,8 +59,6 @@ __all__ = [
     "train",
 ]
 
-Address: TypeAlias = str | os.PathLike[str]
-Settings: TypeAlias = Sequence[str] | Mapping[str, Any] | None
 #: Videos and failures that a summary lists one by one.
 LISTED = 40
 
@@ -102,9 +98,8 @@ def label(
         ConfigError: wrong arguments or settings; nothing was started.
         RunEnded: the run ended early; what was committed is kept, and the same call goes on from there.
     """
-    config, windows = run_config(profile, settings, frames, models_dir), window_of(window, hop)
-    classifier = load_classifier(config, model)
-    return _run(sources, out, config, classifier, window=windows, wait=wait, address=address, verbose=verbose)
+    asked = request(sources, profile, settings, frames, models_dir, window, hop, model=model, predicts=True)
+    return _run(asked, out, wait=wait, address=address, verbose=verbose)
 
 
 def extract(
@@ -116,8 +111,8 @@ def extract(
 
     Arguments, result and errors are those of :func:`label`.
     """
-    config, windows = run_config(profile, settings, frames, models_dir), window_of(window, hop)
-    return _run(sources, out, config, None, window=windows, wait=wait, address=address, verbose=verbose)
+    asked = request(sources, profile, settings, frames, models_dir, window, hop)
+    return _run(asked, out, wait=wait, address=address, verbose=verbose)
 
 
 def predict(
@@ -283,37 +278,6 @@ def open_store(out: Address) -> Store:
     return store
 
 
-def load_classifier(config: Config, model: Address | None) -> Classifier:
-    """Load a fusion checkpoint; without one, that of the profile."""
-    from vemoclap_batch.pipeline.run import Classifier
-
-    return Classifier.load(own_checkpoint(config) if model is None else os.fspath(model))
-
-
-def window_of(window: float | None, hop: float | None) -> Window | None:
-    """Check the lengths of ``--window`` and ``--hop``; None stands for whole videos."""
-    mistakes = [
-        f"{name} {value:g}: expected more than 0 seconds"
-        for name, value in (("--window", window), ("--hop", hop))
-        if value is not None and not value > 0
-    ]
-    if hop is not None and window is None:
-        mistakes.append("--hop: needs --window")
-    if mistakes:
-        raise ConfigError(mistakes)
-    return Window(window, hop or window) if window else None
-
-
-def run_config(
-    profile: str, settings: Settings = None, frames: int | None = None, models_dir: Address | None = None,
-    window: float | None = None, hop: float | None = None,
-) -> Config:  # fmt: skip
-    """Make the configuration of a run: its extractors are those of the windows, where there are some."""
-    config = load_config(profile, settings, frames=frames, models_dir=os.fspath(models_dir) if models_dir else None)
-    windows = window_of(window, hop)
-    return windowed(config, windows) if windows else config
-
-
 def own_fingerprints(
     store: Store, profile: str, settings: Settings = None, window: float | None = None, hop: float | None = None
 ) -> dict[str, str]:
@@ -339,13 +303,10 @@ def run_summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _run(
-    sources: Address | Iterable[Address], out: Address, config: Config, classifier: Classifier | None, **options: Any
-) -> dict[str, Any]:
+def _run(asked: Request, out: Address, **options: Any) -> dict[str, Any]:
     from vemoclap_batch.pipeline.run import run
 
-    given = [sources] if isinstance(sources, str | os.PathLike) else sources
-    manifest = read_sources([os.fspath(source) for source in given], config.sources.policy)
-    if manifest.ignored:
-        log.warning(describe_ignored(manifest.ignored))
-    return run_summary(run(manifest.rows, os.fspath(out), config, classifier, **options))
+    if asked.manifest.ignored:
+        log.warning(describe_ignored(asked.manifest.ignored))
+    rows, classifier, windows = asked.manifest.rows, asked.classifier, asked.windows
+    return run_summary(run(rows, os.fspath(out), asked.config, classifier, window=windows, **options))

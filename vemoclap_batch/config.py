@@ -189,18 +189,49 @@ def load_config(
     Raises:
         ConfigError: with every mistake found.
     """
-    raw = _read_profile(profile)
+    config, mistakes = read_config(profile, settings, frames=frames, models_dir=models_dir)
+    if config is None or mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def read_config(
+    profile: str = "lite", settings: Sequence[str] | Mapping[str, Any] | None = None, *, frames: int | None = None,
+    models_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Config | None, list[str]]:  # fmt: skip
+    """Read a profile as :func:`load_config` does, and go on where there are mistakes.
+
+    Returns:
+        The configuration, with defaults in the place of wrong values, so that more can be checked by it (None where
+        that is no configuration either), and every mistake found.
+    """
+    try:
+        raw = _read_profile(profile)
+    except ConfigError as error:
+        return None, error.mistakes
     changes, mistakes = _key_values("--set", settings or ())
-    named = {"models_dir": models_dir, "sampling.frames": frames}
+    named = {"models_dir": os.fspath(models_dir) if models_dir else None, "sampling.frames": frames}
     changes |= {key: value for key, value in named.items() if value is not None}
     mistakes += [mistake for key, value in changes.items() if (mistake := _set(raw, key, value))]
     try:
-        config = Config.model_validate(raw)
+        return Config.model_validate(raw), mistakes
     except ValidationError as error:
-        raise ConfigError(mistakes + [_describe(item) for item in error.errors()]) from error
-    if mistakes:
-        raise ConfigError(mistakes)
-    return config
+        mistakes += [_describe(item) for item in error.errors()]
+        for item in error.errors():
+            _remove(raw, item["loc"])
+    try:
+        return Config.model_validate(raw), mistakes
+    except ValidationError:
+        return None, mistakes
+
+
+def _remove(raw: dict[str, Any], path: Sequence[int | str]) -> None:
+    """Take a wrong setting out, or nothing where something is missing."""
+    node: Any = raw
+    for name in path[:-1]:
+        node = node.get(name) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        node.pop(path[-1], None)
 
 
 def read_key_values(option: str, items: Sequence[str] | None) -> dict[str, Any]:

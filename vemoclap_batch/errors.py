@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -46,6 +47,38 @@ class ConfigError(ValueError):
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = list(mistakes)
+
+
+class Mistakes:
+    """Gathers what is wrong with things that do not depend on each other, so that one message names all of it."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._found)
+
+    def add(self, mistakes: Iterable[str]) -> None:
+        """Add some; each is named once."""
+        self._found += [mistake for mistake in dict.fromkeys(mistakes) if mistake not in self._found]
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep the mistakes of a ConfigError in the block, which ends there."""
+        try:
+            yield
+        except ConfigError as error:
+            self.add(error.mistakes)
+
+    def refuse(self) -> None:
+        """Raise them.
+
+        Raises:
+            ConfigError: there are some.
+        """
+        if self._found:
+            raise ConfigError(self._found)
 
 
 class RunEnded(Exception):

@@ -46,12 +46,11 @@ def plan(
     price_gpu_hour: Annotated[float | None, typer.Option(min=0, help="Price of a GPU for an hour.")] = None,
 ) -> None:  # fmt: skip
     """Dry run: what is missing, which chains would run where, how long it takes. Starts nothing, needs no weights."""
-    from vemoclap_batch.api import run_config
-    from vemoclap_batch.sources.manifest import read_sources
+    from vemoclap_batch.request import request
 
     there = read_cluster(cluster) if cluster else None
-    config = run_config(profile, settings, frames, models_dir, window, hop)
-    planned, found = dry_run(read_sources(source, config.sources.policy).rows, out, config, there, videos)
+    asked = request(source, profile, settings, frames, models_dir, window, hop)
+    planned, found = dry_run(asked.manifest.rows, out, asked.config, there, videos)
     for name, cells in found["cells"].items():
         print(f"{name:<14} {cells['done']:>8} done {cells['missing']:>8} missing {cells['given_up']:>6} given up")
     for line in [*_nodes(planned), *_stages(planned)]:

@@ -31,7 +31,8 @@ def status(
 
     What runs with --frames, --window or --hop did is found with the same options.
     """
-    from vemoclap_batch.api import open_store, run_config
+    from vemoclap_batch.api import open_store
+    from vemoclap_batch.request import run_config
     from vemoclap_batch.upkeep.status import status as read_status
 
     result = read_status(open_store(out), run_config(profile, settings, frames, models_dir, window, hop))
@@ -67,8 +68,9 @@ def retry(
     what it is now. The videos get whatever else they lack, too, and emotions if --model is given or if OUT's newest
     predictions are those of the profile's own checkpoint.
     """
-    from vemoclap_batch.api import open_store, run_config, run_summary, window_of
+    from vemoclap_batch.api import open_store, run_summary
     from vemoclap_batch.pipeline.run import run
+    from vemoclap_batch.request import run_config, window_of
     from vemoclap_batch.store.store import new_run_id
     from vemoclap_batch.upkeep.status import failed_again
 
@@ -123,7 +125,8 @@ def gc(
     Whole videos and each kind of window have newest predictions of their own. With --window, the features that such
     windows need stay as well as those of whole videos.
     """
-    from vemoclap_batch.api import open_store, run_config
+    from vemoclap_batch.api import open_store
+    from vemoclap_batch.request import run_config
     from vemoclap_batch.store.store import new_run_id
     from vemoclap_batch.upkeep.gc import collect, find_garbage
 
@@ -162,7 +165,7 @@ def upgrade(out: opt.OutArgument, no_wait: opt.NoWait = False, as_json: opt.Json
 
 def _classifier(store: Store, config: Config, model: str | None) -> Classifier | None:
     """Load the model that predicts after a retry: the one given, or the profile's if OUT was predicted by it."""
-    from vemoclap_batch.api import load_classifier
+    from vemoclap_batch.request import load_classifier
     from vemoclap_batch.upkeep.gc import newest_model
 
     if model is None and config.checkpoint is None:
