@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+
+from vemoclap_batch.extractors.subnormal import without_subnormals
 
 #: Of rapidocr: a model that finds lines and one that reads them.
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
@@ -54,7 +56,8 @@ class Engine:
         """
         with _only_for_text():
             from paddleocr import TextDetection
-        return TextDetection(**_FINDING, **self._options(folder))
+        with self._runnable(folder) as ready:
+            return TextDetection(**_FINDING, **self._options(ready))
 
     def recogniser(self, folder: Path) -> Any:
         """PaddleOCR's ``TextRecognition`` of such a folder.
@@ -64,7 +67,12 @@ class Engine:
         """
         with _only_for_text():
             from paddleocr import TextRecognition
-        return TextRecognition(**self._options(folder))
+        with self._runnable(folder) as ready:
+            return TextRecognition(**self._options(ready))
+
+    def _runnable(self, folder: Path) -> AbstractContextManager[Path]:
+        """The folder that PaddleOCR is to read."""
+        return without_subnormals(folder) if self.name == ONNX else nullcontext(folder)
 
     def _options(self, folder: Path) -> dict[str, Any]:
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
