@@ -30,6 +30,8 @@ _GONE = {
     ("pool", "threads"): "the plan gives each chain its threads: more with a smaller pipeline.cpu_chains",
 }
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
+#: A prediction whose set has more labels than that is shown as unsure.
+MOST_LABELS = 2
 
 
 class _Settings(BaseModel):

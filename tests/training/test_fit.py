@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.commands import dying
 from tests.pipeline.feature_store import make_store
+from vemoclap_batch import Output, predict
 from vemoclap_batch.config import LABELS, load_config
 from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.checkpoint import Checkpoint
@@ -94,6 +95,20 @@ def test_curves_are_there(filled):
         card["history"]["accuracies"]
     )
     assert not (filled / "ckpt" / ".state").exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_prediction_sets_are_those_of_the_validation_videos(filled):
+    sets, card = Checkpoint.load(filled / "ckpt").sets, Checkpoint.load(filled / "ckpt").card
+    assert sum(sets.examples.values()) == card["n_validation"]
+    result = score(Store(str(filled / "out")), str(filled / "ckpt"), str(filled / "labels.csv"), split="all")
+    scores = result["prediction_sets"]
+    assert 0.8 < scores["coverage"] <= 1
+    assert 1 <= scores["mean_size"] <= len(result["labels"])
+    predict(filled / "out", filled / "ckpt", profile=str(filled / "tiny.yaml"))
+    for row in Output(filled / "out").predictions().to_pylist():
+        assert row["label_set"][0] == row["label"]
+        assert all(row[f"p_{label}"] >= sets.thresholds[label] for label in row["label_set"][1:])
 
 
 @pytest.mark.usefixtures("trained")

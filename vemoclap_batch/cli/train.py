@@ -64,6 +64,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score a checkpoint on labelled videos: accuracy, macro F1, per class, confusion matrix, calibration."""
     from vemoclap_batch import api
+    from vemoclap_batch.config import MOST_LABELS
     from vemoclap_batch.fusion.evaluation import describe
 
     result = api.evaluate(
@@ -78,6 +79,11 @@ def evaluate(
     print(f"  {'':<10} precision  recall      f1       n")
     for name, row in result["per_class"].items():
         print(f"  {name:<10} {row['precision']:>9.3f} {row['recall']:>7.3f} {row['f1']:>7.3f} {row['n']:>7}")
+    if sets := result.get("prediction_sets"):
+        print(
+            f"prediction sets: {sets['coverage']:.1%} hold the given label (wanted {sets['wanted_coverage']:.0%}), "
+            f"{sets['mean_size']:.2f} labels on average, {sets['unsure']:.0%} of more than {MOST_LABELS}"
+        )
     if folder:
         print(f"metrics.json, confusion.png and reliability.png are in {folder}")
     print_json(result, as_json)

@@ -23,6 +23,7 @@ from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import CHUNK, Data, chunks, to_tensors
 from vemoclap_batch.fusion.description import DESCRIPTION, WEIGHTS, describe
 from vemoclap_batch.fusion.model import Classifier, build
+from vemoclap_batch.fusion.prediction_sets import PredictionSets
 from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.store.folder import Folder
 
@@ -39,12 +40,14 @@ class Checkpoint:
         temperature: logits are divided by it, so that the probabilities are calibrated; 1 when not fitted.
         fingerprints: per feature, of the extractors whose output it was trained on.
         card: how it was trained and what it scores, for a reader.
+        sets: which labels belong to the set of a prediction; None where there were no examples to fit them on.
     """
 
     model: Classifier
     temperature: float = 1.0
     fingerprints: dict[str, list[str]] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    sets: PredictionSets | None = None
 
     @property
     def spec(self) -> FusionSpec:
@@ -66,6 +69,8 @@ class Checkpoint:
             "fingerprints": self.fingerprints,
             "card": self.card,
         }
+        if self.sets:
+            description["sets"] = self.sets.model_dump(mode="json")
         place.write(DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
 
     @classmethod
@@ -81,7 +86,13 @@ class Checkpoint:
             model.load_state_dict({name: x.float() for name, x in from_bytes(Folder(folder).read(WEIGHTS)).items()})
         except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError([f"model {str(folder)!r} is not a checkpoint: {error}"]) from error
-        return cls(model.eval(), described.temperature, dict(described.fingerprints), dict(described.card))
+        card, fingerprints = dict(described.card), dict(described.fingerprints)
+        return cls(model.eval(), described.temperature, fingerprints, card, described.sets)
+
+    def fit_sets(self, examples: Data) -> None:
+        """Fit the prediction sets on labelled examples that did not train it; there are none without examples."""
+        if len(examples):
+            self.sets = PredictionSets.fit(self.probabilities(examples), examples.labels, self.spec.labels)
 
     @torch.inference_mode()
     def probabilities(self, examples: Data, batch: int = CHUNK) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, deserialize
 
 from vemoclap_batch.errors import ConfigError
+from vemoclap_batch.fusion.prediction_sets import PredictionSets
 from vemoclap_batch.fusion.spec import FusionSpec
 from vemoclap_batch.store.folder import Folder
 
@@ -26,6 +27,7 @@ class Description:
     temperature: float
     fingerprints: Mapping[str, list[str]]
     card: Mapping[str, Any]
+    sets: PredictionSets | None = None
 
 
 def describe(folder: str | Path) -> Description:
@@ -39,7 +41,8 @@ def describe(folder: str | Path) -> Description:
         content = json.loads(place.read(DESCRIPTION))
         deserialize(place.read(WEIGHTS))
         spec = FusionSpec.model_validate(content["spec"])
-        return Description(spec, content["temperature"], content["fingerprints"], content.get("card", {}))
+        sets = PredictionSets.model_validate(content["sets"]) if content.get("sets") else None
+        return Description(spec, content["temperature"], content["fingerprints"], content.get("card", {}), sets)
     except FileNotFoundError as error:
         raise ConfigError([f"model {str(folder)!r}: {error.filename} does not exist"]) from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -50,7 +53,10 @@ def digest(folder: str | Path) -> str:
     """A hash of the checkpoint's weights and shape: two with the same digest predict the same."""
     place = Folder(folder)
     description = json.loads(place.read(DESCRIPTION))
-    shape = json.dumps([description["spec"], description["temperature"]], sort_keys=True)
+    content = [description["spec"], description["temperature"]]
+    if sets := description.get("sets"):
+        content.append(sets["thresholds"])
+    shape = json.dumps(content, sort_keys=True)
     return hashlib.sha256(place.read(WEIGHTS) + shape.encode()).hexdigest()[:12]
 
 

@@ -15,6 +15,7 @@ from vemoclap_batch.fusion.checkpoint import Checkpoint, used_videos
 from vemoclap_batch.fusion.data import keyed_rng
 from vemoclap_batch.fusion.dataset import find_labelled, open_data
 from vemoclap_batch.fusion.description import DESCRIPTION
+from vemoclap_batch.fusion.prediction_sets import PredictionSets, score_sets
 from vemoclap_batch.fusion.selection import names_of, select
 from vemoclap_batch.report.pages import figure, png
 from vemoclap_batch.store.folder import Folder
@@ -59,7 +60,10 @@ def score(
     rows = labelled.rows(split)
     data = open_data(store, selected, labelled.videos.take(rows), labelled.labels[rows], stream)
     probabilities = {name: checkpoint.probabilities(data) for name, checkpoint in checkpoints.items()}
-    results = {name: evaluate(shares, data.labels, first.spec.labels) for name, shares in probabilities.items()}
+    results = {
+        name: evaluate(shares, data.labels, first.spec.labels, checkpoints[name].sets)
+        for name, shares in probabilities.items()
+    }
     if "" in results:
         result = results[""]
     else:
@@ -79,11 +83,14 @@ def score(
         "labels": list(first.spec.labels),
     }
     if folder:
-        place = Folder(folder)
-        place.write(METRICS, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-        place.write(CONFUSION, draw_confusion(result, first.spec.labels))
-        place.write(RELIABILITY, draw_reliability(result))
+        _write(Folder(folder), result)
     return result
+
+
+def _write(place: Folder, result: Mapping[str, Any]) -> None:
+    place.write(METRICS, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    place.write(CONFUSION, draw_confusion(result, result["labels"]))
+    place.write(RELIABILITY, draw_reliability(result))
 
 
 def _members(model: str) -> dict[str, str]:
@@ -137,20 +144,24 @@ def _leaks(checkpoints: Mapping[str, Checkpoint], members: Mapping[str, str], id
 # ---- numbers
 
 
-def evaluate(probabilities: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+def evaluate(
+    probabilities: np.ndarray, truth: np.ndarray, labels: Sequence[str], sets: PredictionSets | None = None
+) -> dict[str, Any]:
     """Score predictions against given labels.
 
     Args:
         probabilities: float [n, labels].
         truth: label index of each example, int [n], n at least 1.
         labels: names, in the order of the columns.
+        sets: the classifier's prediction sets.
 
     Returns:
         ``n``; ``accuracy``, ``macro_f1`` and ``uar`` (means over the labels that are given to any example), each with
         its 95 % bootstrap interval ``…_interval``; ``per_class`` (precision, recall, f1 with its interval, n);
         ``confusion_matrix`` (rows: given label); ``reliability``, equal-width bins of the top label's probability that
         hold any example (``from``, ``to``, ``n``, mean ``confidence``, ``accuracy``); and ``calibration_error``, the
-        expected one over these bins (Guo et al., 2017, arXiv 1706.04599).
+        expected one over these bins (Guo et al., 2017, arXiv 1706.04599); with ``sets`` also ``prediction_sets``, what
+        :func:`~vemoclap_batch.fusion.prediction_sets.score_sets` says of them.
     """
     counts = confusion_matrix(truth, probabilities.argmax(1), labels=range(len(labels)))
     scores = _scores(counts)
@@ -171,6 +182,7 @@ def evaluate(probabilities: np.ndarray, truth: np.ndarray, labels: Sequence[str]
         "confusion_matrix": counts.tolist(),
         "calibration_error": sum(abs(b["accuracy"] - b["confidence"]) * b["n"] for b in bins) / max(len(truth), 1),
         "reliability": bins,
+        **({"prediction_sets": score_sets(sets, probabilities, truth, labels)} if sets else {}),
     }
 
 
@@ -254,8 +266,17 @@ def summarise(results: Mapping[str, dict[str, Any]], hits: Sequence[np.ndarray])
         },
         "confusion_matrix": np.sum([result["confusion_matrix"] for result in every], axis=0).tolist(),
         "reliability": _joined([row for result in every for row in result["reliability"]]),
+        **_summarised_sets(every),
         "seeds": {name: {key: result[key] for key in _SUMMARY} for name, result in results.items()},
     }
+
+
+def _summarised_sets(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation of what is said of the prediction sets, if every classifier has them."""
+    rows = [result["prediction_sets"] for result in results if "prediction_sets" in result]
+    if len(rows) < len(results):
+        return {}
+    return {"prediction_sets": _means(rows, ("wanted_coverage", "coverage", "mean_size", "unsure"))}
 
 
 def _means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, float]:

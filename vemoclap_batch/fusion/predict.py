@@ -185,6 +185,8 @@ def _predict_chunk(
     missing = [[name for name in present if empty or not present[name][row]] for row, empty in enumerate(nothing)]
     probabilities, labels = np.concatenate(parts), checkpoint.spec.labels
     valence, arousal = affect(probabilities, labels)
+    found = checkpoint.sets.sets(probabilities, labels) if checkpoint.sets else [None] * len(spans)
+    sets = [None if empty else labels_in for labels_in, empty in zip(found, nothing, strict=True)]
     owned = videos.take(pa.array(owners, pa.int64()))
     return pa.table(
         {
@@ -196,6 +198,7 @@ def _predict_chunk(
             **{f"p_{label}": pa.array(probabilities[:, at], mask=nothing) for at, label in enumerate(labels)},
             "valence": pa.array(valence, mask=nothing),
             "arousal": pa.array(arousal, mask=nothing),
+            "label_set": pa.array(sets, pa.list_(pa.string())),
             "missing": pa.array(missing, pa.list_(pa.string())),
         }
     )

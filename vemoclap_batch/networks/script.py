@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 #: What a line is written in. Vietnamese has a class of its own, as recognisers of Latin lack its letters. ``other`` are
@@ -117,6 +116,8 @@ def prepare(image: np.ndarray) -> np.ndarray:
         float32 [1, 1, 32, width] of zero mean and unit spread, which takes out the colours; the width follows from the
         aspect ratio. A line that is wider than 352 pixels is cut to the middle.
     """
+    import cv2  # The fingerprint of what uses this names its classes, without loading a library of images.
+
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
     width = max(NARROWEST, round(HEIGHT * grey.shape[1] / grey.shape[0]))
     if width > WIDEST:

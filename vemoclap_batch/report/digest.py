@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from vemoclap_batch.config import MOST_LABELS
 from vemoclap_batch.store.table import Table, keys
 
 #: Shown in place of an emotion where a video, or a window, has no face, no text and no sound.
 NOTHING = "nothing to go by"
+#: Shown beside an emotion whose prediction set has many labels.
+UNSURE = "unsure"
 _WORDS = 60
 _COLUMNS = ("emotion", "runner-up", "timeline", "heard", "read", "seen")
 
@@ -34,14 +37,15 @@ def digest(
 
     Returns:
         Per video ``name``, ``uri``, ``video_id``, and where known ``label``, ``confidence``, ``runner_up``,
-        ``runner_up_confidence``, ``heard``, ``read``, ``seen``. Where windows were predicted, the emotion is that of
-        the mean of those that have one, and ``timeline`` lists every window: ``start_s``, ``end_s``, ``label``,
-        ``confidence``. Where there is nothing to go by, all four of the emotion are None.
+        ``runner_up_confidence``, ``label_set``, ``heard``, ``read``, ``seen``. Where windows were predicted, the
+        emotion is that of the mean of those that have one, and ``timeline`` lists every window: ``start_s``, ``end_s``,
+        ``label``, ``confidence``. Where there is nothing to go by, those of the emotion are None.
     """
     wanted = keys(videos)
     rows = {key: _name(video) for key, video in zip(wanted.to_pylist(), videos.to_pylist(), strict=True)}
     if predictions is not None:
-        columns = ["window_start_s", "window_end_s", "label", "confidence", *[f"p_{label}" for label in labels]]
+        times, shares = ["window_start_s", "window_end_s"], [f"p_{label}" for label in labels]
+        columns = [*times, "label", "confidence", "label_set", *shares]
         windows: dict[str, list[dict[str, Any]]] = {}
         for key, window in _read(predictions, columns, wanted):
             windows.setdefault(key, []).append(window)
@@ -71,7 +75,7 @@ def show(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
     if column == "emotion":
-        return _share(row["label"], row["confidence"]) if "label" in row else ""
+        return f"{_share(row['label'], row['confidence'])}{_doubt(row)}" if "label" in row else ""
     if column == "runner-up":
         return _share(row["runner_up"], row["runner_up_confidence"]) if row.get("runner_up") else ""
     if column == "timeline":
@@ -81,6 +85,10 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 def _share(label: str | None, confidence: float | None) -> str:
     return NOTHING if label is None or confidence is None else f"{label} {confidence:.0%}"
+
+
+def _doubt(row: Mapping[str, Any]) -> str:
+    return f", {UNSURE}" if len(row.get("label_set") or ()) > MOST_LABELS else ""
 
 
 def _changes(timeline: Sequence[Mapping[str, Any]]) -> str:
@@ -119,15 +127,17 @@ def _name(video: Mapping[str, Any]) -> dict[str, Any]:
 def _emotion(windows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
     """The emotion of a video's mean over its windows that have one; of several windows a timeline, too."""
     told = [window for window in windows if window["label"] is not None]
-    row: dict[str, Any] = dict.fromkeys(("label", "confidence", "runner_up", "runner_up_confidence"))
+    row: dict[str, Any] = dict.fromkeys(("label", "confidence", "runner_up", "runner_up_confidence", "label_set"))
     if told:
         mean = {label: sum(window[f"p_{label}"] for window in told) / len(told) for label in labels}
         label, runner_up, *_ = sorted(labels, key=lambda label: -mean[label])
+        label_set = told[0]["label_set"] if len(windows) == 1 else None
         row = {
             "label": label,
             "confidence": mean[label],
             "runner_up": runner_up,
             "runner_up_confidence": mean[runner_up],
+            "label_set": label_set,
         }
     if len(windows) > 1:
         names = {"start_s": "window_start_s", "end_s": "window_end_s", "label": "label", "confidence": "confidence"}

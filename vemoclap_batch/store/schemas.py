@@ -108,6 +108,7 @@ def predictions(labels: Sequence[str]) -> pa.Schema:
             *[(f"p_{label}", pa.float64()) for label in labels],
             ("valence", pa.float64()),
             ("arousal", pa.float64()),
+            ("label_set", pa.list_(pa.string())),
             ("missing", pa.list_(pa.string())),
             ("run_id", pa.string()),
         ]

@@ -127,6 +127,7 @@ def train_loop(config: TrainLoopConfig, data: Data, on_progress: OnProgress, dev
     )  # fmt: skip
     if writer:
         writer.close()
+    checkpoint.fit_sets(validation)
     checkpoint.fingerprints = {name: [feature.fingerprint] for name, feature in config.selected.items()}
     checkpoint.card = {
         **config.about, "settings": config.settings.model_dump(), "workers": config.workers, "device": device.type,
