@@ -46,6 +46,13 @@ def test_a_line_in_a_script_that_the_recogniser_lacks_is_no_text(ocr, script, te
     assert result.extras["text"] == "see you tomorrow"
 
 
+@pytest.mark.parametrize("font", ["DejaVuSans.ttf", "DejaVuSerif.ttf"])
+def test_beside_a_foreign_line_one_in_doubt_is_no_text(ocr, font):
+    (result,) = ocr.extract([frames_clip(card(VIETNAMESE, "TẠM BIỆT BẠN", "Good morning, how are you?", font=font))])
+    assert [line["note"] for line in result.extras["lines"]] == ["unknown script", "unknown script", None]
+    assert result.extras["text"] == "good morning, how are you?"
+
+
 def test_russian_capitals_are_no_latin_ones(ocr):
     (result,) = ocr.extract([frames_clip(card("ПРИВЕТ МОСКВА", "НОВЫЙ РЕСТОРАН"))])
     assert [line["script"] for line in result.extras["lines"]] == ["cyrillic"] * 2

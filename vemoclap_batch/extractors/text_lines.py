@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vemoclap_batch.extractors.language import KnownLanguages
 from vemoclap_batch.extractors.paddle_models import Engine, crops, model_characters, sorted_boxes
 from vemoclap_batch.extractors.pretrained import own_weights_hash
 from vemoclap_batch.extractors.reading_order import reading_order
@@ -41,6 +42,9 @@ _TELLING = (
     ("vietnamese", "ăâêôĂÂÊÔ", 0.4),
     ("greek", "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθκλμνξπρστφχψω", 0.4),
 )
+#: Beside a line that is surely in an unknown script, one that is so likely in such a script too is left out, unless it
+#: is in another language with that probability: capitals of Vietnamese are hard to tell from Latin ones.
+BESIDE, CLEARLY = 0.05, 0.6
 #: Why a line is not part of the text.
 UNKNOWN_SCRIPT, MIRRORED = "unknown script", "mirrored"
 #: A reading with that score is good; one of a mirrored line that is not is garbage.
@@ -59,6 +63,7 @@ class TextLine:
         script: one of :data:`~vemoclap_batch.networks.script.SCRIPTS`.
         orientation: one of :data:`~vemoclap_batch.networks.script.ORIENTATIONS`: how it was turned before it was read.
         note: why it is not part of the text; None where it is.
+        foreign: how likely it is in a script that no recogniser knows.
     """
 
     text: str | None
@@ -67,6 +72,7 @@ class TextLine:
     script: str
     orientation: str = ORIENTATIONS[0]
     note: str | None = None
+    foreign: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class LineReader:
         self.recogniser = recogniser
         self.others = {script: other for script, other in others.items() if script not in recogniser.scripts}
         self._foreign = set(SCRIPTS) - recogniser.scripts - self.others.keys()
+        self._languages = KnownLanguages()
 
     def __call__(self, frame: np.ndarray) -> list[TextLine]:
         """The lines of an image, uint8 [h, w, 3] (BGR), in reading order."""
@@ -136,7 +143,7 @@ class LineReader:
         images = crops(frame, polygons) if polygons else []
         there = [(polygon, image) for polygon, image in zip(polygons, images, strict=True) if image.size]
         looks = among_others([self._classifier(image) for _, image in there])
-        lines = [self._line(*each, look) for each, look in zip(there, looks, strict=True)]
+        lines = self._beside_foreign([self._line(*each, look) for each, look in zip(there, looks, strict=True)])
         upside_down = [line.orientation == "upside down" for line in lines]
         return [lines[at] for at in reading_order([line.polygon for line in lines], upside_down)]
 
@@ -172,11 +179,28 @@ class LineReader:
         garbled = turn != "upside down" and orientation == ORIENTATIONS[0] and probability >= SURE
         if garbled and reading.score < READ_WELL:
             return TextLine(reading.text, reading.score, polygon, script, turn, MIRRORED)
-        return TextLine(reading.text, reading.score, polygon, script, orientation)
+        foreign = look.probability(self._foreign)
+        return TextLine(reading.text, reading.score, polygon, script, orientation, foreign=foreign)
+
+    def _beside_foreign(self, lines: Sequence[TextLine]) -> list[TextLine]:
+        """The lines, without those in doubt where another one is surely in an unknown script."""
+        if not any(line.note == UNKNOWN_SCRIPT and line.foreign >= SURE for line in lines):
+            return list(lines)
+        return [
+            replace(line, text=None, score=line.foreign, note=UNKNOWN_SCRIPT)
+            if line.note is None and line.foreign >= BESIDE and not self._is_clear(line.text)
+            else line
+            for line in lines
+        ]
+
+    def _is_clear(self, text: str | None) -> bool:
+        guess = self._languages.guess(text or "")
+        return guess.language != "vi" and guess.probability >= CLEARLY
 
     def _left_out(self, polygon: np.ndarray, look: Line) -> TextLine:
         script = max(self._foreign, key=lambda name: look.probability({name}))
-        return TextLine(None, look.probability(self._foreign), polygon, script, note=UNKNOWN_SCRIPT)
+        foreign = look.probability(self._foreign)
+        return TextLine(None, foreign, polygon, script, note=UNKNOWN_SCRIPT, foreign=foreign)
 
     def _is_told(self, text: str, look: Line) -> bool:
         """Whether a text has letters of an unknown script, of which the recogniser knows a few."""
@@ -208,8 +232,8 @@ def _best(read: Recogniser, image: np.ndarray, look: Line) -> tuple[Reading, str
 
 
 def own_hashes() -> str:
-    """Short hashes of what tells scripts, for fingerprints."""
-    return f"{own_weights_hash(WEIGHTS)} {own_weights_hash(COUNTS)}"
+    """What tells scripts and languages, for fingerprints: short hashes, and the package of the latter."""
+    return f"{own_weights_hash(WEIGHTS)} {own_weights_hash(COUNTS)} {KnownLanguages.weights()}"
 
 
 def among_others(looks: Sequence[Line]) -> list[Line]:
