@@ -67,6 +67,11 @@ def test_windowed_text_keeps_its_fingerprint_when_the_extractor_that_it_runs_mov
     assert fingerprints(there) == fingerprints(windowed(load_config("lite"), window))
 
 
+def test_a_configuration_of_windows_is_not_cut_again():
+    once = windowed(load_config("lite"), Window(10.0, 5.0))
+    assert windowed(once, Window(10.0, 5.0)) == once
+
+
 def test_names_and_versions_tell_extractors_apart(tmp_path, elsewhere):
     class Other(TinyFrames):
         name = "tiny-other"

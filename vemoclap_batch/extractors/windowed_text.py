@@ -134,7 +134,8 @@ def windowed(config: Config, window: Window) -> Config:
 
     Frames are taken every second (``sampling.every_s``), whatever the window, and at least as many of each video as
     without windows: other windows need no other frames. Extractors of texts, whose one vector a video says nothing of
-    a window, run on every window's text. Extractors of audio that keep some windows of it keep all.
+    a window, run on every window's text. Extractors of audio that keep some windows of it keep all. A configuration
+    of such windows is returned as it is.
     """
     extractors = {name: _windowed_entry(entry, window) for name, entry in config.extractors.items()}
     sampling = config.sampling.model_copy(update={"every_s": config.sampling.every_s or EVERY_S})
@@ -146,7 +147,7 @@ def _windowed_entry(entry: ExtractorEntry, window: Window) -> ExtractorEntry:
     kept = [name for name in _KEPT if name in cls.Settings.model_fields]
     if WAVEFORM in cls.inputs and kept:
         return entry.model_copy(update=dict.fromkeys(kept, ALL_WINDOWS))
-    if entry.input is None or TEXT not in cls.inputs:
+    if entry.input is None or TEXT not in cls.inputs or issubclass(cls, WindowedText):
         return entry
     return ExtractorEntry(
         class_path=class_path(WindowedText),
