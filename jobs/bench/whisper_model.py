@@ -49,6 +49,8 @@ def write_whisper(folder: Path, small: bool = False, tokens: int = 64, large: bo
         # Only the first token is a time stamp, where Whisper has to: else a window might be heard in pieces.
         decoder.embed_tokens.weight[number("<|0.00|>") :] *= 0.1
         decoder.embed_positions.weight.normal_(std=5)
+        # What follows the start is the language; of any other one the words are written a second time.
+        decoder.embed_positions.weight[0] = 100 * decoder.embed_tokens.weight[number("<|en|>")]
         decoder.embed_positions.weight[_PROMPT - 1 + tokens] = (
             100 * decoder.embed_tokens.weight[number("<|endoftext|>")]
         )

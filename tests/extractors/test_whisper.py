@@ -68,7 +68,7 @@ def test_segments_are_in_seconds_of_the_video(heard, dickens):
     assert times == sorted(times)
     assert 100 <= times[0] < 102
     assert 138 < times[-1] <= 100 + len(dickens) / 16000
-    assert words(segments[0]["text"]).startswith("it was the best of times it was the worst of times")
+    assert words(segments[0]["text"]).startswith("it was the best of times")
     # Where the earlier ones end is not the same on every instruction set.
     (in_short,) = (segment for segment in segments if segment["text"].startswith("In short"))
     assert abs(in_short["start_s"] - 129) < 1
