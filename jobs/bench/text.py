@@ -17,13 +17,14 @@ from vemoclap_batch.cli.common import program, run_program
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part."""
-    from bench import text_invented, text_languages, text_scripts, text_speech
+    from bench import text_invented, text_languages, text_reading, text_scripts, text_speech
 
     app = program(__doc__, no_args_is_help=True)
     #: Part → what runs it; its docstring says what it measures.
     parts: dict[str, Callable[..., Any]] = {
         "invented": text_invented.command,
         "languages": text_languages.command,
+        "reading": text_reading.command,
         "speech": text_speech.command,
         "scripts": text_scripts.command,
     }
