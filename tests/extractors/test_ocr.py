@@ -4,14 +4,12 @@ from importlib.metadata import requires
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import skimage.data
 from packaging.requirements import Requirement
 
 from tests.extractors.conftest import broken_clip, frames_clip, written
 from vemoclap_batch.errors import Failure
 from vemoclap_batch.extractors.base import Result
-from vemoclap_batch.extractors.ocr import _originals
 from vemoclap_batch.extractors.paddle_models import _NOT_FOR_TEXT
 
 
@@ -51,24 +49,12 @@ def test_a_still_image_is_read_once(ocr, monkeypatch):
     clip = frames_clip(*np.clip(still + noise, 0, 255).astype(np.uint8))
     read = []
     reader = ocr.reader
-    monkeypatch.setattr(ocr, "reader", lambda image: read.append(image) or reader(image))
+    monkeypatch.setattr(ocr, "reader", lambda image, before: read.append(image) or reader(image, before))
     (result,) = ocr.extract([clip])
     assert len(read) == 1
     assert [line["frame"] for line in result.extras["lines"]] == [0, 1, 2, 3, 4]
     assert [line["time_s"] for line in result.extras["lines"]] == list(clip.frame_times)
     assert result.extras["text"] == "nothing moves here"
-
-
-@pytest.mark.parametrize("texts", [("room 101", "room 107"), ("I can", "I can."), ("won", "wom"), ("cat", "cot")])
-@pytest.mark.parametrize("font", [10, 14])
-def test_small_text_that_changes_is_another_image(texts, font):
-    frames = np.stack([written(text, font=font) for text in texts])
-    assert _originals(frames) == [0, 1]
-
-
-def test_a_slow_fade_does_not_creep_past():
-    frames = np.stack([np.full((64, 64, 3), 2 * step, np.uint8) for step in range(8)])
-    assert _originals(frames) == [0, 0, 0, 0, 0, 5, 5, 5]
 
 
 def test_unsure_readings_are_dropped(ocr):

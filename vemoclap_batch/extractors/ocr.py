@@ -19,13 +19,9 @@ from vemoclap_batch.extractors.paddle_models import (
     bundled_detector,
     bundled_recogniser,
 )
-from vemoclap_batch.extractors.text_lines import LineReader, Recogniser, TextLine, own_hashes
+from vemoclap_batch.extractors.still import originals
+from vemoclap_batch.extractors.text_lines import LineReader, Recogniser, Region, TextLine, own_hashes
 from vemoclap_batch.media.clip import Clip
-
-#: Two frames show the same when no square of this many pixels a side, wherever it lies, differs by more than this on
-#: average (of 255). A full stop in the smallest legible print changes such a square by 12 or more; the noise of
-#: encoding leaves a still picture under it.
-SQUARE, SAME = 4, 8
 
 LINE = pa.struct(
     {
@@ -46,6 +42,7 @@ class OcrSettings(ExtractorSettings):
 
     min_score: float = Field(0.8, ge=0, le=1, description="lines with a lower score are dropped")
     min_score_short: float = Field(0.95, ge=0, le=1, description="the same for lines of a single letter or digit")
+    keep_lines: bool = Field(True, description="a line that looks as in the frame before is not read again")
 
 
 class PaddleOcr(Extractor):
@@ -74,7 +71,7 @@ class PaddleOcr(Extractor):
         engine = Engine(threads=self.resources.threads)
         recogniser = Recogniser(bundled_recogniser(scratch), engine)
         recogniser.load()
-        return LineReader(engine.detector(bundled_detector(scratch)), recogniser, {})
+        return LineReader(engine.detector(bundled_detector(scratch)), recogniser, {}, self.settings.keep_lines)
 
     @classmethod
     def weights(cls, settings: Any) -> str:
@@ -86,21 +83,20 @@ class PaddleOcr(Extractor):
 
     def _lines(self, clips: Sequence[Clip]) -> list[list[list[dict[str, Any]]]]:
         """The lines of each frame of each clip; of frames that look the same, only the first is read."""
-        originals = [_originals(clip.frames) for clip in clips]
-        pages = self._read(
-            [clip.frames[at] for clip, sources in zip(clips, originals, strict=True) for at in sorted(set(sources))]
-        )
         lines = []
-        for sources in originals:
-            read = {at: next(pages) for at in sorted(set(sources))}
+        for clip in clips:
+            sources = originals(clip.frames)
+            numbers = sorted(set(sources))
+            read = dict(zip(numbers, self._read(clip.frames[at] for at in numbers), strict=True))
             lines.append([read[at] for at in sources])
         return lines
 
-    def _read(self, frames: Sequence[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-        """The lines of each frame uint8 [h, w, 3], in reading order."""
+    def _read(self, frames: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+        """The lines of each frame uint8 [h, w, 3] of a clip, in reading order."""
+        before: list[Region] = []
         for frame in frames:
             # PaddleOCR takes BGR.
-            lines = self.reader(np.ascontiguousarray(frame[:, :, ::-1]))
+            lines, before = self.reader(np.ascontiguousarray(frame[:, :, ::-1]), before)
             yield [_row(line) for line in lines if line.text is None or self._is_trusted(line.text, line.score)]
 
     def _is_trusted(self, text: str, score: float) -> bool:
@@ -120,26 +116,6 @@ def _row(line: TextLine) -> dict[str, Any]:
         "orientation": line.orientation,
         "note": line.note,
     }
-
-
-def _originals(frames: np.ndarray) -> list[int]:
-    """For each frame, the number of the frame that shows the same: itself, or the last one that differed.
-
-    Frames are compared with the one that will be read in their place, so a slow fade is noticed.
-    """
-    sources: list[int] = []
-    for number in range(len(frames)):
-        same = number > 0 and _largest_difference(frames[sources[-1]], frames[number]) <= SAME
-        sources.append(sources[-1] if same else number)
-    return sources
-
-
-def _largest_difference(first: np.ndarray, second: np.ndarray) -> int:
-    """The mean absolute difference of the square in which two frames uint8 [h, w, 3] differ most."""
-    import cv2
-
-    difference = cv2.absdiff(first, second).max(2)  # the strongest channel, as red on black is text too
-    return int(cv2.blur(difference, (SQUARE, SQUARE)).max())
 
 
 def ocr_result(clip: Clip, frames: Sequence[Sequence[dict[str, Any]]], **extras: Any) -> Result:

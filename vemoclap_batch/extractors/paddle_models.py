@@ -80,8 +80,8 @@ class Engine:
         model = {"model_name": _model_name(folder, self.name), "model_dir": str(folder)}
         run = {"engine": self.name, "device": self.device}
         if self.name == ONNX:
-            # Arenas would keep the memory of the largest frame for good: 90 MiB.
-            memory = {"enable_cpu_mem_arena": False, "enable_mem_pattern": False}
+            # Memory is reserved for what a frame needs, not in the pattern of the largest one so far.
+            memory = {"enable_mem_pattern": False}
             return {**model, **run, "engine_config": {"intra_op_num_threads": self.threads, **memory}}
         # oneDNN, the default, crashes in paddlepaddle 3.3.
         return {**model, **run, "enable_mkldnn": False, "cpu_threads": self.threads}

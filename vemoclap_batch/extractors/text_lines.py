@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vemoclap_batch.extractors.language import KnownLanguages
 from vemoclap_batch.extractors.paddle_models import Engine, crops, model_characters, sorted_boxes
 from vemoclap_batch.extractors.pretrained import own_weights_hash
 from vemoclap_batch.extractors.reading_order import reading_order
+from vemoclap_batch.extractors.still import is_there
 from vemoclap_batch.networks.look_alikes import ALIKE, LookAlikes
 from vemoclap_batch.networks.script import ORIENTATIONS, SCRIPTS, Line, ScriptClassifier, known_scripts
 
@@ -49,6 +50,9 @@ BESIDE, CLEARLY = 0.05, 0.6
 UNKNOWN_SCRIPT, MIRRORED = "unknown script", "mirrored"
 #: A reading with that score is good; one of a mirrored line that is not is garbage.
 READ_WELL = 0.95
+#: Of a line that may have been there in the frame before: by how many pixels its box may be larger or smaller, and how
+#: many lines of the frame before are compared with it.
+RESIZED, CANDIDATES = 4, 3
 _TURNS: dict[str, Any] = {"upside down": np.s_[::-1, ::-1], "mirrored": np.s_[:, ::-1], "flipped": np.s_[::-1]}
 
 
@@ -111,16 +115,45 @@ class Recogniser:
         return Reading(result["rec_text"].strip(), float(result["rec_score"]))
 
 
-class LineReader:
-    """Finds the lines of an image and reads each with a recogniser that knows its script."""
+@dataclass
+class Region:
+    """A place of a frame that the detector took for a line, and what the networks made of it.
 
-    def __init__(self, detector: Any, recogniser: Recogniser, others: Mapping[str, Recogniser]) -> None:
+    Attributes:
+        image: its crop, upright, uint8 [h, w, 3] (BGR).
+        polygon: where it lies, float [4, 2], pixels.
+        inside: what the frame that was read shows in the box around the polygon, with a margin, uint8 [h, w, 3] (BGR).
+        look: what the classifier of scripts says of the crop.
+        readings: (the place of the recogniser in memory, turn) → what that made of the crop.
+    """
+
+    image: np.ndarray
+    polygon: np.ndarray
+    inside: np.ndarray
+    look: Line
+    readings: dict[tuple[int, str], Reading] = field(default_factory=dict)
+
+    def read(self, recogniser: Recogniser, turn: str = ORIENTATIONS[0]) -> Reading:
+        """The reading of the crop, turned; the recogniser sees it once."""
+        key = id(recogniser), turn
+        if key not in self.readings:
+            self.readings[key] = recogniser(self.image[_TURNS[turn]] if turn in _TURNS else self.image)
+        return self.readings[key]
+
+
+class LineReader:
+    """Finds the lines of images and reads each with a recogniser that knows its script."""
+
+    def __init__(
+        self, detector: Any, recogniser: Recogniser, others: Mapping[str, Recogniser], keep: bool = True
+    ) -> None:
         """Take the models.
 
         Args:
             detector: PaddleOCR's ``TextDetection``.
             recogniser: of every line whose script it knows.
             others: script → what reads lines in it, if the former does not.
+            keep: do not read again what looks as in the frame before.
 
         Raises:
             ValueError: one of the others lacks letters of its script.
@@ -131,39 +164,61 @@ class LineReader:
                     f"the recogniser for {script} cannot write its letters; it knows {sorted(other.scripts)}"
                 )
         self._detector, self._classifier, self._letters = detector, ScriptClassifier(WEIGHTS), LookAlikes(COUNTS)
-        self.recogniser = recogniser
+        self.recogniser, self._keep = recogniser, keep
         self.others = {script: other for script, other in others.items() if script not in recogniser.scripts}
         self._foreign = set(SCRIPTS) - recogniser.scripts - self.others.keys()
         self._languages = KnownLanguages()
 
-    def __call__(self, frame: np.ndarray) -> list[TextLine]:
-        """The lines of an image, uint8 [h, w, 3] (BGR), in reading order."""
+    def __call__(self, frame: np.ndarray, before: Sequence[Region] = ()) -> tuple[list[TextLine], list[Region]]:
+        """The lines of a frame, uint8 [h, w, 3] (BGR), in reading order, and its regions.
+
+        Args:
+            frame: the image.
+            before: regions of the frame before; those that look the same, there or moved, are not read again.
+        """
         (found,) = self._detector.predict(frame)
         polygons = sorted_boxes(found["dt_polys"]) if len(found["dt_polys"]) else []
         images = crops(frame, polygons) if polygons else []
-        there = [(polygon, image) for polygon, image in zip(polygons, images, strict=True) if image.size]
-        looks = among_others([self._classifier(image) for _, image in there])
-        lines = self._beside_foreign([self._line(*each, look) for each, look in zip(there, looks, strict=True)])
+        regions = [
+            self._region(frame, np.asarray(polygon, np.float32), image, before)
+            for polygon, image in zip(polygons, images, strict=True)
+            if image.size
+        ]
+        looks = among_others([region.look for region in regions])
+        lines = self._beside_foreign([self._line(*each) for each in zip(regions, looks, strict=True)])
         upside_down = [line.orientation == "upside down" for line in lines]
-        return [lines[at] for at in reading_order([line.polygon for line in lines], upside_down)]
+        order = reading_order([line.polygon for line in lines], upside_down)
+        return [lines[at] for at in order], regions if self._keep else []
 
-    def _line(self, polygon: np.ndarray, image: np.ndarray, look: Line) -> TextLine:
-        polygon = np.asarray(polygon, np.float32)
+    def _region(self, frame: np.ndarray, polygon: np.ndarray, image: np.ndarray, before: Sequence[Region]) -> Region:
+        height, width = frame.shape[:2]
+        # With a margin, a line that has grown by a full stop differs.
+        left, top = np.maximum(polygon.min(0) - RESIZED, 0).astype(int)
+        right, bottom = np.minimum(np.ceil(polygon.max(0)) + RESIZED, (width, height)).astype(int)
+        size = np.array([right - left, bottom - top])
+        alike = [region for region in before if (np.abs(_size(region) - size) <= RESIZED).all()]
+        for region in sorted(alike, key=lambda region: float(np.abs(region.polygon - polygon).max()))[:CANDIDATES]:
+            if is_there(region.inside, frame, (left, top, right, bottom)):
+                return replace(region, polygon=polygon)
+        return Region(image, polygon, frame[top:bottom, left:right], self._classifier(image))
+
+    def _line(self, region: Region, look: Line) -> TextLine:
+        polygon = region.polygon
         if look.probability(self._foreign) >= CERTAIN:
             return self._left_out(polygon, look)
         chosen: tuple[str, Reading, str] | None = None
         needed = LIKELY
         if look.probability(self.recogniser.scripts) > 1 - CERTAIN:
-            reading, orientation = _best(self.recogniser, image, look)
+            reading, orientation = _best(self.recogniser, region, look)
             log_odds = LETTERS_COUNT * self._letters.log_odds(reading.text)
             look = look.weighed(set(ALIKE) - self.recogniser.scripts, log_odds)
-            needed = _needed(image, reading)
+            needed = _needed(region.image, reading)
             if look.probability(self._foreign) >= needed or self._is_told(reading.text, look):
                 return self._left_out(polygon, look)
             script = max(self.recogniser.scripts, key=lambda name: look.probability({name}))
             chosen = script, reading, orientation
         readings = [
-            (share, script, *_best(other, image, look))
+            (share, script, *_best(other, region, look))
             for script, other in self.others.items()
             if (share := look.probability({script})) >= LIKELY
         ]
@@ -221,14 +276,19 @@ def _needed(image: np.ndarray, reading: Reading) -> float:
     return SURE if reading.score >= READ_WELL else SURE_OF_GARBLED
 
 
-def _best(read: Recogniser, image: np.ndarray, look: Line) -> tuple[Reading, str]:
+def _best(recogniser: Recogniser, region: Region, look: Line) -> tuple[Reading, str]:
     """The reading of a line as it is or, where it may be turned, turned: the better one; and how it was turned."""
-    reading = read(image)
+    reading = region.read(recogniser)
     turn, probability = look.turn
     if probability < (TURNED if reading.score < READ_WELL else TURNED_THOUGH_READ):
         return reading, ORIENTATIONS[0]
-    turned = read(image[_TURNS[turn]])
+    turned = region.read(recogniser, turn)
     return (turned, turn) if turned.score > reading.score + BETTER else (reading, ORIENTATIONS[0])
+
+
+def _size(region: Region) -> np.ndarray:
+    """Width and height of what is inside."""
+    return np.array(region.inside.shape[1::-1])
 
 
 def own_hashes() -> str:

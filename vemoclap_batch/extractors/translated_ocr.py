@@ -155,7 +155,8 @@ class TranslatedOcr(PaddleOcr):
         engine = engines[chosen]
         recogniser = Recogniser(models.get("recogniser") or bundled_recogniser(scratch), engine)
         recogniser.load()
-        return LineReader(engine.detector(models.get("detector") or bundled_detector(scratch)), recogniser, others)
+        detector = engine.detector(models.get("detector") or bundled_detector(scratch))
+        return LineReader(detector, recogniser, others, self.settings.keep_lines)
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         frames = self._lines(clips)
