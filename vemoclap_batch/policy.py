@@ -103,3 +103,18 @@ def is_global(address: str) -> bool:
         embedded.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     known = [each for each in embedded if each is not None]
     return all(each.is_global for each in known) if known else ip.is_global
+
+
+#: Azure's virtual machines reach their host's metadata service under this address, which is no private one.
+_WIRE_SERVER = ipaddress.ip_address("168.63.129.16")
+
+
+def is_open_internet(address: str) -> bool:
+    """Tell whether an IP address is one that a stranger's link may lead to: stricter than :func:`is_global`.
+
+    IPv6 addresses that stand for IPv4 ones are refused whatever they embed, and so are multicast and reserved ones.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip == _WIRE_SERVER:
+        return False
+    return isinstance(ip, ipaddress.IPv4Address) or not (ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in _NAT64)

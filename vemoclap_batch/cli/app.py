@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vemoclap_batch.cli import analysis, imports, models, plan, train, upkeep
+from vemoclap_batch.cli import analysis, imports, models, plan, serve, train, upkeep
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import (
     DONE,
@@ -126,6 +126,7 @@ def demo(
 
 
 app.command()(plan.plan)
+app.command()(serve.serve)
 app.command()(train.train)
 app.command()(train.evaluate)
 app.command()(analysis.analyze)

@@ -89,22 +89,31 @@ def process(
     """
     configure(dataset, plan)
     shared = {"specs": dict(specs), "config": config, "quarantine": quarantine, "decoder": decoder}
-    for number, stage in enumerate(plan.stages):
-        later = [name for following in plan.stages[number + 1 :] for name in following.extractors]
-        options = ChainOptions(
-            label=stage.name,
-            names=stage.extractors,
-            threads=stage.threads,
-            device=stage.torch_device(config),
-            drop=_unread([specs[name] for name in later]),
-            yields_cores=not stage.gpus and any(other.gpus for other in plan.stages),
-            timeout_s=config.pipeline.extract_timeout_s,
-            driver=driver,
-        )
+    for stage, options in zip(plan.stages, chain_options(config, specs, plan, driver), strict=True):
         dataset = dataset.map_batches(
             ChainActor, fn_constructor_kwargs={"options": options, **shared}, **_pool(stage, config)
         )
     return dataset
+
+
+def chain_options(config: Config, specs: Mapping[str, Spec], plan: Plan, driver: str) -> list[ChainOptions]:
+    """Say how the actors of each stage of a plan run."""
+    found = []
+    for number, stage in enumerate(plan.stages):
+        later = [name for following in plan.stages[number + 1 :] for name in following.extractors]
+        found.append(
+            ChainOptions(
+                label=stage.name,
+                names=stage.extractors,
+                threads=stage.threads,
+                device=stage.torch_device(config),
+                drop=_unread([specs[name] for name in later]),
+                yields_cores=not stage.gpus and any(other.gpus for other in plan.stages),
+                timeout_s=config.pipeline.extract_timeout_s,
+                driver=driver,
+            )
+        )
+    return found
 
 
 def _unread(later: Sequence[Spec]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The web application: warm chains behind a queue, the API, the page."""
