@@ -7,8 +7,8 @@ from starlette.testclient import TestClient
 from vemoclap_batch.app.jobs import Job, Jobs, State, new_id
 from vemoclap_batch.app.pace import Pace
 from vemoclap_batch.app.security import COOKIE, Gate, RateLimit, client_of
-from vemoclap_batch.app.service import shown_name
 from vemoclap_batch.app.settings import ServeSettings
+from vemoclap_batch.app.taken import shown_name
 from vemoclap_batch.config import load_config
 from vemoclap_batch.errors import ConfigError
 

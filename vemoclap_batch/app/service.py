@@ -8,9 +8,7 @@ import json
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,8 @@ from vemoclap_batch.app.jobs import Job, Jobs, State, new_id
 from vemoclap_batch.app.pace import Pace
 from vemoclap_batch.app.probe import Probe
 from vemoclap_batch.app.settings import ServeSettings
+from vemoclap_batch.app.taken import Refused, Upload, shown_name
+from vemoclap_batch.app.turns import WriterThread
 from vemoclap_batch.app.warm import Chains
 from vemoclap_batch.app.writer import Outcome, Video, Writer, finite, stage_seconds
 from vemoclap_batch.errors import ErrorType, Failure, RunEnded
@@ -40,36 +40,6 @@ _IDLE_S = 2.0
 _LOOK_EVERY_S, _FORGET_EVERY_S = 0.2, 600.0
 #: All uploads count as changed then: what is in them is in their name.
 _CHANGED_AT_NS = 946_684_800_000_000_000
-_NAME = 120
-
-
-class Refused(Exception):
-    """A request that is not taken; the message is for whoever sent it.
-
-    Attributes:
-        status: of the answer.
-        error_type: as in the errors table, where there is one.
-        retry_after_s: when to try again; None where that is of no use.
-    """
-
-    def __init__(self, status: int, message: str, error_type: str = "refused", retry_after_s: float | None = None):
-        super().__init__(message)
-        self.status, self.error_type, self.retry_after_s = status, error_type, retry_after_s
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file that has come whole.
-
-    Attributes:
-        path: where it lies; it is moved from there.
-        sha256: hex digest of its bytes.
-    """
-
-    path: Path
-    name: str
-    sha256: str
-    size: int
 
 
 class Service:
@@ -88,12 +58,8 @@ class Service:
         self._doing: dict[str, tuple[str, list[str]]] = {}
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
-        self._outcomes: list[tuple[Outcome, asyncio.Future[None]]] = []
-        # The folder's lock and its tables are one thread's.
-        self._writing = ThreadPoolExecutor(1, "writer")
-        self._committing: asyncio.Task[None] | None = None
+        self._writing = WriterThread(writer)
         self._idle_since = time.monotonic()
-        self._held = False
 
     # ---- what is asked for
 
@@ -221,11 +187,8 @@ class Service:
         for task in [*self._loops, *self._tasks.values()]:
             task.cancel()
         with suppress(TimeoutError):
-            left = max(1.0, deadline - time.monotonic())
-            await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(self._writing, self._writer.release), left
-            )
-        self._writing.shutdown(wait=False, cancel_futures=True)
+            await asyncio.wait_for(self._writing.release(), max(1.0, deadline - time.monotonic()))
+        self._writing.close()
         self._probe.close()
 
     async def _work(self) -> None:
@@ -273,7 +236,7 @@ class Service:
         seconds: dict[str, float] = {}
         if pending.rows.num_rows:
             # The folder is taken while the chains work.
-            self._hold()
+            self._writing.hold()
             path = job.path or ""
             duration = await asyncio.to_thread(self._probe.duration_s, path)
             if duration is not None and duration > 60 * self.settings.max_minutes:
@@ -289,9 +252,9 @@ class Service:
             seconds = await asyncio.to_thread(stage_seconds, rows, self._writer.specs)
             if duration is not None:
                 self._pace.learn(duration, sum(seconds.values()))
-            await self._commit(Outcome(video, pending, rows))
+            await self._writing.commit(Outcome(video, pending, rows))
         elif not await asyncio.to_thread(self._writer.is_predicted, video):
-            await self._commit(Outcome(video, pending))
+            await self._writing.commit(Outcome(video, pending))
         result = await asyncio.to_thread(self._writer.result, video)
         return result | {"stages": seconds}
 
@@ -310,41 +273,6 @@ class Service:
     def _fail(self, job: Job, failure: Failure) -> None:
         found = _for_people({"error_type": str(failure.error_type), "message": failure.message}, job)
         self.jobs.change(job, state=State.FAILED, stage=None, finished=time.time(), **found)
-
-    # ---- the writer
-
-    def _hold(self) -> None:
-        if not self._held:
-            self._held = True
-            future = self._writing.submit(self._writer.hold)
-            # A failure is met again by the commit, which holds the folder, too.
-            future.add_done_callback(lambda done: done.exception())
-
-    async def _commit(self, outcome: Outcome) -> None:
-        """Commit an outcome together with those that wait meanwhile."""
-        self._held = True
-        done = asyncio.get_running_loop().create_future()
-        self._outcomes.append((outcome, done))
-        if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_all())
-        await done
-
-    async def _commit_all(self) -> None:
-        while self._outcomes:
-            group, self._outcomes = self._outcomes, []
-            try:
-                work = partial(self._writer.commit, [outcome for outcome, _ in group])
-                await asyncio.get_running_loop().run_in_executor(self._writing, work)
-            except BaseException as error:
-                for _, done in group:
-                    if not done.done():
-                        done.set_exception(error if isinstance(error, Exception) else RuntimeError("stopped"))
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for _, done in group:
-                    if not done.done():
-                        done.set_result(None)
 
     # ---- beside the work
 
@@ -383,10 +311,9 @@ class Service:
             if self._tasks:
                 with suppress(RayError):
                     self._doing = await self._chains.quarantine.doing.remote()
-            elif self._held and not self._outcomes and time.monotonic() - self._idle_since > _IDLE_S:
-                self._held = False
+            elif self._writing.is_idle and time.monotonic() - self._idle_since > _IDLE_S:
                 with suppress(RunEnded, OSError):
-                    await asyncio.get_running_loop().run_in_executor(self._writing, self._writer.release)
+                    await self._writing.release()
 
     async def _forget(self) -> None:
         while True:
@@ -451,13 +378,6 @@ def _for_people(failure: dict[str, Any], job: Job) -> dict[str, Any]:
     for path in filter(None, (job.path, job.uri)):
         message = message.replace(path, job.name)
     return {**failure, "message": message}
-
-
-def shown_name(name: str) -> str:
-    """Return the last part of a name on one line, for people to read."""
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    line = "".join(char if char.isprintable() else " " for char in last).strip()
-    return (line if len(line) <= _NAME else line[: _NAME - 1] + "…") or "video"
 
 
 def _json(value: Any) -> str:

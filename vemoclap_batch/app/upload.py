@@ -19,7 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 from starlette.requests import ClientDisconnect, Request
 
-from vemoclap_batch.app.service import Refused, Upload
+from vemoclap_batch.app.taken import Refused, Upload, shown_name
 
 #: A client that sends nothing for so long is given up, and so is one that takes so long in all.
 SILENCE_S, WHOLE_S = 30.0, 3600.0
@@ -219,12 +219,4 @@ class _Form:
 
 def shown(name: str) -> str:
     """Return a file's name for a message."""
-    from vemoclap_batch.app.service import shown_name
-
     return repr(shown_name(name))
-
-
-def disposition(name: str) -> str:
-    """Return a header that has a browser save an answer under a name."""
-    plain: Any = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in name)
-    return f'attachment; filename="{plain or "video"}"'

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from vemoclap_batch import __version__
 from vemoclap_batch.app.answers import Refusal
 from vemoclap_batch.app.jobs import Job
-from vemoclap_batch.app.service import Refused, Service
+from vemoclap_batch.app.service import Service
+from vemoclap_batch.app.taken import Refused
 from vemoclap_batch.app.upload import read_request
 
 _ABOUT = """Label the emotion of a video: send one, then ask for it until it is `done` or `failed`.
