@@ -1,8 +1,9 @@
-"""``vemoclap-batch import …`` and ``manifest ekman6 …``: what the authors' files and their data set become."""
+"""``vemoclap-batch import …`` and ``manifest ekman6 …``: the authors' files and data set, labels of other tools."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import print_json, print_notes, program
 from vemoclap_batch.errors import ConfigError
 
-app = program("Import the authors' files; no code in them is run.", no_args_is_help=True)
+app = program("Import the authors' files, no code in which is run, and labels from other tools.", no_args_is_help=True)
 
 
 @app.command()
@@ -68,6 +69,40 @@ def checkpoint(
     print(f"the checkpoint is in {out}: {spec.d_model} wide, {spec.heads} heads, labels {', '.join(spec.labels)}")
     description = {"checkpoint": out, "warnings": made.warnings, "notes": made.notes}
     print_json(description | {"spec": spec.model_dump(mode="json")}, as_json)
+
+
+@app.command()
+def labels(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What the tool exported; of ELAN a folder too.")],
+    tool: Annotated[str, typer.Option("--from", help="label-studio, csv or elan.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Labels file to write: .parquet, .csv or .jsonl.")],
+    of: Annotated[str | None, typer.Option(help="Output folder whose videos these are; others are refused.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Make a labels file, for train and evaluate, of what people labelled or corrected in another tool."""
+    from vemoclap_batch.api import open_store
+    from vemoclap_batch.errors import Mistakes
+    from vemoclap_batch.sources import corrections
+
+    mistakes, known, done = Mistakes(), None, None
+    with mistakes.gathered():
+        corrections.check_suffix(out)
+    with mistakes.gathered():
+        known = corrections.known_videos(open_store(of).current_videos()) if of else None
+    with mistakes.gathered():
+        done = corrections.read_corrections(file, tool, known)
+    mistakes.refuse()
+    assert done is not None
+    corrections.write_labels(done, out)
+    counts = Counter(label for label in done.rows["label"].to_pylist() if label)
+    for label, count in sorted(counts.items()):
+        print(f"  {label:<10} {count:>6}")
+    print_notes(corrections.describe(done))
+    alpha = "undefined" if done.alpha is None else f"{done.alpha:.3f}"
+    print(f"{done.annotators} annotators; Krippendorff's alpha {alpha}")
+    print(f"labels of {counts.total()} videos are in {out}")
+    result = {"file": file, "from": tool, "out": out, "labels": dict(counts), "annotators": done.annotators}
+    print_json(result | {"alpha": done.alpha, "ties": done.ties, "without_label": done.without_label}, as_json)
 
 
 def manifest_ekman6(

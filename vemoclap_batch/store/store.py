@@ -140,9 +140,13 @@ class Store:
         """Remove a table, all or nothing. The caller holds the folder."""
         drop(self.table(name))
 
+    def extractors(self) -> list[str]:
+        """The extractors that have a table of features."""
+        return self._folders("features")
+
     def _names(self) -> list[str]:
         """The folders below the root in which tables may lie."""
-        features = [f"features/{extractor}" for extractor in self._folders("features")]
+        features = [f"features/{extractor}" for extractor in self.extractors()]
         nested = [f"{folder}/{name}" for folder in [*features, "predictions"] for name in self._folders(folder)]
         return ["errors", *nested, "videos"]
 
