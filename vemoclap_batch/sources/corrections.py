@@ -304,7 +304,7 @@ def _video_of(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _read_elan(address: str) -> Ballot:
     """The tiers ``emotion``, ``emotion 2`` … of a document, or of all in a folder and below it.
 
-    The annotator is that of the tier, else the document's author, else the folder of the document.
+    The annotator is that of the tier, else the folder of the document below the one named, else the document's author.
     """
     if is_remote(address):
         raise ConfigError([f"{address!r}: expected an ELAN document, or a folder of these, on this machine"])
@@ -317,12 +317,17 @@ def _read_elan(address: str) -> Ballot:
         try:
             root = ElementTree.parse(file).getroot()
             before = len(ballot.votes) + len(ballot.mistakes)
-            _read_document(ballot, file, root, str(file.parent.relative_to(path)) if path.is_dir() else "")
+            _read_document(ballot, file, root, _folder_in(path, file))
         except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
             ballot.mistakes.append(f"{str(file)!r}: cannot be read as an ELAN document ({error})")
             continue
         ballot.without_label += before == len(ballot.votes) + len(ballot.mistakes)
     return ballot
+
+
+def _folder_in(path: Path, file: Path) -> str:
+    """The folder of a document, seen from the one that is read; empty where it is that one."""
+    return "" if path in (file, file.parent) else file.parent.relative_to(path).as_posix()
 
 
 def _read_document(ballot: Ballot, file: Path, root: ElementTree.Element, folder: str) -> None:
@@ -334,7 +339,7 @@ def _read_document(ballot: Ballot, file: Path, root: ElementTree.Element, folder
     for tier in root.iter("TIER"):
         if not tier.get("TIER_ID", "").lower().startswith("emotion"):
             continue
-        annotator = tier.get("ANNOTATOR") or root.get("AUTHOR") or folder
+        annotator = tier.get("ANNOTATOR") or folder or root.get("AUTHOR") or ""
         for one in tier.iter("ALIGNABLE_ANNOTATION"):
             label = (one.findtext("ANNOTATION_VALUE") or "").strip()
             start, end = (times[one.attrib[f"TIME_SLOT_REF{number}"]] for number in (1, 2))
