@@ -61,6 +61,20 @@ def test_folding_the_batch_norms_changes_nothing(efficientnet, astronaut):
     assert np.abs(result.feature - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_torch_and_onnxruntime_say_the_same(astronaut):
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    from vemoclap_batch.extractors.efficientnet import _on_cpu, _on_gpu, _prepare
+
+    torch.manual_seed(0)
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    images = _prepare(np.stack([astronaut, astronaut[::-1], astronaut[:, ::-1]]))
+    for ours, theirs in zip(_on_cpu(network, 1)(images), _on_gpu(network, "cpu")(images), strict=True):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
 def test_the_crop_is_central(efficientnet, astronaut):
     wide = np.zeros((512, 900, 3), np.uint8)
     wide[:, 194:706] = astronaut
