@@ -118,7 +118,7 @@ def test_measured_costs_are_of_the_same_kind_of_device():
     two = Cluster((Node(2, 0, 20),))
     base, slow = (plan(two, measured=measured) for measured in ({}, {"cpu": {"ocr": 100.0}}))
     assert slow.stages[0].costs == base.stages[0].costs | {"ocr": 100 * 100.0}
-    assert slow.seconds == pytest.approx(base.seconds + 100 * (100 - 1.16) / 2)
+    assert slow.seconds == pytest.approx(base.seconds + 100 * (100 - 0.46) / 2)
     assert plan(two, measured={"gpu H100 1/4": {"ocr": 100.0}}) == base
 
     one = Cluster((Node(16, 1, 200, 80, gpu_type="H100"),))
