@@ -183,6 +183,17 @@ def lifetime(
         raise typer.Exit(1)
 
 
+@app.command()
+def explain(
+    videos: Annotated[int, typer.Option(help="Made-up videos, all of whose features are there.")] = 1000,
+    quick: Quick = False, as_json: opt.Json = False,
+) -> None:  # fmt: skip
+    """Explain predictions: the share of each feature, the drop without each item."""
+    from bench.explain import measure
+
+    show(measure(8 if quick else videos), as_json)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one benchmark."""
     run_program(app, arguments)

@@ -192,25 +192,37 @@ class Timed:
     start_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
     end_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def within(self, window: Window, number: int, is_text: bool) -> np.ndarray:
-        """The items of one window: [length, width]. A text's item is made for one window and serves no other."""
+    def within(self, window: Window, number: int, is_text: bool) -> Timed:
+        """The items of one window. A text's item is made for one window and serves no other."""
         start_s = number * window.hop_s
         if is_text:
-            return self.feature[np.abs(self.start_s - start_s) < window.hop_s / 2]
-        return self.feature[inside(self.start_s, self.end_s, start_s, start_s + window.window_s)]
+            kept = np.abs(self.start_s - start_s) < window.hop_s / 2
+        else:
+            kept = inside(self.start_s, self.end_s, start_s, start_s + window.window_s)
+        return Timed(self.feature[kept], self.start_s[kept], self.end_s[kept])
 
 
 def load_features(
-    store: Store, selected: Mapping[str, Selected], videos: pa.Table, with_times: bool = False
-) -> dict[str, list[Timed]]:
+    store: Store, selected: Mapping[str, Selected], videos: pa.Table, with_times: bool = False,
+    times_if_any: bool = False,
+) -> dict[str, list[Timed]]:  # fmt: skip
     """The features of videos that have them all, in memory, in the order of ``videos``.
 
+    Args:
+        store: the output folder.
+        selected: the table that serves each feature.
+        videos: ``video_id`` and ``content_key``.
+        with_times: read the times of items, too.
+        times_if_any: read them where there are any.
+
     Raises:
-        ConfigError: a feature has no times.
+        ConfigError: a feature has no times, ``with_times``.
     """
-    wanted, columns = keys(videos), ["feature", "start_s", "end_s"] if with_times else ["feature"]
+    wanted = keys(videos)
     features: dict[str, list[Timed]] = {}
     for name, feature in selected.items():
+        timed = with_times or (times_if_any and feature.sequence)
+        columns = ["feature", "start_s", "end_s"] if timed else ["feature"]
         rows = feature.table(store).read(columns, of=wanted)
         at = {key: row for row, key in enumerate(keys(rows).to_pylist())}
         features[name] = []
@@ -218,7 +230,7 @@ def load_features(
             value, *times = (rows[column][at[key]] for column in columns)
             seconds = [np.array(time.as_py() or (), np.float64) for time in times]
             features[name].append(Timed(_array(value, feature.width), *seconds))
-            if any(len(of_items) != len(features[name][-1].feature) for of_items in seconds):
+            if with_times and any(len(of_items) != len(features[name][-1].feature) for of_items in seconds):
                 raise ConfigError([f"feature {name!r}: {store.address} has no times for it, which windows need"])
     return features
 

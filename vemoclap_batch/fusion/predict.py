@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from vemoclap_batch.errors import ConfigError
 from vemoclap_batch.fusion.data import Examples
 from vemoclap_batch.fusion.dataset import load_features
-from vemoclap_batch.fusion.evidence import is_audible, nothing_to_go_by
 from vemoclap_batch.fusion.selection import Selected, complete_mask, names_of
+from vemoclap_batch.fusion.spans import Media, Span, chunks, media_of, spans_of
 from vemoclap_batch.media.windows import Window
 from vemoclap_batch.store.store import Store
 from vemoclap_batch.store.table import KEY, Table, keys
@@ -33,12 +32,8 @@ AFFECT = {
     "sadness": (-0.63, -0.27),
     "surprise": (0.40, 0.67),
 }
-#: Videos that are predicted and committed together at most, and their length in all.
-_CHUNK, _CHUNK_S = 2048, 24 * 3600.0
 #: Raised when the same features of the same model give other rows. 1: no label where there is nothing to go by.
 _RULES = 1
-#: Windows in memory at a time.
-_WINDOWS = 512
 
 
 class Loadable(Protocol):
@@ -118,8 +113,8 @@ def predict(
         "window": asdict(window) if window else None,
     }
     store.write_json(f"predictions/{fingerprint}/model.json", description)
-    media = _media(store, pending)
-    for at, count in _chunks([of.duration_s for of in media]):
+    media = media_of(store, pending)
+    for at, count in chunks([of.duration_s for of in media]):
         rows = _predict_chunk(
             store, pending.slice(at, count), model.checkpoint, selected, media[at : at + count], window
         )
@@ -130,33 +125,9 @@ def predict(
     return result
 
 
-class _Media(NamedTuple):
-    """What the videos table says of a video; None where it says nothing."""
-
-    duration_s: float | None = None
-    sound_db: list[float] | None = None
-
-
-def _media(store: Store, videos: pa.Table) -> list[_Media]:
-    rows = store.videos().read(["duration_s", "sound_db"], of=keys(videos))
-    media = map(_Media, rows["duration_s"].to_pylist(), rows["sound_db"].to_pylist())
-    by_key = dict(zip(keys(rows).to_pylist(), media, strict=True))
-    return [by_key.get(key, _Media()) for key in keys(videos).to_pylist()]
-
-
-def _chunks(durations: Sequence[float | None]) -> Iterator[tuple[int, int]]:
-    """First video and number of videos of each chunk: bounded in number and in seconds, as features grow with both."""
-    at = 0
-    while at < len(durations):
-        seconds = np.cumsum([duration or 0.0 for duration in durations[at : at + _CHUNK]])
-        count = max(1, int(np.searchsorted(seconds, _CHUNK_S, side="right")))
-        yield at, count
-        at += count
-
-
 def _predict_chunk(
     store: Store, videos: pa.Table, checkpoint: Checkpoint, selected: Mapping[str, Selected],
-    media: Sequence[_Media], window: Window | None,
+    media: Sequence[Media], window: Window | None,
 ) -> pa.Table:  # fmt: skip
     """The table's rows, less the run's id: one for each video, or for each window of each.
 
@@ -164,59 +135,38 @@ def _predict_chunk(
     """
     timed = load_features(store, selected, videos, with_times=window is not None)
     texts = {name for name, feature in checkpoint.spec.features.items() if not feature.sequence}
-    spans = _spans(videos, [of.duration_s for of in media], window)
     parts: list[np.ndarray] = []
-    present: dict[str, list[bool]] = {name: [] for name in sorted(timed)}
-    # Some at a time: overlapping windows hold the same items several times.
-    for at in range(0, len(spans), _WINDOWS):
-        some = spans[at : at + _WINDOWS]
-        features = {
-            name: [
-                of[row].within(window, number, name in texts) if window else of[row].feature for row, number, *_ in some
-            ]
-            for name, of in timed.items()
-        }
-        parts.append(checkpoint.probabilities(Examples([""] * len(some), features, np.full(len(some), -1))))
-        for name, there in present.items():
-            there += [len(feature) > 0 for feature in features[name]]
+    spans: list[Span] = []
+    missing: list[list[str]] = []
+    nothing: list[bool] = []
+    for some in spans_of(videos, timed, texts, media, window):
+        features = {name: [one.feature for one in of] for name, of in some.features.items()}
+        count = len(some.spans)
+        parts.append(checkpoint.probabilities(Examples([""] * count, features, np.full(count, -1))))
+        spans += some.spans
+        missing += [some.missing(row) for row in range(count)]
+        nothing += some.nothing.tolist()
     owners, _, starts, ends = zip(*spans, strict=True)
-    audible = [is_audible(media[owner].sound_db, start, end) for owner, _, start, end in spans]
-    nothing = nothing_to_go_by({name: np.array(there) for name, there in present.items()}, np.array(audible))
-    missing = [[name for name in present if empty or not present[name][row]] for row, empty in enumerate(nothing)]
     probabilities, labels = np.concatenate(parts), checkpoint.spec.labels
     valence, arousal = affect(probabilities, labels)
+    empty = np.array(nothing)
     found = checkpoint.sets.sets(probabilities, labels) if checkpoint.sets else [None] * len(spans)
-    sets = [None if empty else labels_in for labels_in, empty in zip(found, nothing, strict=True)]
+    sets = [None if is_empty else labels_in for labels_in, is_empty in zip(found, nothing, strict=True)]
     owned = videos.take(pa.array(owners, pa.int64()))
     return pa.table(
         {
             **{name: owned[name] for name in (*KEY, "uri")},
             "window_start_s": pa.array(starts, pa.float64()),
             "window_end_s": pa.array(ends, pa.float64()),
-            "label": pa.array([labels[at] for at in probabilities.argmax(1)], mask=nothing),
-            "confidence": pa.array(probabilities.max(1), mask=nothing),
-            **{f"p_{label}": pa.array(probabilities[:, at], mask=nothing) for at, label in enumerate(labels)},
-            "valence": pa.array(valence, mask=nothing),
-            "arousal": pa.array(arousal, mask=nothing),
+            "label": pa.array([labels[at] for at in probabilities.argmax(1)], mask=empty),
+            "confidence": pa.array(probabilities.max(1), mask=empty),
+            **{f"p_{label}": pa.array(probabilities[:, at], mask=empty) for at, label in enumerate(labels)},
+            "valence": pa.array(valence, mask=empty),
+            "arousal": pa.array(arousal, mask=empty),
             "label_set": pa.array(sets, pa.list_(pa.string())),
             "missing": pa.array(missing, pa.list_(pa.string())),
         }
     )
-
-
-def _spans(
-    videos: pa.Table, durations: Sequence[float | None], window: Window | None
-) -> list[tuple[int, int, float, float | None]]:
-    """What is predicted: each video, or each window of it, as its row, number, first and last second."""
-    spans: list[tuple[int, int, float, float | None]] = []
-    for row, duration in enumerate(durations):
-        if window is None:
-            spans.append((row, 0, 0.0, duration))
-        elif duration is None:
-            raise ConfigError([f"{videos['video_id'][row].as_py()}: its duration is not known, which windows need"])
-        else:
-            spans += [(row, number, start, end) for number, (start, end) in enumerate(window.over(duration))]
-    return spans
 
 
 def affect(probabilities: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -47,6 +47,32 @@ ERRORS = pa.schema(
     ]
 )
 
+_CONTRIBUTION = pa.struct(
+    [
+        ("feature", pa.string()),
+        ("present", pa.bool_()),
+        ("value", pa.float64()),  # to the label's probability
+        ("values", pa.list_(pa.float64())),  # to that of each label
+    ]
+)
+_SECONDS = ("start_s", "end_s", "drop")
+_ITEM = pa.struct([("feature", pa.string()), *[(name, pa.float64()) for name in _SECONDS]])
+#: Why a prediction is what it is; see :mod:`vemoclap_batch.fusion.explain`.
+EXPLANATIONS = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("content_key", pa.string()),
+        ("window_start_s", pa.float64()),
+        ("window_end_s", pa.float64()),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("empty_probability", pa.float64()),  # of the label, without any feature
+        ("contributions", pa.list_(_CONTRIBUTION)),
+        ("items", pa.list_(_ITEM)),  # of sequences; how much less likely the label is without each
+        ("run_id", pa.string()),
+    ]
+)
+
 #: What each stage of a run says of a row, in the struct column that it adds.
 STATUS = pa.schema(
     [

@@ -121,6 +121,10 @@ class Store:
         """The predictions of one model on one choice of features and windows."""
         return self._table(f"predictions/{fingerprint}", schemas.predictions(labels))
 
+    def explanations(self, fingerprint: str) -> Table:
+        """Why the predictions of that fingerprint are what they are."""
+        return self._table(f"explanations/{fingerprint}", schemas.EXPLANATIONS)
+
     def _table(self, name: str, schema: pa.Schema, unique: bool = True) -> Table:
         return Table(self._location / name, name, schema, unique, self.check)
 
@@ -147,7 +151,8 @@ class Store:
     def _names(self) -> list[str]:
         """The folders below the root in which tables may lie."""
         features = [f"features/{extractor}" for extractor in self.extractors()]
-        nested = [f"{folder}/{name}" for folder in [*features, "predictions"] for name in self._folders(folder)]
+        folders = ["explanations", *features, "predictions"]
+        nested = [f"{folder}/{name}" for folder in folders for name in self._folders(folder)]
         return ["errors", *nested, "videos"]
 
     def describe_features(self, extractor: str, fingerprint: str, description: Mapping[str, Any]) -> None:

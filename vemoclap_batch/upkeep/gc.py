@@ -52,11 +52,11 @@ class Garbage:
 def find_garbage(store: Store, configs: Sequence[Config], uncovered: bool = False) -> Garbage:
     """What nothing needs any more; changes nothing.
 
-    Of predictions the newest table of each kind stays: of whole videos, and of each window. A features table goes when
-    a current one of that extractor, which one of the ``configs`` names, has all of its videos, none of those
-    predictions was made from it or from what reads it, and this package could make it again: imported features stay.
-    Hidden files that a killed process left go after a day. With ``uncovered``, older features go even where the
-    current table lacks some of their videos.
+    Of predictions the newest table of each kind stays: of whole videos, and of each window; explanations stay with
+    theirs. A features table goes when a current one of that extractor, which one of the ``configs`` names, has all of
+    its videos, none of those predictions was made from it or from what reads it, and this package could make it again:
+    imported features stay. Hidden files that a killed process left go after a day. With ``uncovered``, older features
+    go even where the current table lacks some of their videos.
     """
     sizes = {size.table: size for size in store.sizes()}
     newest = _newest_of_each_window(store, sizes)
@@ -64,6 +64,11 @@ def find_garbage(store: Store, configs: Sequence[Config], uncovered: bool = Fals
         Removal(size, "older predictions")
         for table, size in sizes.items()
         if table.startswith("predictions/") and posixpath.basename(table) not in newest
+    ]
+    removals += [
+        Removal(size, "explains older predictions")
+        for table, size in sizes.items()
+        if table.startswith("explanations/") and posixpath.basename(table) not in newest
     ]
     used = {f"features/{name}/{fp}" for made in newest.values() for name, fp in made.get("features", {}).items()}
     used = _with_sources(store, used, sizes)
@@ -93,6 +98,11 @@ def collect(store: Store, garbage: Garbage) -> None:
 def newest_predictions(store: Store) -> str | None:
     """The fingerprint of the predictions that a run wrote to last; None when there are none."""
     return next(reversed(_by_last_run(store, [size.table for size in store.sizes()])), None)
+
+
+def predictions_by_age(store: Store) -> list[str]:
+    """The fingerprints of all predictions, the ones that a run wrote to last at the end."""
+    return list(_by_last_run(store, [size.table for size in store.sizes()]))
 
 
 def newest_model(store: Store) -> str | None:
@@ -160,7 +170,7 @@ def _leftovers(store: Store) -> list[pafs.FileInfo]:
     before = datetime.datetime.now(datetime.UTC) - _LEFTOVER_AGE
     infos = [
         info
-        for folder in ("videos", "errors", "features", "predictions", "runs")
+        for folder in ("videos", "errors", "features", "predictions", "explanations", "runs")
         for info in files(store.filesystem, f"{store.root}/{folder}", recursive=True)
     ]
     hidden = [info for info in infos if info.base_name.startswith(".") and info.base_name.endswith(".tmp")]
