@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from vemoclap_batch.config import load_config, own_checkpoint
 from vemoclap_batch.fusion.explain import explain, find_predictions, selection
 from vemoclap_batch.fusion.selection import select
 from vemoclap_batch.pipeline.run import Classifier
+from vemoclap_batch.store.store import Store
 from vemoclap_batch.upkeep.gc import predictions_by_age
 
 
@@ -38,7 +40,7 @@ def measure(videos: int = 1000) -> Report:
     return Report("explain", {"videos": videos, "torch_threads": torch.get_num_threads()}, rows, figures)
 
 
-def _time(what: str, store, classifier: Classifier, videos: int) -> dict[str, object]:
+def _time(what: str, store: Store, classifier: Classifier, videos: int) -> dict[str, Any]:
     spaces = {name: feature.space for name, feature in classifier.description.spec.features.items()}
     fingerprint = find_predictions(store, classifier.digest, None, False, predictions_by_age(store))
     selected = select(store, spaces, selection(store, fingerprint)[0])

@@ -75,7 +75,7 @@ def published_output(folder: Path, videos: int) -> tuple[Store, Classifier, dict
 
 def write_features(store: Store, of: Selected, videos: pa.Table, rng: np.random.Generator, items: int = 16) -> None:
     """Write a features table of random numbers, so many items a video of a sequence, two seconds apart."""
-    description = {"space": of.space, "width": of.width, "sequence": of.sequence, "identity": {}}
+    description: dict[str, object] = {"space": of.space, "width": of.width, "sequence": of.sequence, "identity": {}}
     store.describe_features(of.name, of.fingerprint, description)
     table = of.table(store)
     for at in range(0, videos.num_rows, 10_000):

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vemoclap_batch.cli import analysis, explain, export, imports, models, plan, serve, train, upkeep
+from vemoclap_batch.cli import analysis, explain, export, imports, models, plan, report, serve, train, upkeep
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import (
     DONE,
@@ -132,6 +132,7 @@ app.command()(train.evaluate)
 app.command()(analysis.analyze)
 app.command()(analysis.suggest_blacklist)
 app.command()(export.export)
+app.command()(report.report)
 app.command()(explain.explain)
 app.command()(upkeep.status)
 app.command()(upkeep.retry)

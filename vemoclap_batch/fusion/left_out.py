@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,8 @@ def _of_attention(model: AttentionClassifier, batch: Batch) -> tuple[Tensor, dic
     names, sequences = sorted(batch), model.spec.sequences
     encoded = {name: model.encoders[name](_with_zero(batch[name])) for name in names}  # [B, n + 1, d]
     # The last layer is linear: what each part adds to the logits is computed by itself.
-    last, weights = model.cls_mlp[-1], {}
+    last: Any = model.cls_mlp[-1]
+    weights: dict[str, Tensor] = {}
     pairs = {f"{f}_{g}": (f, g) for f, g in model.pairs}
     singles = [name for name in names if name not in sequences]
     for number, part in enumerate(sorted([*pairs, *singles])):
@@ -111,7 +113,8 @@ class _Pair:
     """
 
     def __init__(self, model: AttentionClassifier, f: str, g: str, first: Tensor, second: Tensor) -> None:
-        layer, self._norm = model.attention_layers[f"{f}_{g}"], model.attn_norms[f"{f}_{g}"]
+        layer: Any = model.attention_layers[f"{f}_{g}"]
+        self._norm = model.attn_norms[f"{f}_{g}"]
         heads, d = layer.num_heads, layer.embed_dim
         weights, biases = layer.in_proj_weight.chunk(3), layer.in_proj_bias.chunk(3)
         projected = (model.query_proj[f](first), model.key_proj[g](second), model.value_proj[g](second))
