@@ -194,6 +194,29 @@ def explain(
     show(measure(8 if quick else videos), as_json)
 
 
+@app.command()
+def report(
+    videos: Annotated[int, typer.Option(help="Made-up videos, in a few real clips.")] = 1000,
+    quick: Quick = False, as_json: opt.Json = False,
+) -> None:  # fmt: skip
+    """Write the HTML report: time and size."""
+    from bench.html import measure
+
+    show(measure(8 if quick else videos), as_json)
+
+
+@app.command()
+def search(
+    frames: Annotated[int, typer.Option(help="Made-up embeddings, 16 a video.")] = 1_000_000,
+    width: Annotated[int, typer.Option(help="Of an embedding.")] = 512,
+    quick: Quick = False, as_json: opt.Json = False,
+) -> None:  # fmt: skip
+    """Search frames: the command, and ways to do it in memory."""
+    from bench.search import measure
+
+    show(measure(4000 if quick else frames, width), as_json)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one benchmark."""
     run_program(app, arguments)

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vemoclap_batch.cli import analysis, explain, export, imports, models, plan, report, serve, train, upkeep
+from vemoclap_batch.cli import analysis, explain, export, imports, models, plan, report, search, serve, train, upkeep
 from vemoclap_batch.cli import options as opt
 from vemoclap_batch.cli.common import (
     DONE,
@@ -133,6 +133,7 @@ app.command()(analysis.analyze)
 app.command()(analysis.suggest_blacklist)
 app.command()(export.export)
 app.command()(report.report)
+app.command()(search.search)
 app.command()(explain.explain)
 app.command()(upkeep.status)
 app.command()(upkeep.retry)

@@ -81,7 +81,7 @@ def render(data: Mapping[str, Any], title: str, template: str = "report.html") -
     Its content security policy lets only the two programs run whose hashes it names, and loads nothing but pictures in
     the page itself and videos from the disk.
     """
-    style, program = _asset("report.css"), _asset("report.js")
+    style, program = asset("report.css"), asset("report.js")
     page = environment().get_template(template).render(
         title=title, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", version=__version__, style=style,
         hashes=[_hash(plotly()), _hash(program)], data=json_for_script(data), plotly=plotly(), program=program,
@@ -104,7 +104,8 @@ def plotly() -> str:
     return (files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file beside the templates."""
     return (files("vemoclap_batch.report.html") / "templates" / name).read_text("utf-8")
 
 

@@ -7,10 +7,12 @@ look at, and OUT would hold pictures of people whom nobody asked to see.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -131,8 +133,13 @@ def _decoded(
     finally:
         stopped.set()
         for process in workers:
-            process.close()
+            # Only the thread that waits for it may close it; that goes on at once when the process is gone.
+            if process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
         pool.shutdown(cancel_futures=True)
+        for process in workers:
+            process.close()
     return made
 
 

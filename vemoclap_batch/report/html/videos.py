@@ -59,7 +59,7 @@ def _key(row: Mapping[str, Any]) -> str:
 
 def _media(row: Mapping[str, Any]) -> dict[str, Any]:
     uri = row["uri"]
-    link, media = _links(uri)
+    link, media = links(uri)
     return {
         "id": row["video_id"],
         "name": posixpath.basename(uri) if uri else row["video_id"],
@@ -75,7 +75,7 @@ def _media(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _links(uri: str | None) -> tuple[str | None, str | None]:
+def links(uri: str | None) -> tuple[str | None, str | None]:
     """Where a video can be opened, and played inside the page: from the disk alone, never from a network."""
     if not uri:
         return None, None
