@@ -43,7 +43,7 @@ def extractors(
         show(paper(clips, repeats, threads, small=quick), as_json)
         return
     from bench.videos import write_variants
-    from vemoclap_batch.cli.demo_clips import make_clips
+    from vemoclap_batch.sources.demo_clips import make_clips
 
     with TemporaryDirectory(prefix="vemoclap-bench-") as folder:
         videos = write_variants(make_clips(Path(folder) / "demo"), clips, Path(folder) / "videos")
@@ -71,9 +71,9 @@ def pipeline(
 ) -> None:  # fmt: skip
     """The whole pipeline against its models' own time and against the published way."""
     from bench.efficiency import measure
-    from vemoclap_batch.cli.demo_clips import make_clips
     from vemoclap_batch.config import load_config
     from vemoclap_batch.request import load_classifier
+    from vemoclap_batch.sources.demo_clips import make_clips
 
     config = load_config(profile, settings)
     classifier = load_classifier(config, None) if config.checkpoint else None

@@ -11,8 +11,8 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 @contextmanager
-def browsing(**options):
-    """A new page of a browser, its mistakes and what it asked for: ``page``, ``errors``, ``requests``.
+def launched():
+    """A running browser, every ``new_context()`` of which is another user.
 
     Skips the test, and says so, where no browser is installed (Debian: ``apt install chromium``).
     """
@@ -24,11 +24,18 @@ def browsing(**options):
         # Chromium's own sandbox needs rights that containers do not give.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
-            page = browser.new_page(**options)
-            page.errors, page.requests = [], []
-            page.on("pageerror", lambda error: page.errors.append(str(error)))
-            page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
-            page.on("request", lambda request: page.requests.append(request.url))
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def browsing(**options):
+    """A new page of a browser, its mistakes and what it asked for: ``page``, ``errors``, ``requests``."""
+    with launched() as browser:
+        page = browser.new_page(**options)
+        page.errors, page.requests = [], []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: page.requests.append(request.url))
+        yield page

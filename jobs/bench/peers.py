@@ -287,7 +287,7 @@ def command(
 ) -> None:  # fmt: skip
     """The pipeline against a loop, a plain Ray Data graph and Daft on the same clips."""
     from bench.report import show
-    from vemoclap_batch.cli.demo_clips import make_clips
+    from vemoclap_batch.sources.demo_clips import make_clips
 
     with TemporaryDirectory(prefix="vemoclap-bench-") as folder:
         given = clips or [str(clip) for clip in make_clips(Path(folder))]

@@ -138,7 +138,8 @@ class Jobs:
     def delete_file(self, path: Path) -> None:
         """Delete a file of a job that lies in the folder, with the preview made of it; others are left alone."""
         if path.parent == self.folder / "uploads":
-            for each in (path, self.preview_of(path)):
+            previews = (self.folder / "previews").glob(f"{self.preview_of(path).stem}*")
+            for each in (path, *previews):
                 with suppress(OSError):
                     each.unlink(missing_ok=True)
 

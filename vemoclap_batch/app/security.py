@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import html
 import ipaddress
+import json
 import time
 from collections import OrderedDict
 from http.cookies import CookieError, SimpleCookie
@@ -31,6 +32,62 @@ input,button{{font:inherit;padding:.5rem;width:100%;box-sizing:border-box;margin
 <body><main><h1>VEMOCLAP</h1><form method="post" action="login"><label for="token">Access token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>Sign in</button><p role="alert">{message}</p></form></main></body></html>"""
+
+
+#: Where Gradio takes requests, and which of them the page needs. Others would take files past the API, fetch addresses
+#: that a client names, or run functions without the queue.
+_PAGE = "/gradio_api/"
+_PAGE_POSTS = frozenset({"/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset"})
+_PAGE_REFUSED = ("/gradio_api/file", "/gradio_api/proxy", "/file=", "/proxy=")
+_PAGE_BYTES = 32 * 1024
+
+
+def is_wanted(method: str, path: str) -> bool:
+    """Tell whether the page or the API needs a request of Gradio's."""
+    if path.startswith(_PAGE) and method == "POST":
+        return path.rstrip("/") in _PAGE_POSTS
+    return not path.startswith(_PAGE_REFUSED) and (method != "POST" or path.startswith(("/v1/", "/login")))
+
+
+def names_a_file(body: bytes) -> bool:
+    """Tell whether a request to the page's functions has a file in it, which Gradio would go and fetch."""
+    try:
+        left = [json.loads(body)] if body else []
+    except (ValueError, RecursionError):
+        return True
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            if "path" in item or "meta" in item or "url" in item:
+                return True
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+    return False
+
+
+async def _small_body(request: Request) -> bytes | None:
+    """Read a body; None when it is larger than the page's requests are."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _PAGE_BYTES:
+            return None
+    return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return what gives a body that was read already, and then what comes after."""
+    given = False
+
+    async def receiving() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receiving
 
 
 class RateLimit:
@@ -92,24 +149,36 @@ class Gate:
         answer = self._refusal(request)
         if answer is None and scope["path"] == "/login" and self._settings.token is not None:
             answer = await self._sign_in(request)
+        if answer is None and scope["method"] == "POST" and scope["path"].startswith(_PAGE):
+            body = await _small_body(request)
+            if body is None or names_a_file(body):
+                answer = _refused(413, "that is more than the page sends")
+            receive = _again(body or b"", receive)
         await (answer or self._app)(scope, receive, _with_headers(send))
 
     def _refusal(self, request: Request) -> Response | None:
         path, sends = request.url.path, request.method not in {"GET", "HEAD", "OPTIONS"}
+        refusal = self._of_place(request, path, sends) or self._of_stranger(request, path, sends)
+        if refusal is None and sends and path.startswith("/v1/"):
+            client = client_of(request.client.host if request.client else None)
+            if wait_s := self._limit.wait_s(client, time.monotonic()):
+                message = "that is a lot of videos at once; try again in a moment"
+                return _refused(429, message, wait_s)
+        return refusal
+
+    def _of_place(self, request: Request, path: str, sends: bool) -> Response | None:
         if self._settings.is_loopback and not _is_here(request.headers.get("host", "")):
             return PlainTextResponse("this server answers to localhost alone", 421)
         if sends and _is_of_another_site(request):
             return _refused(403, "pages of other sites may not send anything")
+        return None if is_wanted(request.method, path) else _refused(404, "there is nothing here")
+
+    def _of_stranger(self, request: Request, path: str, sends: bool) -> Response | None:
         if self._settings.token is not None and path not in _OPEN and not self._is_known(request):
             wants_page = "text/html" in request.headers.get("accept", "") and not sends
             if wants_page:
                 return RedirectResponse(f"{request.scope.get('root_path', '')}/login", 303)
             return _refused(401, "an access token is needed")
-        if sends and (path == "/v1/videos" or path.endswith("/gradio_api/upload")):
-            client = client_of(request.client.host if request.client else None)
-            if wait_s := self._limit.wait_s(client, time.monotonic()):
-                message = "that is a lot of videos at once; try again in a moment"
-                return _refused(429, message, wait_s)
         return None
 
     def _is_known(self, request: Request) -> bool:

@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -34,9 +35,12 @@ from vemoclap_batch.fusion.description import check_spaces
 from vemoclap_batch.pipeline.cluster import connected, with_gpu_memory
 from vemoclap_batch.pipeline.run import Classifier
 from vemoclap_batch.shutdown import GRACE_S, Stopped
+from vemoclap_batch.sources.demo_clips import make_clips
 
 #: Connections that a server holds at a time.
 _CONNECTIONS = 500
+#: Of the demo's clips: a face with speech, speech alone, writing.
+_SAMPLES = ("astronaut speaks", "two cities", "silent film card")
 
 
 def serve(
@@ -70,6 +74,7 @@ def serve(
         guard = Guard(frozenset(settings.link_hosts))
         fetcher = Fetcher(guard, Bounds(settings.max_bytes))
         service = Service(settings, jobs, chains, writer, fetcher, Probe(config), Pace(config, jobs))
+        service.samples = _samples(settings)
         app = build_app(service)
         print(f"{chains.count} workers are ready; listening on {_address(listener)}", file=sys.stderr, flush=True)
         if asyncio.run(_run(service, Gate(app, settings), listener)) == signal.SIGTERM:
@@ -79,7 +84,17 @@ def serve(
 
 def build_app(service: Service) -> ASGIApp:
     """Put the API and the page together."""
-    return build_api(service)
+    from vemoclap_batch.app.page import mount_page
+
+    return mount_page(build_api(service), service)
+
+
+def _samples(settings: ServeSettings) -> list[Path]:
+    """Make the sample clips; none where the packages that carry them are not installed."""
+    with suppress(ConfigError):
+        clips = make_clips(settings.folder / "samples")
+        return [path for path in clips if path.stem in _SAMPLES]
+    return []
 
 
 def bounded(config: Config, settings: ServeSettings) -> Config:
@@ -99,7 +114,7 @@ def bounded(config: Config, settings: ServeSettings) -> Config:
 async def _run(service: Service, app: ASGIApp, listener: socket.socket) -> int:
     """Serve until a signal comes, and a little longer; returns its number."""
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, date_header=True,
+        app, log_level="warning", access_log=False, lifespan="on", ws="none", server_header=False, date_header=True,
         limit_concurrency=_CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=3,
         proxy_headers=service.settings.trusted_proxy is not None,
         forwarded_allow_ips=service.settings.trusted_proxy or [],

@@ -52,6 +52,8 @@ class Service:
         self.settings, self.jobs, self._chains, self._writer = settings, jobs, chains, writer
         self._fetcher, self._probe, self._pace = fetcher, probe, pace
         self.draining = False
+        #: Clips of the server's own that anybody may have labelled.
+        self.samples: list[Path] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deleted: set[str] = set()
         self._began: dict[str, float] = {}

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Path, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from vemoclap_batch import __version__
 from vemoclap_batch.app.answers import Refusal
 from vemoclap_batch.app.jobs import Job
+from vemoclap_batch.app.preview import Previews
 from vemoclap_batch.app.service import Service
 from vemoclap_batch.app.taken import Refused
 from vemoclap_batch.app.upload import read_request
+from vemoclap_batch.app.view import webvtt
 
 _ABOUT = """Label the emotion of a video: send one, then ask for it until it is `done` or `failed`.
 
@@ -96,7 +98,8 @@ Id = Path(description="of POST /v1/videos", pattern=r"^[A-Za-z0-9_-]{1,64}$")
 
 
 def build_api(service: Service) -> FastAPI:
-    """Make the application; its lifespan is the service's."""
+    """Make the application."""
+    previews = Previews(service.jobs, 60 * service.settings.max_minutes)
     app = FastAPI(
         title="vemoclap-batch", version=__version__, description=_ABOUT, redoc_url=None, redirect_slashes=False
     )
@@ -109,6 +112,12 @@ def build_api(service: Service) -> FastAPI:
         job = service.get(id)
         if job is None:
             raise Refused(404, "there is no video of this id, or none any more", "not_found")
+        return job
+
+    def done(id: str) -> Job:
+        job = wanted(id)
+        if not job.found:
+            raise Refused(409, "nothing was found in this video yet", "not_found", 1 if not job.is_over else None)
         return job
 
     @app.get("/healthz", response_model=Health)
@@ -130,6 +139,43 @@ def build_api(service: Service) -> FastAPI:
     async def status(id: str = Id) -> Any:
         """Ask where a video is, and what was found in it."""
         return JSONResponse(service.status(wanted(id)), headers={"Cache-Control": "no-store"})
+
+    @app.post("/v1/samples/{number}", status_code=202, response_model=Accepted)
+    async def sample(number: int) -> Any:
+        """Send one of the server's sample clips."""
+        if not 0 <= number < len(service.samples):
+            raise Refused(404, "there is no such sample", "not_found")
+        path = service.samples[number]
+        job = service.submit_file(path, path.name)
+        return JSONResponse({"id": job.id, "state": str(job.state)}, 202)
+
+    @app.get("/v1/videos/{id}/preview")
+    async def preview(id: str = Id) -> Response:
+        """Ask for a small H.264 and AAC version, which every browser plays."""
+        path = await previews.preview(wanted(id))
+        if path is None:
+            raise Refused(404, "there is no preview of this video", "not_found")
+        return FileResponse(path, media_type="video/mp4")
+
+    @app.get("/v1/videos/{id}/frames/{number}.jpg")
+    async def frame(number: int, id: str = Id) -> Response:
+        """Ask for a frame with faces."""
+        path = await previews.picture(wanted(id), number)
+        if path is None:
+            raise Refused(404, "there is no such frame", "not_found")
+        return FileResponse(path, media_type="image/jpeg")
+
+    @app.get("/v1/videos/{id}/result.json")
+    async def result(id: str = Id) -> Response:
+        """Download what was found."""
+        headers = {"Content-Disposition": 'attachment; filename="result.json"'}
+        return JSONResponse(service.status(done(id)), headers=headers)
+
+    @app.get("/v1/videos/{id}/speech.vtt")
+    async def speech(id: str = Id) -> Response:
+        """Download what is said as subtitles (WebVTT)."""
+        headers = {"Content-Disposition": 'attachment; filename="speech.vtt"'}
+        return Response(webvtt(done(id).found or {}), media_type="text/vtt", headers=headers)
 
     @app.delete("/v1/videos/{id}", status_code=204)
     async def delete(id: str = Id) -> Response:

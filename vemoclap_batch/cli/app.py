@@ -117,7 +117,7 @@ def demo(
 ) -> None:
     """Make a few clips from what installed packages carry, label them and show where everything is."""
     from vemoclap_batch import api
-    from vemoclap_batch.cli.demo_clips import make_clips
+    from vemoclap_batch.sources.demo_clips import make_clips
 
     folder = Path(out)
     clips = make_clips(folder / "clips")
