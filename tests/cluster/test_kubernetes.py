@@ -53,7 +53,7 @@ def test_whoever_reaches_the_dashboard_needs_a_token(name):
 
 def test_what_is_mounted_is_there():
     claims = {one["metadata"]["name"] for (_, kind), one in MANIFESTS.items() if kind == "PersistentVolumeClaim"}
-    assert claims == {"vemoclap-models"}
+    assert claims == {"vemoclap-models", "vemoclap-serve"}
     for where, pod in pods():
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}, where
