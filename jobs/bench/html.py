@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from bench.memory import highest_memory
 from bench.outputs import lite_output
 from bench.report import Report
-from vemoclap_batch.cli.demo_clips import make_clips
 from vemoclap_batch.policy import ANYWHERE
 from vemoclap_batch.report.html.page import PICTURES_S, write_report
 from vemoclap_batch.report.html.source import open_source
+from vemoclap_batch.sources.demo_clips import make_clips
 from vemoclap_batch.store.folder import Folder
 from vemoclap_batch.upkeep.gc import newest_predictions
 

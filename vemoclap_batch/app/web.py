@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Path, Request
@@ -99,7 +100,6 @@ Id = Path(description="of POST /v1/videos", pattern=r"^[A-Za-z0-9_-]{1,64}$")
 
 def build_api(service: Service) -> FastAPI:
     """Make the application."""
-    previews = Previews(service.jobs, 60 * service.settings.max_minutes)
     app = FastAPI(
         title="vemoclap-batch", version=__version__, description=_ABOUT, redoc_url=None, redirect_slashes=False
     )
@@ -112,12 +112,6 @@ def build_api(service: Service) -> FastAPI:
         job = service.get(id)
         if job is None:
             raise Refused(404, "there is no video of this id, or none any more", "not_found")
-        return job
-
-    def done(id: str) -> Job:
-        job = wanted(id)
-        if not job.found:
-            raise Refused(409, "nothing was found in this video yet", "not_found", 1 if not job.is_over else None)
         return job
 
     @app.get("/healthz", response_model=Health)
@@ -149,6 +143,26 @@ def build_api(service: Service) -> FastAPI:
         job = service.submit_file(path, path.name)
         return JSONResponse({"id": job.id, "state": str(job.state)}, 202)
 
+    @app.delete("/v1/videos/{id}", status_code=204)
+    async def delete(id: str = Id) -> Response:
+        """Forget a video: its file, its preview and its id. What was extracted stays in the tables of OUT."""
+        service.delete(wanted(id))
+        return Response(status_code=204)
+
+    _add_downloads(app, service, wanted)
+    return app
+
+
+def _add_downloads(app: FastAPI, service: Service, wanted: Callable[[str], Job]) -> None:
+    """Add what is made of a video and of its result."""
+    previews = Previews(service.jobs, 60 * service.settings.max_minutes)
+
+    def done(id: str) -> Job:
+        job = wanted(id)
+        if not job.found:
+            raise Refused(409, "nothing was found in this video yet", "not_found", 1 if not job.is_over else None)
+        return job
+
     @app.get("/v1/videos/{id}/preview")
     async def preview(id: str = Id) -> Response:
         """Ask for a small H.264 and AAC version, which every browser plays."""
@@ -176,11 +190,3 @@ def build_api(service: Service) -> FastAPI:
         """Download what is said as subtitles (WebVTT)."""
         headers = {"Content-Disposition": 'attachment; filename="speech.vtt"'}
         return Response(webvtt(done(id).found or {}), media_type="text/vtt", headers=headers)
-
-    @app.delete("/v1/videos/{id}", status_code=204)
-    async def delete(id: str = Id) -> Response:
-        """Forget a video: its file, its preview and its id. What was extracted stays in the tables of OUT."""
-        service.delete(wanted(id))
-        return Response(status_code=204)
-
-    return app
