@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
 #: Two images show the same when no square of this many pixels a side, wherever it lies, differs by more than this on
@@ -46,6 +45,8 @@ def is_there(image: np.ndarray, frame: np.ndarray, box: tuple[int, int, int, int
         frame: uint8 [H, W, 3].
         box: left, top, right and bottom in pixels of the frame; it may be off by three of them.
     """
+    import cv2
+
     left, top = max(0, box[0] - _OFF), max(0, box[1] - _OFF)
     around = frame[top : box[3] + _OFF, left : box[2] + _OFF]
     high, wide = image.shape[:2]
@@ -66,6 +67,8 @@ def _strips(height: int) -> Iterator[slice]:
 
 def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The mean absolute difference of two images uint8 [h, w, 3] in the square around each pixel, uint8 [h, w]."""
+    import cv2
+
     channels = cv2.split(cv2.absdiff(first, second))
     strongest = cv2.max(cv2.max(channels[0], channels[1]), channels[2])  # as red on black is text too
     return cv2.blur(strongest, (SQUARE, SQUARE))
