@@ -327,7 +327,7 @@ def test_every_mistake_is_named_and_nothing_written(whole, tmp_path):
     )  # fmt: skip
     for mistake in (
         "--to 'excel': expected one of csv, jsonl, parquet, hf, webvtt, srt, label-studio, fiftyone, elan, via",
-        "there is a folder with files in it", "--only 'color=red'", "content=smell", "label=glee", "video=nobody",
+        "full' has files in it; expected a new", "--only 'color=red'", "content=smell", "label=glee", "video=nobody",
         "--min-confidence 98: expected 0 to 1", "--limit 0", "1 of its rows name no video of OUT: stranger",
         "expected uncertain or a list", "--media-url 'x'", "NAME=FINGERPRINT",
     ):  # fmt: skip
@@ -402,6 +402,7 @@ def test_an_export_that_is_stopped_leaves_nothing(whole, tmp_path, name, status)
         [sys.executable, "-c", _INTERRUPTED, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert done.returncode == status, done.stderr
+    assert "nothing was written" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -412,4 +413,4 @@ def test_a_full_disk_leaves_nothing(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(FORMATS["elan"], "add", full)
     done = here(main, "export", whole, "--to", "elan", "-o", tmp_path / "x")
     assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
-    assert "No space left on device" in done.stderr
+    assert "No space left on device\nnothing was written" in done.stderr

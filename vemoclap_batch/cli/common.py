@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import typer
@@ -48,6 +49,7 @@ def exit_statuses() -> Iterator[None]:
     """
     from vemoclap_batch.shutdown import Stopped, stoppable
 
+    _kept.set(_GO_ON)
     try:
         with stoppable():
             yield
@@ -56,14 +58,28 @@ def exit_statuses() -> Iterator[None]:
     except Busy as error:
         _leave(HELD, [f"error: {error}"])
     except Stopped as error:
-        _leave(STOPPED, [f"stopped; {_GO_ON}"], error)
+        _leave(STOPPED, [f"stopped; {_kept.get()}"], error)
     except RunEnded as error:
-        _leave(BROKEN, [f"error: the run broke off: {error}", f"{_GO_ON}; --verbose shows more"], error)
+        _leave(BROKEN, _broke_off(error), error)
     except KeyboardInterrupt:
-        _leave(INTERRUPTED, [f"interrupted; {_GO_ON}"])
+        _leave(INTERRUPTED, [f"interrupted; {_kept.get()}"])
 
 
 _GO_ON = "what was finished is kept, and the same command goes on from there"
+_NOTHING = "nothing was written"
+#: What is said to be left of a command that ended early.
+_kept = ContextVar("kept", default=_GO_ON)
+
+
+def keeps_nothing() -> None:
+    """Have the end of this command, if it is early, say that nothing was written: it writes all or nothing."""
+    _kept.set(_NOTHING)
+
+
+def _broke_off(error: RunEnded) -> list[str]:
+    if _kept.get() == _NOTHING:
+        return [f"error: {error}", _NOTHING]
+    return [f"error: the run broke off: {error}", f"{_GO_ON}; --verbose shows more"]
 
 
 def _leave(status: int, messages: Sequence[str], error: BaseException | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import print_json, print_notes, read_fingerprints
+from vemoclap_batch.cli.common import keeps_nothing, print_json, print_notes, read_fingerprints
 
 _TO = "csv, jsonl, parquet, hf, webvtt, srt, label-studio, fiftyone, elan or via."
 
@@ -39,6 +39,7 @@ def export(
     from vemoclap_batch.report.progress import tracking
     from vemoclap_batch.upkeep.gc import newest_predictions
 
+    keeps_nothing()
     store, mistakes, prepared = open_store(out), Mistakes(), None
     chosen: dict[str, str] = {}
     with mistakes.gathered():

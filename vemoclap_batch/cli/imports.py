@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vemoclap_batch.cli import options as opt
-from vemoclap_batch.cli.common import print_json, print_notes, program
+from vemoclap_batch.cli.common import keeps_nothing, print_json, print_notes, program
 from vemoclap_batch.errors import ConfigError
 
 app = program("Import the authors' files, no code in which is run, and labels from other tools.", no_args_is_help=True)
@@ -84,6 +84,7 @@ def labels(
     from vemoclap_batch.errors import Mistakes
     from vemoclap_batch.sources import corrections
 
+    keeps_nothing()
     mistakes, known, done = Mistakes(), None, None
     with mistakes.gathered():
         corrections.check_suffix(out)

@@ -25,8 +25,8 @@ def target_of(address: str) -> Path:
     path = Path(local_path(address))
     try:
         if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-            kind = "a folder with files in it" if path.is_dir() else "no folder"
-            raise ConfigError([f"-o {address!r}: there is {kind}; expected a new or an empty folder"])
+            kind = "has files in it" if path.is_dir() else "is no folder"
+            raise ConfigError([f"-o {address!r} {kind}; expected a new or an empty folder"])
     except OSError as error:
         raise ConfigError([f"-o {address!r}: {reason(error)}"]) from error
     return path
