@@ -41,6 +41,14 @@ def test_pages_of_other_sites_may_not_send():
     assert client.post("/v1/videos", headers={"origin": "null"}).status_code == 403
 
 
+def test_a_proxy_in_front_may_have_a_name_of_its_own():
+    client = gate(names=("videos.example", "*.proxied.example"))
+    assert client.get("/", headers={"host": "a.proxied.example"}).status_code == 200
+    assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 421
+    assert client.post("/v1/videos", headers={"origin": "https://videos.example"}).status_code == 200
+    assert client.post("/v1/videos", headers={"origin": "https://videos.example.evil.example"}).status_code == 403
+
+
 def test_without_the_token_there_is_nothing_to_see():
     client = gate(token=TOKEN)
     assert client.get("/healthz").status_code == 200

@@ -8,12 +8,14 @@ import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pyarrow.compute as pc
 import pytest
 
 from tests.browser import launched
 from tests.clips import make_clip
 from tests.commands import here
+from tests.conftest import ROOT
 from tests.serving import serving, site
 from tests.tiny import PROFILE, tiny_checkpoint
 from tests.waiting import wait_for
@@ -384,6 +386,25 @@ def test_jobs_survive_a_server_that_is_killed_and_sigterm_drains(served, there, 
     jobs = Jobs(folder / "out.serve")
     assert jobs.get(last).state is State.DONE
     jobs.close()
+
+
+def test_the_notebook_starts_a_server(folder, arguments, served):
+    """Its cells one after another, but for the installation and Colab's window; the server above has ended."""
+    cells = json.loads((ROOT / "docs" / "colab.ipynb").read_text())["cells"]
+    code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    assert list(code) == ["install", "parameters", "serve", "drain_log", "page"]
+    names = {}
+    for name in ("parameters", "serve", "drain_log"):
+        exec(code[name], names)
+        if name == "parameters":
+            assert set(names["ARGUMENTS"]) >= {"--profile", "lite", "-o"}
+            names["ARGUMENTS"] = [str(each) for each in arguments]
+    try:
+        assert httpx.get(f"{names['address']}/healthz").json()["status"] == "ok"
+        assert "VEMOCLAP" in httpx.get(names["address"], headers={"host": "localhost"}).text
+    finally:
+        names["server"].kill()
+        names["server"].wait()
 
 
 def test_wrong_usage_names_every_mistake(tmp_path):

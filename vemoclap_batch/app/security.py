@@ -9,6 +9,8 @@ import ipaddress
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
@@ -167,9 +169,9 @@ class Gate:
         return refusal
 
     def _of_place(self, request: Request, path: str, sends: bool) -> Response | None:
-        if self._settings.is_loopback and not _is_here(request.headers.get("host", "")):
+        if self._settings.is_loopback and not _is_here(request.headers.get("host", ""), self._settings.names):
             return PlainTextResponse("this server answers to localhost alone", 421)
-        if sends and _is_of_another_site(request):
+        if sends and _is_of_another_site(request, self._settings.names):
             return _refused(403, "pages of other sites may not send anything")
         return None if is_wanted(request.method, path) else _refused(404, "there is nothing here")
 
@@ -219,19 +221,25 @@ def _refused(status: int, message: str, retry_after_s: float | None = None) -> R
     return Refusal(status, "refused", message, retry_after_s)
 
 
-def _is_here(host: str) -> bool:
+def _is_here(host: str, names: Sequence[str]) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return _is_one_of(name, names) or name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 
 
-def _is_of_another_site(request: Request) -> bool:
+def _is_one_of(host: str, names: Sequence[str]) -> bool:
+    return any(fnmatch(host, name.lower()) for name in names)
+
+
+def _is_of_another_site(request: Request, names: Sequence[str]) -> bool:
     if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return True
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if origin is None or urlsplit(origin).netloc == request.headers.get("host"):
+        return False
+    return not _is_one_of(urlsplit(origin).hostname or "", names)
 
 
 def _with_headers(send: Send) -> Send:

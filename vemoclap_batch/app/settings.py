@@ -30,6 +30,7 @@ class ServeSettings:
         keep_hours: how long uploads and results can be asked for once a job is over.
         workers: chains on CPUs; None: as many as a batch run has.
         link_hosts: hosts of the inner network that links may name, ``host`` or ``host:port``.
+        names: other host names under which pages reach the server, such as a proxy's; ``*`` stands for anything.
         trusted_proxy: address of a reverse proxy that says in ``X-Forwarded-For`` who the client is.
     """
 
@@ -47,6 +48,7 @@ class ServeSettings:
     workers: int | None = None
     link_hosts: tuple[str, ...] = ()
     trusted_proxy: str | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def max_bytes(self) -> int:

@@ -36,6 +36,9 @@ def serve(
     trusted_proxy: Annotated[
         str | None, typer.Option(metavar="IP", help="Reverse proxy whose X-Forwarded-For names the client.")
     ] = None,
+    server_name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Host name of a proxy before the server; * is a wildcard.")
+    ] = None,
     verbose: opt.Verbose = False,
 ) -> None:  # fmt: skip
     """Serve the web page and the API; results go to the tables of OUT, as those of label."""
@@ -48,7 +51,7 @@ def serve(
 
     asked = ServeSettings(
         out, state, host, port, auth_token, public, max_mb, max_minutes, max_queue, per_minute, keep_hours, workers,
-        tuple(link_host or ()), trusted_proxy,
+        tuple(link_host or ()), trusted_proxy, tuple(server_name or ()),
     )  # fmt: skip
     config = classifier = None
     with mistakes.gathered():
