@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +41,9 @@ def heard(extractor: Extractor, samples: np.ndarray, name: str = "clip") -> dict
     return result.extras
 
 
-def lite_asr(threads: int = 1) -> Extractor:
-    """The lite profile's speech recognition."""
-    spec = resolve(load_config("lite"))["asr"]
+def lite_asr(threads: int = 1, changes: Sequence[str] = ()) -> Extractor:
+    """The lite profile's speech recognition, with settings changed as by ``--set``."""
+    spec = resolve(load_config("lite", changes))["asr"]
     return spec.cls(spec.settings, Resources(threads, "cpu", spec.models))
 
 
@@ -63,9 +64,9 @@ def errors(expected: list[str], found: list[str]) -> int:
     return row[-1]
 
 
-def measure(folder: Path, clips: int = _CLIPS) -> Report:
+def measure(folder: Path, clips: int = _CLIPS, changes: Sequence[str] = ()) -> Report:
     """Speech of known words, as it is, with noise and with music beneath."""
-    extractor = lite_asr()
+    extractor = lite_asr(changes=changes)
     [track] = [path for path in sound_files(unpacked(_MUSIC, folder)) if path.stem == "frozen-mainzik-1p"]
     [music] = excerpts(waveform(track), 30, 1)
     conditions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -76,15 +77,22 @@ def measure(folder: Path, clips: int = _CLIPS) -> Report:
     rows: list[dict[str, Any]] = []
     for (source, language), utterances in _groups(folder, clips).items():
         for condition, changed in conditions.items():
-            results = [heard(extractor, changed(each.waveform)) for each in utterances]
-            rows.append({"source": source, "language": language, "sound": condition, **_scores(utterances, results)})
+            waveforms = [changed(each.waveform) for each in utterances]
+            began = time.process_time()
+            results = [heard(extractor, waveform) for waveform in waveforms]
+            seconds = round((time.process_time() - began) / len(utterances), 3)
+            scores = _scores(utterances, results)
+            rows.append({"source": source, "language": language, "sound": condition, **scores, "core_s": seconds})
     figures = {
-        f"{name}, {condition}": round(float(np.mean([row[name] for row in rows if row["sound"] == condition])), 1)
-        for name in ("word_errors", "language_right", "dropped")
+        f"{name}, {condition}": round(float(np.mean([row[name] for row in rows if row["sound"] == condition])), 2)
+        for name in ("word_errors", "language_right", "dropped", "core_s")
         for condition in conditions
     }
-    notes = ["percent: words wrong of those said, clips whose language is right, words dropped of those heard"]
-    return Report("text speech", {"profile": "lite", "clips": clips}, rows, figures, notes)
+    notes = [
+        "percent: words wrong of those said, clips whose language is right, words dropped of those heard",
+        "core_s: core-seconds a clip",
+    ]
+    return Report("text speech", {"profile": "lite", "clips": clips, "set": [*changes]}, rows, figures, notes)
 
 
 def _groups(folder: Path, clips: int) -> dict[tuple[str, str], list[Utterance]]:
@@ -117,7 +125,8 @@ def _scores(utterances: list[Utterance], results: list[dict[str, Any]]) -> dict[
 def command(
     folder: Annotated[Path, typer.Option(help="Where packages are fetched to, and found the next time.")],
     clips: Annotated[int, typer.Option(help="Of each language and source.")] = _CLIPS,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Like --set of a run.")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Words that speech recognition hears wrong, by language, clean and with noise or music beneath."""
-    show(measure(folder, clips), as_json)
+    show(measure(folder, clips, changes or ()), as_json)

@@ -46,6 +46,30 @@ def test_speech_is_put_together_and_taken_apart():
     assert speech.place(1.0, 1.4) == pytest.approx((3.6, 4.0, 1))
 
 
+def test_a_window_has_no_more_silence_than_it_is_told_to():
+    audio = np.ones(40 * RATE, np.float32)
+    speech = Speech.of(audio, [(0, 3 * RATE)], silence=5 * RATE // 2)
+    # 3.4 s with the margin, 2.5 s of silence, and up to the next whole second.
+    assert (speech.size, speech.filled) == (3 * RATE + MARGIN, 6 * RATE)
+    window = speech.window()
+    assert (window.shape, window[: speech.size].all(), window[speech.size :].any()) == ((6 * RATE,), True, False)
+    # Whisper takes no more than 30 s.
+    assert Speech.of(audio, [(0, 29 * RATE)], silence=5 * RATE // 2).window().shape == (WINDOW,)
+    assert Speech.of(audio, [(0, 40 * RATE)], silence=5 * RATE // 2).window().shape == (WINDOW,)
+
+
+@pytest.mark.parametrize(("pause", "pieces"), [(63 * 512, 1), (64 * 512, 2)])
+def test_a_pause_of_two_seconds_stays_as_faster_whisper_leaves_it(pause, pieces):
+    speech = Speech.of(np.zeros(20 * RATE, np.float32), [(RATE, 5 * RATE), (5 * RATE + pause, 10 * RATE)])
+    assert len(speech.pieces) == pieces
+
+
+def test_what_fades_at_the_end_is_transcribed_too():
+    waveform = np.zeros(20 * RATE, np.float32)
+    assert Speech.of(waveform, [(RATE, 18 * RATE)]).pieces[-1][1] == len(waveform)
+    assert Speech.of(waveform, [(RATE, 17 * RATE)]).pieces[-1][1] == 17 * RATE + MARGIN
+
+
 @given(speeches(), st.lists(st.tuples(st.floats(0, 30), st.floats(0, 3)), max_size=20))
 def test_words_lie_in_utterances_and_in_order(speech, moments):
     if not speech.utterances:

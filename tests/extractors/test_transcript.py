@@ -4,6 +4,7 @@ import pytest
 
 from vemoclap_batch.extractors.speech import Speech
 from vemoclap_batch.extractors.transcript import (
+    NO_SPEECH_SHORT,
     Aligned,
     Decoded,
     Transcript,
@@ -72,6 +73,9 @@ def test_words_know_their_segment():
 def test_what_is_taken_for_speech():
     assert Decoded([], "Nice to meet you.", 0.7, -0.5).doubt is None
     assert Decoded([], "Thanks for watching!", 0.7, -0.9).doubt == "no speech"
+    # Less silence after a sound, less to tell it from speech by.
+    assert Decoded([], "What happened?", 0.4, -0.9, NO_SPEECH_SHORT).doubt == "no speech"
+    assert Decoded([], "What happened?", 0.4, -0.9).doubt is None
     assert Decoded([], "is in the year", 0.1, -1.5).doubt == "improbable"
     assert Decoded([], "You can use it. " * 20, 0.6, -0.3).doubt == "loop"
     assert Decoded([], "You can use it. " * 20, 0.3, -0.3).doubt is None

@@ -158,6 +158,22 @@ def test_only_speech_is_encoded(folders, monkeypatch):
     assert first.extras == SILENT != heard.extras
 
 
+def test_short_windows_are_heard_as_if_alone(folders, monkeypatch):
+    whisper = build(folders[1], silence_s=2)
+    shapes, encode = [], whisper._model.encode
+    monkeypatch.setattr(whisper._model, "encode", lambda spectra: shapes.append(spectra.shape) or encode(spectra))
+    clips = [audio_clip(tone(seed, seconds)) for seed, seconds in ((0, 3), (1, 11), (2, 2.5), (3, 29))]
+    together = whisper.extract(clips)
+    # Windows of one size in one batch, none longer than its speech and 2 s to 3 s of silence, or than 30 s.
+    assert shapes[:3] == [(2, 80, 500), (1, 80, 1300), (1, 80, 3000)]
+    for clip, result in zip(clips, together, strict=True):
+        (alone,) = whisper.extract([clip])
+        assert (alone.extras["text"], alone.extras["language"]) == (result.extras["text"], result.extras["language"])
+        assert_same(alone.extras["segments"], result.extras["segments"])
+    with pytest.raises(ValidationError, match="silence_s"):
+        WhisperSettings(silence_s=0.5)
+
+
 def test_too_little_memory_halves_the_batches(folders, monkeypatch):
     whisper = build(folders[1])
     clips = [audio_clip(tone(seed, 4)) for seed in range(3)]
@@ -204,6 +220,7 @@ def test_int8_on_any_device(folders):
 def test_what_is_as_ever_is_not_in_fingerprints():
     names = {"model", "compute_type", "task", "beam_size", "vad_filter", "language"}
     assert set(WhisperSettings().model_dump(mode="json")) == names
+    assert WhisperSettings(silence_s=2.5).model_dump(mode="json")["silence_s"] == 2.5
     stated = WhisperSettings(precision="float32", max_tokens=64).model_dump(mode="json")
     assert (stated["precision"], stated["max_tokens"]) == ("float32", 64)
     assert WhisperSettings(**stated) == WhisperSettings(precision="float32", max_tokens=64)

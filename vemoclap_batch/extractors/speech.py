@@ -17,8 +17,9 @@ WINDOW = 30 * SAMPLE_RATE
 FRAME = 320
 #: A pause of so many milliseconds parts two utterances.
 PAUSE_MS = 500
-#: A longer pause is not transcribed; what is left of it on either side, in samples.
-LONGEST_PAUSE, MARGIN = 2 * SAMPLE_RATE, round(0.4 * SAMPLE_RATE)
+#: A longer pause is not transcribed; what is left of it on either side, in samples. Whisper hears words otherwise where
+#: a pause is cut out, and these are the pauses that faster-whisper cuts out: of 2 s, found by frames of 512 samples.
+LONGEST_PAUSE, MARGIN = 63 * 512, round(0.4 * SAMPLE_RATE)
 #: Speech that has a language of its own is at least so long; languages are told by slices of so many samples.
 STRETCH, SLICE = 3 * SAMPLE_RATE, 5 * SAMPLE_RATE
 #: Words begin and end at most so much before and after an utterance.
@@ -37,6 +38,7 @@ class Speech:
         known: the language of the next window, and where in ``audio`` that ends at a change of language.
         looped: whether the last window was a loop, of which no more than the first repetition was left out of ``done``.
         heard: the languages so far, each with the sum of its windows' seconds times probability.
+        silence: samples of it after a window's speech, as in :func:`filled_up`.
     """
 
     utterances: list[tuple[int, int]]
@@ -46,19 +48,18 @@ class Speech:
     known: tuple[Spoken, int] | None = None
     looped: bool = False
     heard: dict[str, float] = field(default_factory=dict)
+    silence: int | None = None
 
     @classmethod
-    def of(cls, waveform: np.ndarray, utterances: Sequence[tuple[int, int]]) -> Speech:
+    def of(cls, waveform: np.ndarray, utterances: Sequence[tuple[int, int]], silence: int | None = None) -> Speech:
         """The utterances of a waveform."""
-        pieces: list[tuple[int, int]] = []
-        for start, end in utterances:
-            first, last = max(0, start - MARGIN), min(len(waveform), end + MARGIN)
-            if pieces and start - (pieces[-1][1] - MARGIN) <= LONGEST_PAUSE:
-                pieces[-1] = (pieces[-1][0], last)
-            else:
-                pieces.append((first, last))
+        pieces = []
+        for group in _groups(utterances):
+            # A pause at the end is as long as what is left: a word may fade there below what is taken for speech.
+            last = group[-1][1] + MARGIN if len(waveform) - group[-1][1] > LONGEST_PAUSE else len(waveform)
+            pieces.append((max(0, group[0][0] - MARGIN), min(len(waveform), last)))
         parts = [waveform[start:end] for start, end in pieces]
-        return cls(list(utterances), pieces, np.concatenate([np.zeros(0, np.float32), *parts]))
+        return cls(list(utterances), pieces, np.concatenate([np.zeros(0, np.float32), *parts]), silence=silence)
 
     @property
     def left(self) -> int:
@@ -71,10 +72,14 @@ class Speech:
         end = len(self.audio) if self.known is None else self.known[1]
         return min(WINDOW, end - self.done)
 
+    @property
+    def filled(self) -> int:
+        """Samples of the next window with that silence."""
+        return filled_size(self.size, self.silence)
+
     def window(self) -> np.ndarray:
-        """The next window: 30 s, float32, with silence at the end where there is less, as in Whisper's training."""
-        audio = self.audio[self.done : self.done + self.size]
-        return np.pad(audio, (0, WINDOW - len(audio)))
+        """The next window, float32 [filled]."""
+        return filled_up(self.audio[self.done : self.done + self.size], self.silence)
 
     def turn(self, turn: Turn) -> None:
         """Let the next window end where its language does."""
@@ -156,6 +161,21 @@ class Speech:
         return min(range(first, last), key=lambda at: _distance(sample, *self.utterances[at]))
 
 
+def filled_size(size: int, silence: int | None) -> int:
+    """Samples of a window that holds so many of speech: in whole seconds, so that windows go into batches."""
+    return WINDOW if silence is None else min(WINDOW, -(-(size + silence) // SAMPLE_RATE) * SAMPLE_RATE)
+
+
+def filled_up(audio: np.ndarray, silence: int | None) -> np.ndarray:
+    """Speech, float32 [at most 480000], with digital silence after it.
+
+    Args:
+        audio: the speech.
+        silence: at least so many samples, as far as 30 s hold them. None: up to 30 s, as in Whisper's training.
+    """
+    return np.pad(audio, (0, filled_size(len(audio), silence) - len(audio)))
+
+
 def _distance(sample: int, start: int, end: int) -> int:
     return max(start - sample, sample - end, 0)
 
@@ -167,3 +187,14 @@ def utterances(waveform: np.ndarray) -> list[tuple[int, int]]:
     # At its default of one half. At 0.8 it keeps silent about most music and animals, and about speech in noisy videos.
     options = VadOptions(min_silence_duration_ms=PAUSE_MS, speech_pad_ms=0)
     return [(chunk["start"], chunk["end"]) for chunk in get_speech_timestamps(waveform, options)]
+
+
+def _groups(utterances: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Utterances with no more than :data:`LONGEST_PAUSE` between one and the next."""
+    groups: list[list[tuple[int, int]]] = []
+    for utterance in utterances:
+        if groups and utterance[0] - groups[-1][-1][1] <= LONGEST_PAUSE:
+            groups[-1].append(utterance)
+        else:
+            groups.append([utterance])
+    return groups

@@ -21,12 +21,14 @@ LOOP_COMPRESSION, LOOP_REST = 2.4, 2
 #: Probably no speech *and* unsure is no speech. Whisper's own thresholds of 0.6 and -1.0 keep most of what it invents
 #: on music; recorded speech stays below 0.35, with noise or music at 10 dB too.
 NO_SPEECH, UNSURE = 0.5, -0.8
+#: With less silence after it than in Whisper's training, a sound is taken for speech more readily.
+NO_SPEECH_SHORT = 0.3
 #: Below this log probability, a window's words are invented. Whisper would sample other words, different each time.
 INVENTED = -1.25
 #: So many words that were there before in the same window begin the repetition of a loop.
 LOOP_WORDS = 4
 #: Laughter in letters, without the spaces: two syllables or more.
-_LAUGHTER = re.compile(r"w?o*(?:[bmw]?u?a*h+[aeiou]+|m*h+m+){2,}h*")
+_LAUGHTER = re.compile(r"w?o*(?:[bmw]?u?a*h+[aeiou]+|m*h+m+){2,}h*|h{4,}")
 #: What Whisper knows from the ends of films: left out where it is a whole window and unsure, too.
 _STOCK = re.compile(r"(?:thanks|thankyou)(?:somuch)?(?:forwatching)?|you|(?:bye)+")
 _STOPS = tuple(".,;!?。、！？")
@@ -59,6 +61,7 @@ class Decoded:
     text: str
     no_speech_probability: float
     average_log_probability: float
+    no_speech_limit: float = NO_SPEECH
 
     @property
     def loops(self) -> bool:
@@ -71,9 +74,9 @@ class Decoded:
         """Why the window as a whole is taken for one without speech; None where it is not."""
         if self.average_log_probability < INVENTED:
             return "improbable"
-        if self.no_speech_probability > NO_SPEECH and self.average_log_probability < UNSURE:
+        if self.no_speech_probability > self.no_speech_limit and self.average_log_probability < UNSURE:
             return "no speech"
-        if self.no_speech_probability > NO_SPEECH and self.loops:
+        if self.no_speech_probability > self.no_speech_limit and self.loops:
             return "loop"
         letters = re.sub(r"\W", "", self.text.lower())
         if _STOCK.fullmatch(letters) and self.average_log_probability < UNSURE:

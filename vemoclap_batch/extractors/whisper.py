@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,9 +13,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vemoclap_batch.extractors.base import WAVEFORM, Extractor, ExtractorSettings, Resources, Result
 from vemoclap_batch.extractors.batching import Batches
-from vemoclap_batch.extractors.speech import FRAME, SLICE, WINDOW, Speech, utterances
+from vemoclap_batch.extractors.speech import FRAME, WINDOW, Speech, utterances
 from vemoclap_batch.extractors.transcript import (
     DROPPED,
+    NO_SPEECH,
+    NO_SPEECH_SHORT,
     ORIGINAL,
     SEGMENT,
     WORD,
@@ -30,18 +31,15 @@ from vemoclap_batch.extractors.transcript import (
     within,
     without_loop,
 )
+from vemoclap_batch.extractors.whisper_detection import LanguageDetector, rows
 from vemoclap_batch.extractors.whisper_languages import (
     ENGLISH,
     NAMES,
     VERSION_3_ONLY,
     Spoken,
-    Stretch,
     Turn,
     code_of,
-    is_unclear,
     known_languages,
-    mean_shares,
-    spoken_in,
 )
 from vemoclap_batch.extractors.whisper_weights import (
     BUNDLED,
@@ -60,8 +58,8 @@ CPU_BATCH, GPU_BATCH = 2, 16
 #: Tokens of a window by default, and Whisper's own limit. A window that needs more is taken up again where its last
 #: whole segment ended.
 TOKENS, MOST_TOKENS = 112, 224
-#: Samples of one frame of the spectrum; frames of the encoder's output that are the silence after a slice of speech.
-MEL, SILENCE = 160, 100
+#: Samples of one frame of the spectrum.
+MEL = 160
 #: Signs that belong to the word after and before them, as faster-whisper has it.
 PUNCTUATION = ("\"'“¿([{-", "\"'.。,，!！?？:：”)]}、")
 
@@ -84,6 +82,10 @@ class WhisperSettings(ExtractorSettings):
     language: Annotated[str, AfterValidator(code_of)] | None = Field(
         None, description="a code such as de, or an English name; without it, detected in each stretch of speech"
     )
+    silence_s: float | None = Field(
+        None, ge=1, le=30, exclude_if=lambda value: value is None,
+        description="of silence at least after a window's speech; without it, up to 30 s as in Whisper's training",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _is_consistent(self) -> WhisperSettings:
@@ -116,7 +118,7 @@ class Whisper(Extractor):
     """
 
     name = "whisper"
-    version = 2
+    version = 3
     Settings = WhisperSettings
     inputs = (WAVEFORM,)
     columns = {
@@ -166,6 +168,9 @@ class Whisper(Extractor):
                 "without that file, 80 are assumed"
             )
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
+        silence_s = self.settings.silence_s
+        self._silence = None if silence_s is None else round(silence_s * SAMPLE_RATE)
+        self._detector = LanguageDetector(self._model, self.settings.language, self._silence)
 
     @classmethod
     def weights(cls, settings: Any) -> str:
@@ -190,7 +195,7 @@ class Whisper(Extractor):
 
     def _extract(self, clips: Sequence[Clip]) -> list[Result]:
         waveforms = [np.asarray(clip.waveform) for clip in clips]
-        speeches = [Speech.of(waveform, self._utterances(waveform)) for waveform in waveforms]
+        speeches = [Speech.of(waveform, self._utterances(waveform), self._silence) for waveform in waveforms]
         transcripts = [Transcript() for _ in clips]
 
         def hear(batch: Sequence[int]) -> list[Window | Turn]:
@@ -198,13 +203,23 @@ class Whisper(Extractor):
 
         # Where a clip's next window starts depends on its last, so each round takes one window of every clip.
         while waiting := [index for index, speech in enumerate(speeches) if speech.left > 0]:
-            for index, found in zip(waiting, self._batches.run(hear, waiting), strict=True):
+            # Those of one size together: filled up further, a window would be heard otherwise than alone.
+            for index, found in self._by_size(hear, waiting, speeches):
                 if isinstance(found, Turn):
                     speeches[index].turn(found)
                 else:
                     transcripts[index].add(found, speeches[index], clips[index].start_s)
                     speeches[index].advance(found.step, found.spoken, looped=bool(found.loop))
         return [Result(extras=transcript.columns()) for transcript in transcripts]
+
+    def _by_size(
+        self, hear: Callable[[Sequence[int]], list[Window | Turn]], waiting: Sequence[int], speeches: Sequence[Speech]
+    ) -> Iterator[tuple[int, Window | Turn]]:
+        sizes: dict[int, list[int]] = {}
+        for index in waiting:
+            sizes.setdefault(speeches[index].filled, []).append(index)
+        for indices in sizes.values():
+            yield from zip(indices, self._batches.run(hear, indices), strict=True)
 
     def _utterances(self, waveform: np.ndarray) -> list[tuple[int, int]]:
         """Where there is speech: ranges of samples."""
@@ -215,58 +230,11 @@ class Whisper(Extractor):
     def _hear(self, speeches: Sequence[Speech]) -> list[Window | Turn]:
         """The next window of each clip, or where in it the language changes."""
         spectra = [self._model.feature_extractor(speech.window(), padding=0) for speech in speeches]
-        encoded = self._model.encode(np.stack(spectra))  # [n, 1500, width]
-        languages = self._languages(encoded, speeches)
+        encoded = self._model.encode(np.stack(spectra))  # [n, frames, width]
+        languages = self._detector.detect(encoded, speeches)
         spoken = {at: language for at, language in enumerate(languages) if isinstance(language, Spoken)}
-        windows = iter(self._windows(_rows(encoded, list(spoken)), [speeches[at] for at in spoken], [*spoken.values()]))
+        windows = iter(self._windows(rows(encoded, list(spoken)), [speeches[at] for at in spoken], [*spoken.values()]))
         return [language if isinstance(language, Turn) else next(windows) for language in languages]
-
-    def _languages(self, encoded: Any, speeches: Sequence[Speech]) -> list[Spoken | Turn]:
-        """The language of each window, or of its beginning."""
-        if not self._model.model.is_multilingual or self.settings.language is not None:
-            return [Spoken(self.settings.language or ENGLISH, 1.0)] * len(speeches)
-        unknown = [at for at, speech in enumerate(speeches) if speech.known is None]
-        wholes = dict(zip(unknown, self._shares(_rows(encoded, unknown)), strict=True)) if unknown else {}
-        return [
-            speech.known[0] if speech.known else self._language(speech, wholes[at], encoded, at)
-            for at, speech in enumerate(speeches)
-        ]
-
-    def _language(self, speech: Speech, whole: Mapping[str, float], encoded: Any, at: int) -> Spoken | Turn:
-        """The language of a window, of which the encoder's output is at a place in that of a batch."""
-        places = speech.stretches()
-        seconds = speech.size / SAMPLE_RATE
-        if len(places) == 1:
-            return spoken_in(whole, seconds, [], speech.heard)
-        audio = _host(encoded)[at]
-        stretches = []
-        for start, end in places:
-            slices = [audio[frame : frame + SLICE // FRAME] for frame in speech.slices(start, end)]
-            shares = self._shares(_storage(np.stack([np.concatenate([part, self._silence]) for part in slices])))
-            stretches.append(Stretch(end, end - start, mean_shares([Stretch(end, 1, share) for share in shares])))
-        if is_unclear(whole, stretches):
-            # Beside another language the encoder hears some of that in each of them.
-            stretches = [Stretch(end, end - start, self._alone(speech.window()[start:end])) for start, end in places]
-        return spoken_in(whole, seconds, stretches, speech.heard)
-
-    def _alone(self, audio: np.ndarray) -> dict[str, float]:
-        """The probability of each language in up to 30 s of audio, encoded by themselves."""
-        spectrum = self._model.feature_extractor(np.pad(audio, (0, WINDOW - len(audio))), padding=0)
-        return self._shares(self._model.encode(spectrum[None]))[0]
-
-    def _shares(self, encoded: Any) -> list[dict[str, float]]:
-        """The probability of each language in each piece of the encoder's output."""
-        # They are written <|en|>.
-        return [{code[2:-2]: share for code, share in found} for found in self._model.model.detect_language(encoded)]
-
-    @cached_property
-    def _silence(self) -> np.ndarray:
-        """What the encoder makes of 2 s of silence, float [100, width].
-
-        Languages are told right of speech that ends, as in Whisper's training, and wrong of slices without an end.
-        """
-        spectrum = self._model.feature_extractor(np.zeros(WINDOW, np.float32), padding=0)
-        return _host(self._model.encode(spectrum[None]))[0, :SILENCE]
 
     def _windows(self, encoded: Any, speeches: Sequence[Speech], spoken: Sequence[Spoken]) -> list[Window]:
         """Decode a window of each clip, in its language."""
@@ -286,7 +254,7 @@ class Whisper(Extractor):
             at for at, code in enumerate(codes) if task == "translate" and code != ENGLISH and decoded[at].doubt is None
         ]
         originals = self._originals(
-            _rows(encoded, foreign), [codes[at] for at in foreign], [speeches[at] for at in foreign]
+            rows(encoded, foreign), [codes[at] for at in foreign], [speeches[at] for at in foreign]
         )
         original = dict(zip(foreign, originals, strict=True))
         return [
@@ -328,7 +296,8 @@ class Whisper(Extractor):
             suppress_tokens=get_suppressed_tokens(tokenizers[0], [-1]),
             sampling_temperature=0,
         )
-        return [_decoded(output, tokenizer) for tokenizer, output in zip(tokenizers, outputs, strict=True)]
+        limit = NO_SPEECH if encoded.shape[1] * FRAME >= WINDOW else NO_SPEECH_SHORT
+        return [_decoded(output, tokenizer, limit) for tokenizer, output in zip(tokenizers, outputs, strict=True)]
 
     def _aligned(
         self, encoded: Any, languages: Sequence[str], task: str, segments: Sequence[Sequence[list[int]]],
@@ -343,7 +312,7 @@ class Whisper(Extractor):
             tokenizer = self._tokenizer(language, task)
             ours = [at for at, text in enumerate(texts) if text and languages[at] == language]
             alignments = self._model.find_alignment(
-                tokenizer, [texts[at] for at in ours], _rows(encoded, ours), [frames[at] for at in ours]
+                tokenizer, [texts[at] for at in ours], rows(encoded, ours), [frames[at] for at in ours]
             )
             for at, alignment in zip(ours, alignments, strict=True):
                 merge_punctuations(alignment, *PUNCTUATION)
@@ -374,26 +343,8 @@ def _window(
     return Window(spoken, step, decoded, within(kept, step), original, loop)
 
 
-def _decoded(output: Any, tokenizer: Tokenizer) -> Decoded:
+def _decoded(output: Any, tokenizer: Tokenizer, no_speech_limit: float) -> Decoded:
     tokens = output.sequences_ids[0]
     # The score is a mean over the tokens; Whisper's own figure counts the closing one too.
     log_probability = float(output.scores[0]) * len(tokens) / (len(tokens) + 1)
-    return Decoded(tokens, tokenizer.decode(tokens), float(output.no_speech_prob), log_probability)
-
-
-def _host(encoded: Any) -> np.ndarray:
-    """The encoder's output, float [n, 1500, width]; on the CPU without a copy."""
-    from ctranslate2 import Device
-
-    return np.asarray(encoded if encoded.device == "cpu" else encoded.to_device(Device.cpu))
-
-
-def _storage(array: np.ndarray) -> Any:
-    from ctranslate2 import StorageView
-
-    return StorageView.from_array(np.ascontiguousarray(array))
-
-
-def _rows(encoded: Any, at: Sequence[int]) -> Any:
-    """Some windows of the encoder's output."""
-    return encoded if len(at) == encoded.shape[0] else _storage(_host(encoded)[list(at)])
+    return Decoded(tokens, tokenizer.decode(tokens), float(output.no_speech_prob), log_probability, no_speech_limit)
