@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
+from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,17 +31,15 @@ def measure(frames: int = 1_000_000, width: int = 512, per_video: int = 16) -> R
     Raises:
         RuntimeError: two ways do not find the same frames.
     """
-    rng, videos = np.random.default_rng(0), max(1, frames // per_video)
+    videos = max(1, frames // per_video)
+    of, rng = Selected("clip", "0" * 12, "clip", width, True), np.random.default_rng(1)
     query = normalised(rng.standard_normal((1, width), np.float32))
     with TemporaryDirectory(prefix="vemoclap-bench-") as folder:
-        store, rows = Store(str(Path(folder) / "out")), manifest(videos)
-        of = Selected("clip", "0" * 12, "clip", width, True)
-        common = dict.fromkeys(schemas.VIDEOS.names) | {"run_id": "bench"}
-        with store.writing("bench"):
-            store.videos().append(
-                pa.Table.from_pylist([common | row for row in rows.to_pylist()], schema=schemas.VIDEOS)
-            )
-            write_features(store, of, rows, rng, per_video)
+        # Written by a process of its own, so that the memory of searching can be told.
+        writer = get_context("spawn").Process(target=_write, args=(f"{folder}/out", of, videos, per_video))
+        writer.start()
+        writer.join()
+        store = Store(f"{folder}/out")
         before = highest_memory()
         began, cpu = time.perf_counter(), time.process_time()
         table, current = of.table(store), store.current_videos()
@@ -66,6 +64,15 @@ def measure(frames: int = 1_000_000, width: int = 512, per_video: int = 16) -> R
     what = {"frames": frames, "width": width, "videos": videos, "cores": cores()}
     notes = [f"{name} is not installed" for name in ("faiss", "usearch") if find_spec(name) is None]
     return Report("search", what, table_rows, figures, notes)
+
+
+def _write(out: str, of: Selected, videos: int, per_video: int) -> None:
+    store, rows = Store(out), manifest(videos)
+    common = dict.fromkeys(schemas.VIDEOS.names) | {"run_id": "bench"}
+    with store.writing("bench"):
+        described = [common | row for row in rows.to_pylist()]
+        store.videos().append(pa.Table.from_pylist(described, schema=schemas.VIDEOS))
+        write_features(store, of, rows, np.random.default_rng(0), per_video)
 
 
 def _ways(vectors: np.ndarray, query: np.ndarray) -> dict[str, Callable[[], object]]:

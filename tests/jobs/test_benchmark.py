@@ -249,3 +249,9 @@ def test_what_videos_that_cost_nothing_cost_the_driver(job, graph):
     peaks = [row["memory_gb"] for row in found["rows"]]
     assert peaks == sorted(peaks)
     assert found["figures"]["memory_gb"] == peaks[-1] > 0
+
+
+def test_ways_to_search_find_the_same_frames(job):
+    done = here(job, "search", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["rows"][1]["way"] == "numpy, loaded"

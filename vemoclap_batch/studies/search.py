@@ -1,7 +1,7 @@
 """Finds frames by a text or by an example, by the cosine of their stored embeddings. Needs no index.
 
-One query is one pass over the embeddings: a matrix product is as fast as a library of vector search on two cores (see
-docs/benchmarks.md), and an approximate index would take longer to build than it saves.
+One query is one pass over the embeddings by a matrix product. Reading them takes most of the time, so that a library of
+vector search would win little (docs/benchmarks.md), and an approximate index would take longer to build than it saves.
 """
 
 from __future__ import annotations
