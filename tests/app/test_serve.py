@@ -103,7 +103,8 @@ def test_the_page_and_batch_runs_share_their_work(served, folder):
     assert (found["state"], found["video_id"][:2]) == ("done", "b-")
     assert calls(folder) == before
     # The server gives the folder back once it has nothing to do.
-    [upload] = [row["uri"] for row in Output(folder / "out").videos().to_pylist() if "/uploads/" in row["uri"]]
+    served.over(served.upload(folder / "a.mp4"))
+    upload = next(row["uri"] for row in Output(folder / "out").videos().to_pylist() if "/uploads/" in row["uri"])
     assert batch(folder, upload)["skipped"] == 1
 
 
