@@ -53,6 +53,10 @@ def test_a_window_has_no_more_silence_than_it_is_told_to():
     assert (speech.size, speech.filled) == (3 * RATE + MARGIN, 6 * RATE)
     window = speech.window()
     assert (window.shape, window[: speech.size].all(), window[speech.size :].any()) == ((6 * RATE,), True, False)
+    speech.whole = True
+    assert (speech.filled, speech.window().shape) == (WINDOW, (WINDOW,))
+    speech.advance(RATE, ENGLISH)
+    assert not speech.whole
     # Whisper takes no more than 30 s.
     assert Speech.of(audio, [(0, 29 * RATE)], silence=5 * RATE // 2).window().shape == (WINDOW,)
     assert Speech.of(audio, [(0, 40 * RATE)], silence=5 * RATE // 2).window().shape == (WINDOW,)

@@ -39,6 +39,7 @@ class Speech:
         looped: whether the last window was a loop, of which no more than the first repetition was left out of ``done``.
         heard: the languages so far, each with the sum of its windows' seconds times probability.
         silence: samples of it after a window's speech, as in :func:`filled_up`.
+        whole: whether the next window is filled up to 30 s all the same.
     """
 
     utterances: list[tuple[int, int]]
@@ -49,6 +50,7 @@ class Speech:
     looped: bool = False
     heard: dict[str, float] = field(default_factory=dict)
     silence: int | None = None
+    whole: bool = False
 
     @classmethod
     def of(cls, waveform: np.ndarray, utterances: Sequence[tuple[int, int]], silence: int | None = None) -> Speech:
@@ -75,11 +77,11 @@ class Speech:
     @property
     def filled(self) -> int:
         """Samples of the next window with that silence."""
-        return filled_size(self.size, self.silence)
+        return filled_size(self.size, None if self.whole else self.silence)
 
     def window(self) -> np.ndarray:
         """The next window, float32 [filled]."""
-        return filled_up(self.audio[self.done : self.done + self.size], self.silence)
+        return filled_up(self.audio[self.done : self.done + self.size], None if self.whole else self.silence)
 
     def turn(self, turn: Turn) -> None:
         """Let the next window end where its language does."""
@@ -87,7 +89,7 @@ class Speech:
 
     def advance(self, step: int, spoken: Spoken, looped: bool = False) -> None:
         """Go on to the next window: so many samples after this one, whose language it was; it may have been a loop."""
-        self.looped = looped
+        self.looped, self.whole = looped, False
         self.heard[spoken.code] = self.heard.get(spoken.code, 0.0) + spoken.probability * step / SAMPLE_RATE
         self.done += step
         if self.known is not None and self.done >= self.known[1]:

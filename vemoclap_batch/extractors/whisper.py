@@ -207,6 +207,9 @@ class Whisper(Extractor):
             for index, found in self._by_size(hear, waiting, speeches):
                 if isinstance(found, Turn):
                     speeches[index].turn(found)
+                elif found.decoded.doubt is not None and speeches[index].filled < WINDOW:
+                    # Filled up as in its training, Whisper tells weak speech from noise better.
+                    speeches[index].whole = True
                 else:
                     transcripts[index].add(found, speeches[index], clips[index].start_s)
                     speeches[index].advance(found.step, found.spoken, looped=bool(found.loop))
