@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
@@ -50,13 +51,13 @@ class Captions(Format):
         """End the list of files."""
         self._files.close()
 
+    @abstractmethod
     def tracks(self, made: Sequence[Cue]) -> list[list[Cue]]:
         """The cues of each file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self, track: Sequence[Cue]) -> str:
         """A file."""
-        raise NotImplementedError
 
 
 class WebVtt(Captions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,13 +64,13 @@ class Tables(Format):
         for writer in self._writers.values():
             writer.close()
 
+    @abstractmethod
     def open(self, name: str, schema: pa.Schema) -> Any:
         """Begin a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, name: str, rows: pa.Table) -> None:
         """Add rows to a file."""
-        raise NotImplementedError
 
     def path(self, name: str) -> Path:
         """Of a table's file."""
