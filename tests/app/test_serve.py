@@ -87,7 +87,7 @@ def test_an_upload_is_labelled_and_lands_in_the_tables_of_out(served, folder):
     output = Output(folder / "out")
     [video] = output.videos().filter(_of(output.videos(), found)).to_pylist()
     [row] = output.predictions().filter(_of(output.predictions(), found)).to_pylist()
-    assert row["label"] == prediction["label"]
+    assert (row["label"], row["label_set"]) == (prediction["label"], prediction["label_set"])
     assert row["uri"] == video["uri"] == str(next((folder / "out.serve" / "uploads").glob("*.mp4")))
     before = calls(folder)
     # The same bytes are the same video, whatever they are called.

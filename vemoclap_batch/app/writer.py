@@ -242,7 +242,7 @@ def stage_seconds(rows: pa.Table, specs: Mapping[str, Spec]) -> dict[str, float]
 
 
 def _prediction(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    found = {name: row[name] for name in ("label", "confidence", "valence", "arousal", "missing")}
+    found = {name: row[name] for name in ("label", "confidence", "label_set", "valence", "arousal", "missing")}
     return found | {"probabilities": {label: row[f"p_{label}"] for label in labels}}
 
 
