@@ -15,7 +15,8 @@ from vemoclap_batch.extractors.whisper_weights import BUNDLED_SHA256, bundled_fo
 from vemoclap_batch.media.windows import Piece, TimedText, Window
 from vemoclap_batch.pipeline.rows import input_in
 
-pytestmark = pytest.mark.numeric
+#: Of the tests that an old processor's kernels repeat, several times slower.
+numeric = pytest.mark.numeric
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def words(text):
     return " ".join(re.findall(r"[a-z']+", text.lower()))
 
 
+@numeric
 def test_hears_the_words(heard):
     """Those that every instruction set hears: the weights are int8, and sums of bytes saturate on some of them."""
     first, _, second, _ = heard
@@ -62,6 +64,7 @@ def test_hears_the_words(heard):
         assert result.extras["language_probability"] > 0.8
 
 
+@numeric
 def test_segments_are_in_seconds_of_the_video(heard, dickens):
     segments = heard[2].extras["segments"]
     times = [time for segment in segments for time in (segment["start_s"], segment["end_s"])]
@@ -93,16 +96,31 @@ def test_silence_is_not_heard(heard, whisper, monkeypatch):
     assert whisper.extract([audio_clip(np.zeros(16000, np.float32))])[0].extras == silent
 
 
+def check_same(found, expected):
+    """Equal but for the rounding of some instruction sets, which may move a word by a frame of the encoder."""
+    inner = ("words", "segments", "segments_original")
+    assert {name: value for name, value in found.items() if name not in inner} == {
+        name: value for name, value in expected.items() if name not in inner
+    }
+    for name in inner:
+        assert [row["text"] for row in found[name]] == [row["text"] for row in expected[name]]
+        for row, other in zip(found[name], expected[name], strict=True):
+            numbers = {key for key, value in other.items() if isinstance(value, float)}
+            assert {key: row[key] for key in numbers} == pytest.approx({key: other[key] for key in numbers}, abs=0.021)
+
+
+@numeric
 def test_batching_changes_nothing(whisper, heard, beckett):
     (alone,) = whisper.extract([audio_clip(beckett)])
-    assert alone.extras == heard[0].extras
+    check_same(alone.extras, heard[0].extras)
 
 
+@numeric
 def test_a_broken_clip_fails_alone(whisper, heard, beckett):
     bad, good = whisper.extract([broken_clip(), audio_clip(beckett)])
     assert isinstance(bad, Failure)
     assert isinstance(good, Result)
-    assert good.extras == heard[0].extras
+    check_same(good.extras, heard[0].extras)
 
 
 @pytest.mark.parametrize("gap_s", [1, 7, 60])
